@@ -1,0 +1,94 @@
+"""Every error a user can meet.
+
+::
+
+    VaderError
+    ├── SpecError              the run spec is wrong; carries one Problem per mistake
+    ├── RegistryError          a component cannot be found or loaded
+    │   ├── UnknownComponent   nothing installed has that name
+    │   ├── AmbiguousComponent two distributions claim one name
+    │   └── BrokenComponent    the component's plugin fails to load
+    ├── WeightsError           a weight file is missing, truncated, of the wrong kind or of another model
+    ├── CheckpointError        a checkpoint cannot be written, read or resumed
+    ├── RunFolderError         the output folder cannot hold the run
+    ├── LaunchError            the processes started are not the processes asked for
+    └── NonFiniteError         loss or gradient stayed NaN or infinite
+
+A ``VaderError`` is a user's mistake or a user's machine; the command line prints its message without a stack trace.
+Broken promises of our own code are ``assert`` statements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class VaderError(Exception):
+    """Base of every error that vader raises on purpose."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a spec.
+
+    Args:
+        path: dotted path of the field, for example ``rewards.0.options.level``.
+        message: what is wrong, what was expected and the fix.
+        line: line in the YAML file, counted from 1; None when the spec did not come from YAML.
+    """
+
+    path: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f" (line {self.line})" if self.line is not None else ""
+        return f"{self.path or 'spec'}{where}: {self.message}"
+
+
+class SpecError(VaderError, ValueError):
+    """The run spec is wrong. ``problems`` holds every mistake found, not only the first."""
+
+    def __init__(self, problems: Sequence[Problem], source: str | None = None) -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        head = f"{count} in {source or 'the run spec'}"
+        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+
+class RegistryError(VaderError, LookupError):
+    """A component cannot be found or loaded."""
+
+
+class UnknownComponent(RegistryError):
+    """Nothing installed has that name."""
+
+
+class AmbiguousComponent(RegistryError):
+    """Two distributions claim one name; both are refused."""
+
+
+class BrokenComponent(RegistryError):
+    """The plugin that offers the component fails to load."""
+
+
+class WeightsError(VaderError):
+    """A weight file is missing, truncated, of the wrong kind or of another model."""
+
+
+class CheckpointError(VaderError):
+    """A checkpoint cannot be written, read or resumed."""
+
+
+class RunFolderError(VaderError, OSError):
+    """The output folder cannot hold the run."""
+
+
+class LaunchError(VaderError, RuntimeError):
+    """The processes started are not the processes asked for."""
+
+
+class NonFiniteError(VaderError, ArithmeticError):
+    """Loss or gradient stayed NaN or infinite for too many optimizer steps in a row."""

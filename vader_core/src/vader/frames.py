@@ -1,0 +1,81 @@
+"""Frames: which ones to decode, their range, and writing them as video."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vader.shapes import Frames
+
+FrameMode = Literal["random", "index", "fml", "all", "alt"]
+
+
+def choose(mode: FrameMode, count: int, rng: random.Random, index: int | None = None) -> list[int]:
+    """Indices of the frames to decode, ascending.
+
+    Args:
+        mode: ``random`` one uniform frame; ``index`` the given one; ``fml`` first, middle and last; ``all``; ``alt`` every
+            second one from 0.
+        count: frames of the clip.
+        rng: used by ``random`` only.
+        index: for ``index``, 0..count - 1.
+    """
+    if mode == "random":
+        return [rng.randrange(count)]
+    if mode == "index":
+        assert index is not None and 0 <= index < count
+        return [index]
+    if mode == "fml":
+        return sorted({0, count // 2, count - 1})
+    return list(range(0, count, 2 if mode == "alt" else 1))
+
+
+def fewest(mode: FrameMode, count: int) -> int:
+    """How many frames a mode gives for a clip of ``count`` frames."""
+    return len(choose(mode, count, random.Random(0), 0))
+
+
+def from_signed(pixels: Tensor) -> Frames:
+    """[-1, 1] as a VAE gives it to [0, 1], clamped; the gradient of a clamped pixel is zero."""
+    return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def to_uint8(frames: Frames) -> np.ndarray:
+    """``(... c h w)`` in [0, 1] to ``(... h w c)`` bytes, rounded."""
+    scaled = frames.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return scaled.movedim(-3, -1).cpu().numpy()
+
+
+def write_clip(path: Path, frames: Frames, fps: float, *, scale: int = 1) -> None:
+    """Write one clip as .mp4 (H.264, yuv420p), .gif or .png (a strip of frames), by the path's ending.
+
+    Args:
+        path: its folder must exist; the file is written under a temporary name and renamed.
+        frames: ``(f c h w)`` in [0, 1].
+        fps: frames per second.
+        scale: whole-number enlargement by repeating pixels, for tiny clips.
+
+    Raises:
+        ValueError: for another ending.
+    """
+    import imageio.v3 as iio
+
+    images = to_uint8(frames).repeat(scale, axis=1).repeat(scale, axis=2)
+    suffix = path.suffix.lower()
+    temporary = path.with_name(f".{path.stem}.partial{suffix}")
+    if suffix == ".mp4":
+        images = np.pad(images, ((0, 0), (0, images.shape[1] % 2), (0, images.shape[2] % 2), (0, 0)), mode="edge")
+        options = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "output_params": ["-crf", "12"]}
+        iio.imwrite(temporary, images, fps=fps, plugin="FFMPEG", **options)
+    elif suffix == ".gif":
+        iio.imwrite(temporary, images, duration=1000 / fps, loop=0)
+    elif suffix == ".png":
+        iio.imwrite(temporary, np.concatenate(list(images), axis=1))
+    else:
+        raise ValueError(f"cannot write a clip as {path.name!r}; expected a name ending in .mp4, .gif or .png.")
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""Built-in samplers, registered through the same entry points as anyone's."""

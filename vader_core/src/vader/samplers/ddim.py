@@ -1,0 +1,77 @@
+"""DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vader.protocols import Prediction, SamplerContext, StepOutput
+from vader.shapes import Latents
+from vader.spec import Options
+
+
+class DDIMOptions(Options):
+    """Options of :class:`DDIM`."""
+
+    spacing: Literal["leading", "trailing", "linspace"] = Field("leading", description="How timesteps are spread over training's.")
+    offset: int = Field(1, ge=0, description="Added to leading timesteps.")
+    final_alpha_one: bool = Field(False, description="The last step goes to alpha 1 rather than to the first training alpha.")
+
+
+class DDIM:
+    """DDIM with eta: 0 is deterministic, 1 has the variance of DDPM. Its steps give mean and standard deviation."""
+
+    predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon", "v", "sample")
+    stochastic: ClassVar[bool] = True
+    Options = DDIMOptions
+
+    def __init__(self, options: DDIMOptions, context: SamplerContext) -> None:
+        schedule = context.schedule
+        assert schedule.alphas_cumprod is not None and schedule.prediction in self.predictions
+        self._prediction = schedule.prediction
+        self._eta = context.eta
+        total = schedule.train_timesteps
+        timesteps = _timesteps(options, context.steps, total)
+        self.timesteps = timesteps.to(context.device)
+        alphas = schedule.alphas_cumprod.double()
+        self._alpha = alphas[timesteps]
+        final = torch.ones(1, dtype=torch.float64) if options.final_alpha_one else alphas[:1]
+        self._alpha_prev = torch.cat([alphas[timesteps[1:]], final])
+
+    def step(self, model_output: Tensor, i: int, latents: Latents, noise: Tensor) -> StepOutput:
+        """See :class:`vader.protocols.Sampler`."""
+        alpha, alpha_prev = float(self._alpha[i]), float(self._alpha_prev[i])
+        original, epsilon = self._split(model_output, latents, alpha)
+        variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
+        std = self._eta * max(variance, 0.0) ** 0.5
+        mean = alpha_prev**0.5 * original + max(1 - alpha_prev - std**2, 0.0) ** 0.5 * epsilon
+        return StepOutput(mean + std * noise, original, mean, torch.tensor(std, device=latents.device))
+
+    def _split(self, output: Tensor, latents: Latents, alpha: float) -> tuple[Tensor, Tensor]:
+        """Predicted clean latents and noise, from whatever the denoiser predicts."""
+        signal, scale = alpha**0.5, (1 - alpha) ** 0.5
+        if self._prediction == "epsilon":
+            return (latents - scale * output) / signal, output
+        if self._prediction == "v":
+            return signal * latents - scale * output, signal * output + scale * latents
+        return output, (latents - signal * output) / scale
+
+
+def _timesteps(options: DDIMOptions, steps: int, total: int) -> Tensor:
+    """``(steps,)`` descending, always exactly ``steps`` of them.
+
+    Raises:
+        ValueError: for more steps than training has.
+    """
+    if steps > total:
+        raise ValueError(f"DDIM has at most {total} steps here, found {steps}.")
+    if options.spacing == "linspace":
+        chosen = torch.linspace(0, total - 1, steps, dtype=torch.float64).round().long()
+    elif options.spacing == "trailing":
+        chosen = torch.arange(total, 0, -total / steps, dtype=torch.float64)[:steps].round().long().flip(0) - 1
+    else:
+        chosen = (torch.arange(steps) * (total // steps) + options.offset).clamp(max=total - 1)
+    return chosen.flip(0)
