@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -51,6 +52,14 @@ def to_uint8(frames: Frames) -> np.ndarray:
     return scaled.movedim(-3, -1).cpu().numpy()
 
 
+def tile(clips: Sequence[Frames], columns: int) -> Frames:
+    """Clips ``(f c h w)`` of one size as one clip ``(f c rows*h columns*w)``, row by row; empty places are black."""
+    rows = -(-len(clips) // columns)
+    blank = torch.zeros_like(clips[0])
+    cells = [*clips, *[blank] * (rows * columns - len(clips))]
+    return torch.cat([torch.cat(cells[row * columns : (row + 1) * columns], dim=-1) for row in range(rows)], dim=-2)
+
+
 def write_clip(path: Path, frames: Frames, fps: float, *, scale: int = 1) -> None:
     """Write one clip as .mp4 (H.264, yuv420p), .gif or .png (a strip of frames), by the path's ending.
 
@@ -70,7 +79,7 @@ def write_clip(path: Path, frames: Frames, fps: float, *, scale: int = 1) -> Non
     temporary = path.with_name(f".{path.stem}.partial{suffix}")
     if suffix == ".mp4":
         images = np.pad(images, ((0, 0), (0, images.shape[1] % 2), (0, images.shape[2] % 2), (0, 0)), mode="edge")
-        options = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "output_params": ["-crf", "12"]}
+        options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "output_params": ["-crf", "12"]}
         iio.imwrite(temporary, images, fps=fps, plugin="FFMPEG", **options)
     elif suffix == ".gif":
         iio.imwrite(temporary, images, duration=1000 / fps, loop=0)

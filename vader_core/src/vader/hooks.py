@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -32,11 +32,11 @@ _hookimpl = pluggy.HookimplMarker("vader")
 
 def hookimpl(function: Function) -> Function:
     """Marks a function as a listener of the event it is named after."""
-    return cast(Function, _hookimpl(function))
+    return _hookimpl(function)
 
 
 def _spec(function: Function) -> Function:
-    return cast(Function, _hookspec(function))
+    return _hookspec(function)
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,10 @@ class Events:
     @_spec
     def vader_step_finished(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         """An optimizer step is done. ``step`` counts from 1."""
+
+    @_spec
+    def vader_validation_progress(self, run: Run, step: int, done: int, total: int) -> None:
+        """This process has made and judged ``done`` of its ``total`` clips."""
 
     @_spec
     def vader_validation_finished(self, run: Run, validation: Validation) -> None:

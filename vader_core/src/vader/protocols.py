@@ -149,12 +149,15 @@ class Backbone(Protocol):
         default_sampler: name of the sampler used when a spec names none.
         lora_target_modules: names of the linear layers that carry adapters by default.
         gradient_checkpointing: whether ``enable_gradient_checkpointing`` works.
+        denoiser_name: name of the denoiser in its diffusers pipeline ("transformer", "unet"), for adapters that
+            ``load_lora_weights`` reads; None where diffusers has no such pipeline.
     """
 
     predictions: ClassVar[tuple[Prediction, ...]]
     default_sampler: ClassVar[str]
     lora_target_modules: ClassVar[tuple[str, ...]]
     gradient_checkpointing: ClassVar[bool]
+    denoiser_name: ClassVar[str | None]
     denoiser: nn.Module
     schedule: NoiseSchedule
 

@@ -82,17 +82,44 @@ class Entry:
 
 def _fix(error: BaseException, distribution: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"Install what is missing (module {error.name!r}), for example by 'pip install --upgrade {distribution}'."
+        return (
+            f"Install what is missing (module {error.name!r}), for example by 'pip install --upgrade {distribution}'."
+        )
     return f"Reinstall it ('pip install --force-reinstall {distribution}') or uninstall it."
 
 
 def entries(kind: str) -> list[Entry]:
     """Every registered component of a kind, sorted by name. Nothing is imported."""
     found = {
-        Entry(kind, point.name, point.value, point.dist.name if point.dist else "unknown", point.dist.version if point.dist else "")
+        Entry(
+            kind,
+            point.name,
+            point.value,
+            point.dist.name if point.dist else "unknown",
+            point.dist.version if point.dist else "",
+        )
         for point in entry_points(group=GROUPS[kind])
     }
     return sorted(found, key=lambda entry: (entry.name, entry.distribution))
+
+
+def overview() -> list[dict[str, str]]:
+    """A row for every component, installed or known to exist elsewhere, from metadata alone."""
+    rows = []
+    for kind in GROUPS:
+        installed = entries(kind)
+        names = [entry.name for entry in installed]
+        for entry in installed:
+            status = "installed" if names.count(entry.name) == 1 else "clash: refused, uninstall one of them"
+            rows.append(_row(kind, entry.name, status, entry.distribution, entry.version))
+        for name, distribution in NOT_INSTALLED.get(kind, {}).items():
+            if name not in names:
+                rows.append(_row(kind, name, f"not installed: pip install {distribution}", distribution, ""))
+    return rows
+
+
+def _row(kind: str, name: str, status: str, distribution: str, version: str) -> dict[str, str]:
+    return {"kind": kind, "name": name, "distribution": distribution, "version": version, "status": status}
 
 
 def find(kind: str, name: str) -> Entry:
@@ -154,7 +181,9 @@ def _load_file(kind: str, path: Path, attribute: str) -> Any:
             raise
         except BaseException as error:
             del sys.modules[module_name]
-            raise BrokenComponent(f"{kind} file {str(path)!r} fails to load: {type(error).__name__}: {error}.") from error
+            raise BrokenComponent(
+                f"{kind} file {str(path)!r} fails to load: {type(error).__name__}: {error}."
+            ) from error
     if not hasattr(module, attribute):
         names = ", ".join(name for name in vars(module) if not name.startswith("_")) or "nothing"
         raise UnknownComponent(f"{str(path)!r} has no {attribute!r}; it defines {names}.")

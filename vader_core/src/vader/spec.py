@@ -38,9 +38,13 @@ class AdapterSpec(Options):
     """The LoRA adapter (Hu et al. 2021) that is trained."""
 
     rank: int = Field(16, ge=1, description="Rank of the update.")
-    alpha: float | None = Field(None, gt=0, description="Scale numerator; the update is scaled by alpha / rank. Null: rank.")
+    alpha: float | None = Field(
+        None, gt=0, description="Scale numerator; the update is scaled by alpha / rank. Null: rank."
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input while training.")
-    target_modules: tuple[str, ...] | None = Field(None, description="Layers that carry it. Null: the backbone's choice.")
+    target_modules: tuple[str, ...] | None = Field(
+        None, description="Layers that carry it. Null: the backbone's choice."
+    )
     init: str | None = Field(None, description="Adapter folder or file to start from. Null: zero.")
 
 
@@ -86,13 +90,18 @@ class GradientSpec(Options):
     """Which denoising steps carry gradient (the gradient window), and how."""
 
     mode: Literal["last", "rand", "specific", "tail"] = Field(
-        "last", description="last: the last step. tail: the last k. rand: the last K, K uniform in 1..N. specific: from_step to the end."
+        "last",
+        description="last: the last step. tail: the last k. rand: the last K, K uniform in 1..N. specific: from_step to the end.",
     )
     k: int | None = Field(None, ge=1, description="Steps with gradient, for mode tail.")
     from_step: int | None = Field(None, ge=0, description="First step with gradient, for mode specific.")
-    original: bool = Field(False, description="Stop after the window's first step and decode its predicted clean latents.")
+    original: bool = Field(
+        False, description="Stop after the window's first step and decode its predicted clean latents."
+    )
     branches: Literal["both", "conditional"] = Field("both", description="Guidance branches that carry gradient.")
-    recompute: bool = Field(True, description="Recompute each step's denoiser calls in backward; memory then does not grow with K.")
+    recompute: bool = Field(
+        True, description="Recompute each step's denoiser calls in backward; memory then does not grow with K."
+    )
 
 
 class FramesSpec(Options):
@@ -115,13 +124,19 @@ class TrainSpec(Options):
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Course of the learning rate.")
     warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient's norm is clipped to this.")
-    mixed_precision: Literal["no", "fp16", "bf16"] = Field("no", description="Precision of the frozen weights and of autocast.")
+    mixed_precision: Literal["no", "fp16", "bf16"] = Field(
+        "no", description="Precision of the frozen weights and of autocast."
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute inside the denoiser, block by block.")
     seed: int = Field(0, ge=0, description="Seed of every random choice of the run.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Device; auto takes what accelerate finds.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Device; auto takes what accelerate finds."
+    )
     processes: int | None = Field(None, ge=1, description="Processes asked for. Null: as many as the launcher started.")
     checkpoint_every: int = Field(50, ge=1, description="Optimizer steps between checkpoints.")
-    validate_every: int | None = Field(None, ge=1, description="Optimizer steps between validations. Null: first and last only.")
+    validate_every: int | None = Field(
+        None, ge=1, description="Optimizer steps between validations. Null: first and last only."
+    )
     max_nonfinite: int = Field(5, ge=1, description="Skipped steps in a row (NaN or infinite) that stop the run.")
 
 
@@ -145,7 +160,9 @@ class RunSpec(Options):
 
     backbone: Annotated[BackboneSpec, BeforeValidator(_named)] = Field(description="The text-to-video model.")
     video: VideoSpec = Field(default_factory=VideoSpec, description="The clip to be made.")
-    sampler: Annotated[SamplerSpec, BeforeValidator(_named)] = Field(default_factory=SamplerSpec, description="The sampler.")
+    sampler: Annotated[SamplerSpec, BeforeValidator(_named)] = Field(
+        default_factory=SamplerSpec, description="The sampler."
+    )
     prompts: ComponentField = Field(description="Prompts to train on.")
     rewards: tuple[RewardField, ...] = Field((), description="Rewards to train on, combined by weight.")
     method: ComponentField = Field(
@@ -154,13 +171,18 @@ class RunSpec(Options):
     gradient: GradientSpec = Field(default_factory=GradientSpec, description="The gradient window.")
     frames: FramesSpec = Field(default_factory=FramesSpec, description="Frames that are decoded and scored.")
     train: TrainSpec = Field(default_factory=TrainSpec, description="The optimisation.")
-    validation: ValidationSpec = Field(default_factory=ValidationSpec, description="Fixed prompts and held-out rewards.")
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), description="Further to metrics.jsonl.")
+    validation: ValidationSpec = Field(
+        default_factory=ValidationSpec, description="Fixed prompts and held-out rewards."
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="Further to metrics.jsonl."
+    )
     output: str = Field("runs/latest", min_length=1, description="The run's folder.")
 
     def to_yaml(self) -> str:
         """The spec as YAML that loads back to an equal spec."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        data = self.model_dump(mode="json")
+        return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))
 
     def digest(self) -> str:
         """SHA-256 of all that decides the numbers of a run: not the folder, nor how often things are written."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -75,7 +75,9 @@ def _read_yaml(path: Path) -> SpecSource:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else None
-        message = f"not valid YAML: {getattr(error, 'problem', None) or error}. Check indentation, colons and quotes there."
+        message = (
+            f"not valid YAML: {getattr(error, 'problem', None) or error}. Check indentation, colons and quotes there."
+        )
         raise SpecError([Problem("", message, line)], str(path)) from error
     finally:
         loader.dispose()
@@ -177,7 +179,7 @@ def _model_at(model: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
     return here
 
 
-def _models(annotation: Any) -> Iterable[type[BaseModel]]:
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Union, types.UnionType, tuple, list) or hasattr(annotation, "__metadata__"):
@@ -204,7 +206,10 @@ def impossible(spec: RunSpec, source: SpecSource) -> list[Problem]:
     if gradient.mode != "specific" and gradient.from_step is not None:
         add("gradient.from_step", f"from_step means nothing to mode {gradient.mode}. Use mode: specific, or remove it.")
     if gradient.from_step is not None and gradient.from_step >= steps:
-        add("gradient.from_step", f"{gradient.from_step} is past the last step. Expected 0 to {steps - 1} (sampler.steps = {steps}).")
+        add(
+            "gradient.from_step",
+            f"{gradient.from_step} is past the last step. Expected 0 to {steps - 1} (sampler.steps = {steps}).",
+        )
     if spec.frames.mode == "index" and spec.frames.index is None:
         add("frames.index", "mode index needs index, the frame to decode.")
     if spec.frames.mode != "index" and spec.frames.index is not None:
@@ -221,7 +226,9 @@ def _duplicate_labels(spec: RunSpec, source: SpecSource) -> list[Problem]:
         seen: dict[str, int] = {}
         for index, reward in enumerate(rewards):
             if reward.key in seen:
-                message = f"{reward.key!r} already names {section}.{seen[reward.key]} in the logs. Give one of them a label."
+                message = (
+                    f"{reward.key!r} already names {section}.{seen[reward.key]} in the logs. Give one of them a label."
+                )
                 found.append(source.problem(f"{section}.{index}.label", message))
             seen[reward.key] = index
     return found

@@ -16,9 +16,13 @@ from vader.spec import Options
 class DDIMOptions(Options):
     """Options of :class:`DDIM`."""
 
-    spacing: Literal["leading", "trailing", "linspace"] = Field("leading", description="How timesteps are spread over training's.")
+    spacing: Literal["leading", "trailing", "linspace"] = Field(
+        "leading", description="How timesteps are spread over training's."
+    )
     offset: int = Field(1, ge=0, description="Added to leading timesteps.")
-    final_alpha_one: bool = Field(False, description="The last step goes to alpha 1 rather than to the first training alpha.")
+    final_alpha_one: bool = Field(
+        False, description="The last step goes to alpha 1 rather than to the first training alpha."
+    )
 
 
 class DDIM:

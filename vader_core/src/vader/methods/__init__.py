@@ -1,0 +1,1 @@
+"""Methods: how the scores of clips become a loss."""

@@ -1,0 +1,163 @@
+"""One optimizer step: micro-steps, accumulation, clipping, and what to do when numbers are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vader.adapters import set_dropout
+from vader.conditioning import ConditioningCache
+from vader.errors import NonFiniteError
+from vader.methods.scene import Clock
+from vader.protocols import Batch, Loss, Method, PromptSource
+from vader.seeding import derive, stream
+from vader.spec import TrainSpec
+
+
+def learning_rate(spec: TrainSpec, step: int) -> float:
+    """Learning rate of optimizer step ``step``, counted from 0: linear warm-up, then the schedule down to 0."""
+    if step < spec.warmup_steps:
+        return spec.learning_rate * (step + 1) / (spec.warmup_steps + 1)
+    progress = (step - spec.warmup_steps) / max(1, spec.steps - spec.warmup_steps)
+    factors = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+    return spec.learning_rate * factors[spec.schedule]
+
+
+@dataclass
+class Counters:
+    """Optimizer steps skipped because loss or gradient was not finite: in all, and in a row until now."""
+
+    skipped: int = 0
+    in_a_row: int = 0
+
+
+class Optimization:
+    """Runs optimizer steps.
+
+    Args:
+        spec: the run's ``train`` section.
+        accelerator: accelerate's object.
+        denoiser: prepared.
+        optimizer: prepared.
+        parameters: that train.
+        method: gives losses.
+        prompts: the prompt source.
+        encode: conditioning of prompts.
+        counters: from an interrupted run, or new.
+        clock: measures phases.
+    """
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        accelerator: Accelerator,
+        denoiser: nn.Module,
+        optimizer: Any,
+        parameters: list[nn.Parameter],
+        method: Method,
+        prompts: PromptSource,
+        encode: ConditioningCache,
+        counters: Counters,
+        clock: Clock,
+    ) -> None:
+        self._spec, self._accelerator, self._denoiser = spec, accelerator, denoiser
+        self._optimizer, self._parameters, self._method = optimizer, parameters, method
+        self._prompts, self._encode, self.counters, self._clock = prompts, encode, counters, clock
+
+    def step(self, step: int) -> tuple[dict[str, float], str | None]:
+        """Optimizer step ``step``, counted from 0.
+
+        Returns:
+            Its metrics, and a notice when the step was skipped.
+
+        Raises:
+            NonFiniteError: too many skipped in a row.
+        """
+        rate = learning_rate(self._spec, step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        set_dropout(self._denoiser, True)
+        losses = self._backward(step)
+        set_dropout(self._denoiser, False)
+        metrics = self._gather(losses)
+        with self._clock("optimizer"):
+            norm = float(self._accelerator.clip_grad_norm_(self._parameters, self._spec.max_grad_norm))
+            metrics.update(grad_norm=norm, learning_rate=rate)
+            notice = self._apply(step, metrics)
+            self._optimizer.zero_grad(set_to_none=True)
+        return metrics, notice
+
+    def _backward(self, step: int) -> list[Loss]:
+        """Every micro-step's losses, back-propagated; gradients are synchronised in the very last pass."""
+        spec, accelerator = self._spec, self._accelerator
+        size, world, rank = spec.batch_size, accelerator.num_processes, accelerator.process_index
+        prompts = self._prompts.draw(size * world * spec.gradient_accumulation, stream(spec.seed, "prompts", step))
+        losses: list[Loss] = []
+        for micro in range(spec.gradient_accumulation):
+            first = (micro * world + rank) * size
+            mine = tuple(prompts[first : first + size])
+            seeds = tuple(derive(spec.seed, "clip", step, first + row) for row in range(size))
+            batch = Batch(mine, self._encode(mine), seeds, stream(spec.seed, "draw", step, micro))
+            passes = self._method.losses(batch)
+            for index in range(self._method.passes):
+                last = micro == spec.gradient_accumulation - 1 and index == self._method.passes - 1
+                with nullcontext() if last else accelerator.no_sync(self._denoiser):
+                    loss = next(passes)
+                    with self._clock("backward"):
+                        accelerator.backward(loss.value / spec.gradient_accumulation)
+                losses.append(loss)
+        return losses
+
+    def _gather(self, losses: list[Loss]) -> dict[str, float]:
+        """Means over micro-steps and processes; the method's own metrics are means over micro-steps."""
+        gather = self._accelerator.gather
+
+        def mean(tensors: list[Tensor]) -> float:
+            return float(gather(torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors])).mean())
+
+        metrics = {
+            "loss": mean([loss.value for loss in losses]),
+            "reward": mean([loss.reward for loss in losses]),
+        }
+        for key in losses[0].scores:
+            metrics[f"score/{key}"] = mean([loss.scores[key] for loss in losses])
+        for key in losses[0].metrics:
+            metrics[key] = sum(loss.metrics[key] for loss in losses) / len(losses)
+        return metrics
+
+    def _apply(self, step: int, metrics: dict[str, float]) -> str | None:
+        """Take the step, or skip it when loss or gradient is not finite."""
+        finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
+        scaler = self._accelerator.scaler
+        if finite or scaler is not None:  # a loss scaler skips by itself and lowers its scale
+            self._optimizer.step()
+        metrics["skipped"] = float(not finite)
+        if finite:
+            self.counters.in_a_row = 0
+            return None
+        self.counters.skipped += 1
+        if scaler is None or scaler.get_scale() <= 1.0 or not math.isfinite(metrics["loss"]):
+            self.counters.in_a_row += 1
+        said = _describe(step + 1, metrics)
+        if self.counters.in_a_row >= self._spec.max_nonfinite:
+            raise NonFiniteError(
+                f"{said} It was the {self.counters.in_a_row}th skipped step in a row (train.max_nonfinite). "
+                "The last checkpoint stands. Lower the learning rate or look at the reward that is named."
+            )
+        return f"{said} The optimizer step was skipped."
+
+
+def _describe(step: int, metrics: Mapping[str, float]) -> str:
+    """Which numbers of an optimizer step are not finite."""
+    names = ["loss", "grad_norm", *(key for key in metrics if key.startswith("score/"))]
+    wrong = [
+        f"{name.replace('score/', 'reward ')} = {metrics[name]}" for name in names if not math.isfinite(metrics[name])
+    ]
+    return f"optimizer step {step}: {', '.join(wrong)}."

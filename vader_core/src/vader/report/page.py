@@ -1,0 +1,174 @@
+"""From a run folder to report.html."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from vader.report.charts import Chart, Point, interval_mark, training_chart, validation_chart
+from vader.report.clips import gallery
+from vader.report.comparison import Comparison, compare, role_of, score_is_binary, score_keys, values_of
+from vader.report.numbers import duration, mean_text, plain, size
+from vader.report.reading import RunData, number, read_run
+from vader.report.statistics import mean, mean_interval, share_interval, standard_deviation
+from vader.report.summary import summarise
+from vader.report.timing import phases, step_seconds
+
+NAME = "report.html"
+
+
+def write_report(folder: Path) -> Path:
+    """Write the report of a run from the files in its folder, whole or unfinished.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        The path of report.html in that folder. It is written under a temporary name and renamed.
+
+    Raises:
+        RunFolderError: when the folder is not one of a run.
+    """
+    folder = Path(folder)
+    html = render(read_run(folder))
+    path = folder / NAME
+    temporary = path.with_name(f".{NAME}.{os.getpid()}.partial")
+    try:
+        temporary.write_text(html, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def render(run: RunData) -> str:
+    """The page as HTML. It asks for nothing from outside itself, and its security policy forbids it to."""
+    comparison = compare(run)
+    script = _asset("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template().render(
+        run=run,
+        name=run.folder.resolve().name,
+        comparison=comparison,
+        summary=summarise(run, comparison),
+        gallery=gallery(run, comparison),
+        marks=_marks(comparison),
+        means=_means(run, comparison),
+        facts=list(_facts(run)),
+        validation_charts=list(_validation_charts(run)),
+        training_charts=list(_training_charts(run)),
+        skipped=any(record.get("skipped") for record in run.records),
+        phases=phases(run),
+        versions=_versions(run),
+        role=lambda key: role_of(run, key),
+        style=Markup(_asset("report.css")),
+        script=Markup(script),
+        script_digest=digest,
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("template.html")
+
+
+def _asset(name: str) -> str:
+    return files("vader.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _marks(comparison: Comparison | None) -> dict[str, Markup]:
+    """Each score's difference and interval, in standard deviations before, all on one axis."""
+    found: dict[str, tuple[float, float, float]] = {}
+    for score in comparison.scores if comparison else ():
+        interval, gain, deviation = score.change.interval, score.change.gain, score.change.base_deviation
+        if interval and gain is not None and deviation:
+            found[score.key] = (interval.low / deviation, gain, interval.high / deviation)
+    edges = min((low for low, _, _ in found.values()), default=0.0), max((h for _, _, h in found.values()), default=0.0)
+    low, high = min(edges[0], 0.0), max(edges[1], 0.0)
+    if low == high:
+        return {}
+    return {key: interval_mark(*values, (low, high)) for key, values in found.items()}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A score of a validation that there is nothing to compare with."""
+
+    key: str
+    count: int
+    mean: str
+    deviation: str | None
+
+
+def _means(run: RunData, comparison: Comparison | None) -> list[Mean]:
+    found = []
+    for key in score_keys(run) if comparison and not comparison.after else ():
+        values = values_of(comparison.before, key) if comparison else []
+        if values:
+            deviation = standard_deviation(values)
+            found.append(Mean(key, len(values), mean_text(values), None if deviation is None else plain(deviation)))
+    return found
+
+
+def _facts(run: RunData) -> Iterator[tuple[str, str]]:
+    done = f"{run.step} of {run.planned}" if run.planned else str(run.step)
+    yield "Optimizer steps", done
+    yield "Skipped", str(sum(bool(record.get("skipped")) for record in run.records))
+    seconds = math.fsum(step_seconds(record) for record in run.records)
+    if seconds:
+        yield "Time in optimizer steps", duration(seconds)
+        yield "Each", duration(seconds / len(run.records))
+    if run.spec:
+        train, processes = run.spec.train, run.spec.train.processes or number(run.environment.get("processes")) or 1
+        yield "Clips per optimizer step", f"{train.batch_size * train.gradient_accumulation * processes:.0f}"
+    peak = max((value for _, value in run.series("memory/peak_bytes")), default=0.0)
+    if peak:
+        yield "Peak memory", size(peak)
+    if run.environment.get("device"):
+        yield "Device", str(run.environment["device"])
+    if run.checkpoints:
+        yield "Newest checkpoint", f"step {run.checkpoints[-1].removeprefix('step-').lstrip('0') or 0}"
+
+
+def _validation_charts(run: RunData) -> Iterator[Chart]:
+    for key in score_keys(run):
+        binary = score_is_binary(run, key)
+        interval = share_interval if binary else mean_interval
+        series = [(validation.step, values_of(validation, key)) for validation in run.validations]
+        points = [Point(step, mean(values), interval(values)) for step, values in series if values]
+        if points:
+            yield validation_chart(key, points, percent=binary)
+
+
+def _training_charts(run: RunData) -> Iterator[Chart]:
+    skipped = [float(record["step"]) for record in run.records if record.get("skipped")]
+    scores = sorted({key for record in run.records for key in record if key.startswith("score/")})
+    named = [("reward", "reward"), *((key, f"score {key.removeprefix('score/')}") for key in scores)]
+    if len(scores) == 1 and run.series("reward") == run.series(scores[0]):
+        named = [("reward", f"reward = {scores[0].removeprefix('score/')}")]
+    named += [("loss", "loss"), ("grad_norm", "gradient norm"), ("learning_rate", "learning rate")]
+    for key, title in named:
+        series = run.series(key)
+        if series:
+            yield training_chart(title, series, skipped, log=key == "grad_norm", exact=key == "learning_rate")
+
+
+def _versions(run: RunData) -> list[tuple[str, str]]:
+    """What ran the run: packages first, then the rest of environment.json that is one value."""
+    versions = run.environment.get("versions")
+    rows = [(str(key), str(value)) for key, value in versions.items()] if isinstance(versions, dict) else []
+    rest = [(key, value) for key, value in run.environment.items() if isinstance(value, str | int | float)]
+    return rows + [(key, str(value)) for key, value in rest]

@@ -1,0 +1,33 @@
+// Pairs of clips start together and wait for each other; one button stops them all. Without this script they just loop.
+(() => {
+  const pairs = [...document.querySelectorAll(".pair")].map((pair) => [...pair.querySelectorAll("video")]);
+  const clips = pairs.flat();
+  if (!clips.length) return;
+  const button = document.getElementById("toggle");
+  let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+  const mark = (clip, state) => { clip.closest(".frame").dataset.state = state; };
+  const start = (clip) => clip.play().catch(() => {});
+  const apply = () => {
+    button.textContent = playing ? "Pause clips" : "Play clips";
+    clips.forEach((clip) => (playing ? start(clip) : clip.pause()));
+  };
+
+  pairs.forEach((pair) => {
+    const over = () => pair.every((clip) => clip.ended || clip.error);
+    pair.forEach((clip) => {
+      clip.loop = false;
+      clip.addEventListener("loadeddata", () => mark(clip, "ready"));
+      clip.addEventListener("error", () => mark(clip, "failed"));
+      if (clip.readyState >= 2) mark(clip, "ready");
+      if (clip.error) mark(clip, "failed");
+      clip.addEventListener("ended", () => {
+        if (!playing || !over()) return;
+        setTimeout(() => playing && pair.forEach((one) => { one.currentTime = 0; start(one); }), 250);
+      });
+    });
+  });
+  button.hidden = false;
+  button.addEventListener("click", () => { playing = !playing; apply(); });
+  apply();
+})();

@@ -1,0 +1,161 @@
+"""What happened, in plain sentences made from the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vader.report.comparison import Comparison, Score, role_of, score_keys, trained_rewards, trend, values_of
+from vader.report.numbers import mean_text, plain
+from vader.report.reading import RunData
+
+Kind = Literal["good", "bad", "neutral"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome in a word or two, and whether that is good news."""
+
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The head of the report."""
+
+    subject: str
+    """What was aligned with what."""
+    verdict: Verdict
+    headline: str
+    """Did it work? One sentence."""
+    details: tuple[str, ...]
+    """The same for every other score."""
+    warnings: tuple[str, ...]
+    """Signs that the result is not what it seems."""
+    notices: tuple[str, ...]
+    """Mishaps of the run."""
+    progress: str | None
+    """``unfinished: n of N optimizer steps``; None for a complete run."""
+
+
+def summarise(run: RunData, comparison: Comparison | None) -> Summary:
+    """The head of the report, from the numbers alone."""
+    hacking = _hacking(run, comparison)
+    scores = comparison.scores if comparison else ()
+    primary = next((score for score in scores if score.role == "trained"), scores[0] if scores else None)
+    if comparison and comparison.after and primary:
+        headline = f"{primary.label} on {_where(run)} {primary.text.sentence}."
+        details = tuple(f"{_name(score)} {score.text.sentence}." for score in scores if score is not primary)
+        verdict = Verdict("bad", "Possible reward hacking") if hacking else _verdict(primary)
+    else:
+        headline, details = _unpaired(run, comparison)
+        verdict = Verdict("bad", "Possible reward hacking") if hacking else Verdict("neutral", "Not measured")
+    return Summary(_subject(run), verdict, headline, details, tuple(hacking), _skipped(run), _progress(run))
+
+
+def _subject(run: RunData) -> str:
+    if run.spec is None:
+        return f"run {run.folder.name}"
+    rewards = [
+        key if reward.target is None else f"{key} (target {plain(reward.target)})"
+        for key, reward in trained_rewards(run).items()
+    ]
+    return f"{run.spec.backbone.name} aligned with {' + '.join(rewards) or 'no reward'}"
+
+
+def _progress(run: RunData) -> str | None:
+    if run.planned is None or run.step >= run.planned:
+        return None
+    return f"unfinished: {run.step} of {run.planned} optimizer steps"
+
+
+def _where(run: RunData) -> str:
+    if run.spec is None:
+        return "the validation prompts"
+    prompts = run.spec.validation.prompts
+    return "the training prompts" if prompts in (None, run.spec.prompts) else "held-out prompts"
+
+
+def _name(score: Score) -> str:
+    return f"{score.label} (held out: not trained on)" if score.role == "held-out" else score.label
+
+
+def _verdict(primary: Score) -> Verdict:
+    if primary.progress > 0:
+        return Verdict("good", "It worked")
+    if primary.progress < 0:
+        return Verdict("bad", "It got worse")
+    if primary.change.interval is None:
+        return Verdict("neutral", "Too few clips to tell")
+    return Verdict("neutral", "No measurable change")
+
+
+def _unpaired(run: RunData, comparison: Comparison | None) -> tuple[str, tuple[str, ...]]:
+    """Headline and details where there is nothing to compare."""
+    if comparison:
+        step = comparison.before.step
+        moment = "before training" if step == 0 else f"after {step} optimizer steps"
+        means = [
+            f"{key} {mean_text(values_of(comparison.before, key))}"
+            for key in score_keys(run)
+            if values_of(comparison.before, key)
+        ]
+        scores = f": mean {', '.join(means)}" if means else ""
+        return f"Judged once so far, {moment}, on {_where(run)}{scores}.", _training(run)
+    training = _training(run)
+    if training:
+        return training[0], ("There were no validation clips, so nothing tells whether this holds on fixed prompts.",)
+    if run.records:
+        return "Too few optimizer steps to tell anything.", ()
+    return "No optimizer step is finished yet.", ()
+
+
+def _training(run: RunData) -> tuple[str, ...]:
+    course = trend(run, "reward")
+    if course is None:
+        return ()
+    quarter = f"{course.steps} optimizer step{'s' if course.steps != 1 else ''}"
+    return (
+        f"The training reward went from {plain(course.first)} (mean of the first {quarter}) to "
+        f"{plain(course.last)} (mean of the last {course.steps}).",
+    )
+
+
+def _hacking(run: RunData, comparison: Comparison | None) -> list[str]:
+    """A held-out score fell significantly while a training reward rose."""
+    scores = comparison.scores if comparison else ()
+    fallen = [score for score in scores if score.role == "held-out" and score.progress < 0]
+    risen = _risen(run, comparison) if comparison and fallen else []
+    if not risen:
+        return []
+    return [
+        f"Possible reward hacking: {' and '.join(risen)}, while {score.label}, which is held out, "
+        f"{'fell' if score.change.direction < 0 else 'rose'} significantly ({score.text.difference}). Look at the clips "
+        "before you trust the reward; fewer optimizer steps, a lower learning rate or a second reward may help."
+        for score in fallen
+    ]
+
+
+def _risen(run: RunData, comparison: Comparison) -> list[str]:
+    """Training rewards that improved: on validation clips where they judge them, else over the optimizer steps."""
+    trained = {score.key: score for score in comparison.scores if score.role == "trained"}
+    risen = [f"{score.label} improved" for score in trained.values() if score.progress > 0]
+    keys = trained_rewards(run) or {key for key in score_keys(run) if role_of(run, key) == "trained"}
+    course = trend(run, "reward")
+    all_judged = bool(keys) and set(keys) <= set(trained)
+    if not all_judged and course and course.last > course.first:
+        risen.append(f"the training reward rose from {plain(course.first)} to {plain(course.last)}")
+    return risen
+
+
+def _skipped(run: RunData) -> tuple[str, ...]:
+    steps = [int(record["step"]) for record in run.records if record.get("skipped")]
+    if not steps:
+        return ()
+    named = ", ".join(map(str, steps[:8])) + (", ..." if len(steps) > 8 else "")
+    verb = "were" if len(steps) > 1 else "was"
+    return (
+        f"{len(steps)} of {len(run.records)} optimizer steps {verb} skipped because loss or gradient was not finite: "
+        f"{named}.",
+    )

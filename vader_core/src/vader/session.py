@@ -1,0 +1,99 @@
+"""A model ready to make clips: a spec or a run folder, opened without an optimizer. Generation and evaluation use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vader import adapters, build, checkpoint
+from vader.conditioning import ConditioningCache
+from vader.device import DTYPES, make_accelerator
+from vader.errors import WeightsError
+from vader.methods.scene import Scene
+from vader.run_folder import SPEC
+from vader.seeding import derive
+from vader.spec import AdapterSpec
+
+
+@dataclass(frozen=True)
+class Session:
+    """A scene with the encoder of its prompts. ``adapter`` is where the adapter came from, None for the base model."""
+
+    plan: build.Plan
+    scene: Scene
+    encode: ConditioningCache
+    adapter: Path | None
+
+    def set_scale(self, scale: float) -> None:
+        """Scale the adapter's update; 0 gives the base model bit for bit."""
+        if self.adapter is not None:
+            adapters.set_scale(self.scene.backbone.denoiser, scale)
+
+
+def locate(source: Any, adapter: str | Path | None) -> tuple[Any, Path | None]:
+    """The spec and the adapter meant by a source, which may be a run folder.
+
+    Args:
+        source: a spec in any form, or the path of a run folder.
+        adapter: an adapter's folder or file; None takes the run folder's own.
+
+    Raises:
+        WeightsError: the run folder holds no adapter.
+    """
+    chosen = Path(adapter).expanduser() if adapter is not None else None
+    if not isinstance(source, str | Path) or not Path(source).is_dir():
+        return source, chosen
+    folder = Path(source)
+    return folder / SPEC, chosen or newest_adapter(folder)
+
+
+def newest_adapter(folder: Path) -> Path:
+    """The adapter of a run: the final one, or that of the newest sound checkpoint.
+
+    Raises:
+        WeightsError: the folder holds neither.
+    """
+    final = folder / "adapter"
+    if (final / adapters.PEFT_FILE).is_file():
+        return final
+    found = checkpoint.newest(folder / "checkpoints", lambda _: None)
+    if found is None:
+        raise WeightsError(
+            f"{str(folder)!r} holds no adapter yet: no checkpoint has been written. Train it, or name one."
+        )
+    return found.adapter
+
+
+def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | None, *, judged: bool) -> Session:
+    """Load a model for making clips.
+
+    Args:
+        source: a spec in any form, or the path of a run folder.
+        overrides: dotted ``path=value`` strings.
+        adapter: an adapter's folder or file, in place of the run's own.
+        judged: load the rewards, training and held-out.
+
+    Raises:
+        SpecError: the spec is wrong.
+        WeightsError: weights or adapter cannot be loaded.
+    """
+    spec_source, path = locate(source, adapter)
+    plan = build.plan(spec_source, overrides)
+    accelerator = make_accelerator(plan.spec)
+    device, dtype = accelerator.device, DTYPES[plan.spec.train.mixed_precision]
+    shape = adapters.spec_of(path) if path is not None else _initial(plan)
+    backbone = build.assemble_backbone(plan, device, dtype)
+    rewards = build.assemble_rewards({**plan.rewards, **plan.held_out}, device, dtype) if judged else {}
+    if shape is not None:
+        adapters.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"))
+    denoiser = accelerator.prepare_model(backbone.denoiser, evaluation_mode=True)
+    scene = build.assemble_scene(plan, backbone, denoiser, rewards, device)
+    return Session(plan, scene, ConditioningCache(backbone, device), Path(shape.init) if shape and shape.init else None)
+
+
+def _initial(plan: build.Plan) -> AdapterSpec | None:
+    """The adapter that the spec itself starts from, if any."""
+    init = plan.spec.backbone.adapter.init
+    return adapters.spec_of(Path(init).expanduser()) if init is not None else None

@@ -1,0 +1,278 @@
+"""``vader.train``: the only file that drives accelerate through a run."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from vader import adapters, build, checkpoint
+from vader.conditioning import ConditioningCache
+from vader.device import DTYPES, make_accelerator, peak_bytes
+from vader.errors import CheckpointError, NonFiniteError
+from vader.hooks import Listeners, Run, RunResult, Validation
+from vader.launch import require_processes
+from vader.listeners import MetricsFile, Trackers
+from vader.optimization import Counters, Optimization
+from vader.report import ReportListener
+from vader.run_folder import RunFolder
+from vader.seeding import derive
+from vader.shapes import Frames
+from vader.signals import StopSignals
+from vader.validation import chosen, clip_writer, judge_clips, read_validation, write_validation
+
+
+def train(
+    spec: build.Spec,
+    overrides: Sequence[str] = (),
+    *,
+    rewards: Sequence[Any] = (),
+    resume: bool = False,
+    listeners: Sequence[object] = (),
+) -> RunResult:
+    """Align a text-to-video model with reward gradients.
+
+    Args:
+        spec: a :class:`vader.RunSpec`, a mapping, or the path of a YAML file.
+        overrides: dotted ``path=value`` strings, applied first.
+        rewards: objects, classes or functions to train on besides the spec's, each with weight 1.
+        resume: go on from the newest sound checkpoint of the output folder; begin when there is none.
+        listeners: objects with hook implementations (:mod:`vader.hooks`).
+
+    Returns:
+        What the run came to; its folder holds adapter, metrics, clips and report.
+
+    Raises:
+        SpecError: the spec is wrong; nothing was loaded.
+        RunFolderError: the output folder cannot hold the run.
+        LaunchError: other processes started than asked for.
+        NonFiniteError: loss or gradient stayed NaN or infinite.
+        CheckpointError: a checkpoint could not be written or resumed.
+    """
+    plan = build.plan(spec, overrides, rewards)
+    require_processes(plan.spec.train.processes)
+    accelerator = make_accelerator(plan.spec)
+    try:
+        return _Trainer(plan, accelerator, resume, listeners).run()
+    finally:
+        accelerator.end_training()
+
+
+class _Trainer:
+    """The live objects of one run, and its course."""
+
+    def __init__(self, plan: build.Plan, accelerator: Accelerator, resume: bool, listeners: Sequence[object]) -> None:
+        self._plan, self._spec, self._accelerator = plan, plan.spec, accelerator
+        self._folder = RunFolder(Path(plan.spec.output).expanduser())
+        self._notices: list[str] = []
+        found = self._open(resume)
+        self._load()
+        self._step, counters = self._restore(found)
+        self._build_optimization(counters)
+        self._metrics: dict[str, float] = {}
+        self._run = Run(self._folder.path, self._spec, self._step, accelerator.num_processes, plan.video.fps or 8.0)
+        own: list[object] = [MetricsFile(self._folder.metrics), ReportListener(), *listeners]
+        if self._spec.trackers:
+            own.insert(1, Trackers(accelerator))
+        self._listeners = Listeners(own if accelerator.is_main_process else [], plugins=accelerator.is_main_process)
+
+    # -- before the first step
+
+    def _open(self, resume: bool) -> checkpoint.Checkpoint | None:
+        if self._accelerator.is_main_process:
+            found = self._folder.open(self._spec, resume=resume, notice=self._notices.append)
+            environment = {"device": str(self._accelerator.device), "processes": self._accelerator.num_processes}
+            self._folder.describe({**environment, "threads": torch.get_num_threads()})
+        self._accelerator.wait_for_everyone()
+        return (
+            found if self._accelerator.is_main_process else checkpoint.newest(self._folder.checkpoints, lambda _: None)
+        )
+
+    def _load(self) -> None:
+        accelerator, spec = self._accelerator, self._spec
+        dtype = DTYPES[spec.train.mixed_precision]
+        with accelerator.main_process_first():
+            self._backbone = build.assemble_backbone(self._plan, accelerator.device, dtype)
+            self._rewards = build.assemble_rewards(self._plan.rewards, accelerator.device, dtype)
+            held_out = {key: part for key, part in self._plan.held_out.items() if key not in self._rewards}
+            self._held_out = build.assemble_rewards(held_out, accelerator.device, dtype)
+        targets = self._plan.backbone.capability("lora_target_modules", ())
+        seed = derive(spec.train.seed, "adapter")
+        self._parameters = adapters.inject(self._backbone.denoiser, spec.backbone.adapter, targets, seed)
+        self._folder.require_space(20 * sum(parameter.numel() for parameter in self._parameters))
+        self._encode = ConditioningCache(self._backbone, accelerator.device)
+
+    def _restore(self, found: checkpoint.Checkpoint | None) -> tuple[int, Counters]:
+        optimizer = torch.optim.AdamW(
+            self._parameters, lr=self._spec.train.learning_rate, weight_decay=self._spec.train.weight_decay
+        )
+        self._denoiser, self._optimizer = self._accelerator.prepare(self._backbone.denoiser, optimizer)
+        if found is None:
+            torch.manual_seed(derive(self._spec.train.seed, "global", self._accelerator.process_index))
+            return 0, Counters()
+        if found.processes != self._accelerator.num_processes:
+            raise CheckpointError(
+                f"{found.path.name} was written by {found.processes} processes; this run has "
+                f"{self._accelerator.num_processes}. Resume with --processes {found.processes}."
+            )
+        adapters.load_into(self._backbone.denoiser, found.adapter)
+        state = found.training_state()
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._accelerator.scaler is not None and state["scaler"] is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        checkpoint.restore_rng_state(found.rng_state(self._accelerator.process_index))
+        return found.step, Counters(**found.counters)
+
+    def _build_optimization(self, counters: Counters) -> None:
+        spec = self._spec
+        device = self._accelerator.device
+        self._scene = build.assemble_scene(self._plan, self._backbone, self._denoiser, self._rewards, device)
+        method = self._plan.method.build(scene=self._scene)
+        self._optimization = Optimization(
+            spec.train,
+            self._accelerator,
+            self._denoiser,
+            self._optimizer,
+            self._parameters,
+            method,
+            self._plan.prompts,
+            self._encode,
+            counters,
+            self._scene.clock,
+        )
+
+    # -- the course of a run
+
+    def run(self) -> RunResult:
+        """Train to the last step, or until a signal."""
+        total = self._spec.train.steps
+        with StopSignals() as signals:
+            self._emit("run_started")
+            for text in self._notices:
+                self._emit("notice", text=text)
+            self._validate_if_due()
+            stopped = self._agree(signals.received)
+            while self._step < total and stopped is None:
+                self._one_step()
+                stopped = self._agree(signals.received)
+                if stopped or self._step == total or self._step % self._spec.train.checkpoint_every == 0:
+                    self._save()
+                if stopped is None:
+                    self._validate_if_due()
+                    stopped = self._agree(signals.received) if self._step < total else None
+        return self._finish(stopped)
+
+    def _emit(self, event: str, **arguments: Any) -> None:
+        self._listeners.emit(event, run=self._run, **arguments)
+
+    def _agree(self, received: str | None) -> str | None:
+        """The signal that any process has received."""
+        if self._accelerator.num_processes == 1:
+            return received
+        everyone: list[str | None] = gather_object([received])
+        return next((one for one in everyone if one is not None), None)
+
+    def _one_step(self) -> None:
+        start = time.perf_counter()
+        try:
+            metrics, notice = self._optimization.step(self._step)
+        except NonFiniteError:
+            self._scene.clock.read()
+            raise
+        self._step += 1
+        phases = self._scene.clock.read()
+        metrics.update({f"time/{phase}": seconds for phase, seconds in phases.items()})
+        metrics["time/step"] = time.perf_counter() - start
+        metrics["memory/peak_bytes"] = float(peak_bytes(self._accelerator.device))
+        self._metrics = metrics
+        self._emit("step_finished", step=self._step, metrics=metrics)
+        if notice is not None:
+            self._emit("notice", text=notice)
+
+    def _save(self) -> None:
+        rng = gather_object([checkpoint.rng_state()])
+        if self._accelerator.is_main_process:
+            scaler = self._accelerator.scaler
+            path = checkpoint.save(
+                self._folder.checkpoints,
+                self._step,
+                digest=self._spec.digest(),
+                write_adapter=lambda folder: adapters.save(self._backbone.denoiser, folder),
+                training={
+                    "optimizer": self._optimizer.state_dict(),
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                },
+                rng=rng,
+                counters=asdict(self._optimization.counters),
+            )
+            self._emit("checkpoint_saved", step=self._step, path=path)
+        self._accelerator.wait_for_everyone()
+
+    # -- validation
+
+    def _validate_if_due(self) -> None:
+        spec, every = self._spec, self._spec.train.validate_every
+        due = self._step in (0, spec.train.steps) or (every is not None and self._step % every == 0)
+        if spec.validation.clips == 0 or not due:
+            return
+        settings = self._validation_settings()
+        done = read_validation(self._folder.samples, self._step, settings)
+        if done is None:
+            state = checkpoint.rng_state()
+            done = self._validate(settings)
+            checkpoint.restore_rng_state(state)
+        self._emit("validation_finished", validation=done)
+
+    def _validation_settings(self) -> str:
+        """Names everything a validation depends on besides the adapter."""
+        spec = self._spec.model_dump(mode="json")
+        parts = [spec[key] for key in ("validation", "backbone", "video", "sampler", "rewards", "prompts")]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _validate(self, settings: str) -> Validation:
+        accelerator, spec = self._accelerator, self._spec.validation
+        folder = self._folder.samples / checkpoint.folder_name(self._step)
+        folder.mkdir(exist_ok=True)
+        prompts, seeds = chosen(spec, self._plan.validation_prompts)
+        mine = list(range(accelerator.process_index, spec.clips, accelerator.num_processes))
+        scene = replace(self._scene, rewards={**self._rewards, **self._held_out})
+        size = spec.batch_size or self._spec.train.batch_size
+        write, made_here = clip_writer(folder, spec.save_clips, self._run.fps), itertools.count(1)
+
+        def keep(index: int, frames: Frames) -> str | None:
+            self._emit("validation_progress", step=self._step, done=next(made_here), total=len(mine))
+            return write(index, frames)
+
+        made = judge_clips(scene, self._encode, prompts, seeds, mine, size, keep)
+        clips = sorted(gather_object(made), key=lambda clip: clip.index)
+        validation = Validation(self._step, tuple(clips))
+        if accelerator.is_main_process:
+            write_validation(folder, validation, settings)
+        self._scene.clock.read()
+        return validation
+
+    def _finish(self, stopped: str | None) -> RunResult:
+        skipped = self._optimization.counters.skipped
+        metrics = {key: value for key, value in self._metrics.items() if math.isfinite(value)}
+        settings = self._validation_settings()
+        steps = sorted(int(path.name.removeprefix("step-")) for path in self._folder.samples.glob("step-*"))
+        read = [read_validation(self._folder.samples, step, settings) for step in steps if step <= self._step]
+        validations = tuple(validation for validation in read if validation is not None)
+        if stopped is None and self._accelerator.is_main_process:
+            final = self._folder.path / "adapter"
+            final.mkdir(exist_ok=True)
+            name = self._plan.backbone.capability("denoiser_name", None)
+            adapters.save(self._backbone.denoiser, final, name)
+        result = RunResult(self._folder.path, self._step, stopped, metrics, validations, skipped)
+        self._emit("run_finished", result=result)
+        return result
