@@ -256,7 +256,7 @@ class LiveBytes(TorchDispatchMode):
 class TestMemory:
     """Acceptance: with recomputation, K = 8 needs at most 1.15 times the memory of K = 1.
 
-    What recomputation cannot save is each step's input, one set of latents; here activations are 270 times that.
+    What recomputation cannot save is each step's input, one set of latents; here one step saves over 100 times that.
     """
 
     SHAPE = (3, 4, 8, 8)

@@ -50,7 +50,7 @@ def inject(denoiser: nn.Module, spec: AdapterSpec, targets: Sequence[str], seed:
             inject_adapter_in_model(config, denoiser, adapter_name=NAME)
         except ValueError as error:
             raise WeightsError(
-                f"no adapter can be put on {type(denoiser).__name__}: its layers match none of target_modules {wanted}. "
+                f"no adapter can be put on {type(denoiser).__name__}: no layer matches target_modules {wanted}. "
                 f"It has linear layers called {', '.join(_linear_names(denoiser))}."
             ) from error
     parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
@@ -158,7 +158,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     file = next((candidate for candidate in files if candidate.is_file()), None)
     if file is None or file.suffix != ".safetensors":
         raise WeightsError(
-            f"no adapter at {str(path)!r}. Expected a folder with {PEFT_FILE} or {DIFFUSERS_FILE}, or a .safetensors file."
+            f"no adapter at {str(path)!r}. "
+            f"Expected a folder with {PEFT_FILE} or {DIFFUSERS_FILE}, or a .safetensors file."
         )
     try:
         state = load_file(file)

@@ -193,7 +193,12 @@ class _Judge:
         validation = self._prompts(("validation", "prompts")) if spec.validation.prompts else prompts
         if self._problems:
             return None
-        assert backbone and sampler and method and video and prompts and validation
+        assert backbone is not None
+        assert sampler is not None
+        assert method is not None
+        assert video is not None
+        assert prompts is not None
+        assert validation is not None
         return Plan(spec, video, backbone, sampler, method, prompts, validation, rewards, held_out)
 
     def _default(self, kind: str, loc: Loc, name: str) -> Part | None:
@@ -216,7 +221,8 @@ class _Judge:
         able, made = part.capability("predictions", ()), backbone.capability("predictions", ())
         if not set(able) & set(made):
             message = (
-                f"{part.name!r} integrates {', '.join(able)}, but backbone {backbone.name!r} predicts {', '.join(made)}. "
+                f"{part.name!r} integrates {', '.join(able)}, "
+                f"but backbone {backbone.name!r} predicts {', '.join(made)}. "
                 f"Use {backbone.capability('default_sampler', '')!r}, or leave sampler.name out."
             )
             self._say("sampler.name", message)

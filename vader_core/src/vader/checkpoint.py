@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, verified when read, enough for an exact resumption.
 
-A checkpoint is a folder ``step-000100`` with ``adapter/`` (peft layout), ``optimizer.pt``, one ``rng-N.json`` per process
-and ``manifest.json``, which holds step, spec digest and the SHA-256 of every other file.
+A checkpoint is a folder ``step-000100`` with ``adapter/`` (peft layout), ``optimizer.pt``, one ``rng-N.json`` per
+process and ``manifest.json``, which holds step, spec digest and the SHA-256 of every other file.
 """
 
 from __future__ import annotations

@@ -103,15 +103,10 @@ def train(
     asked = checked.train.processes
     if asked is not None and asked > 1 and launch.started() is None:
         arguments = ["train", spec, *(f"--set={override}" for override in overrides), *(["--resume"] if resume else [])]
-        cpu = checked.train.device == "cpu" or not _has_cuda()
-        raise SystemExit(launch.relaunch(arguments, asked, cpu=cpu))
+        from vader.device import on_cpu
+
+        raise SystemExit(launch.relaunch(arguments, asked, cpu=on_cpu(checked)))
     _train(spec, overrides, resume)
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _train(spec: str, overrides: list[str], resume: bool) -> None:

@@ -10,6 +10,7 @@ from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwarg
 from accelerate.state import AcceleratorState
 
 from vader.errors import Problem, SpecError
+from vader.launch import require_world
 from vader.spec import RunSpec
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -17,20 +18,29 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def machine_problems(spec: RunSpec) -> list[Problem]:
-    """What this machine cannot do for a spec: a device that is not there, a precision it lacks, a tracker not installed."""
+    """What this machine cannot do for a spec: a device or precision it lacks, a tracker not installed."""
     found: list[Problem] = []
     device, precision = spec.train.device, spec.train.mixed_precision
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device in there and not there[device]:
+    if not _there(device):
         found.append(Problem("train.device", f"{device!r} is not available on this machine. Use auto or cpu."))
-    on_cpu = device == "cpu" or (device == "auto" and not any(there.values()))
-    if precision == "fp16" and on_cpu:
+    if precision == "fp16" and on_cpu(spec):
         found.append(Problem("train.mixed_precision", "fp16 needs a GPU; this run is on the CPU. Use bf16 or no."))
     for index, name in enumerate(spec.trackers):
         if importlib.util.find_spec(name) is None:
             message = f"{name!r} is not installed. Run 'pip install vader-core[{name}]'."
             found.append(Problem(f"trackers.{index}", message))
     return found
+
+
+def _there(device: str) -> bool:
+    if device == "mps":
+        return bool(torch.backends.mps.is_available())
+    return device != "cuda" or torch.cuda.is_available()
+
+
+def on_cpu(spec: RunSpec) -> bool:
+    """Whether a run is on the CPU, because it asks for that or because there is nothing else."""
+    return spec.train.device == "cpu" or (spec.train.device == "auto" and not (_there("cuda") or _there("mps")))
 
 
 def make_accelerator(spec: RunSpec) -> Accelerator:
@@ -49,12 +59,14 @@ def make_accelerator(spec: RunSpec) -> Accelerator:
     arguments: dict[str, Any] = {}
     if spec.trackers:
         arguments = {"log_with": list(spec.trackers), "project_dir": spec.output}
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=spec.train.mixed_precision,
-        cpu=spec.train.device == "cpu",
+        cpu=on_cpu(spec),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False), AutocastKwargs(enabled=False)],
         **arguments,
     )
+    require_world(accelerator.num_processes)
+    return accelerator
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -20,8 +20,8 @@ def choose(mode: FrameMode, count: int, rng: random.Random, index: int | None = 
     """Indices of the frames to decode, ascending.
 
     Args:
-        mode: ``random`` one uniform frame; ``index`` the given one; ``fml`` first, middle and last; ``all``; ``alt`` every
-            second one from 0.
+        mode: ``random`` one uniform frame; ``index`` the given one; ``fml`` first, middle and last; ``all``; ``alt``
+            every second one from 0.
         count: frames of the clip.
         rng: used by ``random`` only.
         index: for ``index``, 0..count - 1.
@@ -29,7 +29,8 @@ def choose(mode: FrameMode, count: int, rng: random.Random, index: int | None = 
     if mode == "random":
         return [rng.randrange(count)]
     if mode == "index":
-        assert index is not None and 0 <= index < count
+        assert index is not None
+        assert 0 <= index < count
         return [index]
     if mode == "fml":
         return sorted({0, count // 2, count - 1})
@@ -78,8 +79,10 @@ def write_clip(path: Path, frames: Frames, fps: float, *, scale: int = 1) -> Non
     suffix = path.suffix.lower()
     temporary = path.with_name(f".{path.stem}.partial{suffix}")
     if suffix == ".mp4":
-        images = np.pad(images, ((0, 0), (0, images.shape[1] % 2), (0, images.shape[2] % 2), (0, 0)), mode="edge")
-        options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "output_params": ["-crf", "12"]}
+        odd = (images.shape[1] % 2, images.shape[2] % 2)
+        images = np.pad(images, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
+        options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1}
+        options["output_params"] = ["-crf", "12"]
         iio.imwrite(temporary, images, fps=fps, plugin="FFMPEG", **options)
     elif suffix == ".gif":
         iio.imwrite(temporary, images, duration=1000 / fps, loop=0)

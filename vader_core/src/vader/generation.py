@@ -19,7 +19,7 @@ from vader.session import open_session
 
 @dataclass(frozen=True)
 class Generated:
-    """A clip: its prompt, its seed, its frames ``(f c h w)`` in [0, 1] on the CPU, and its file when one was written."""
+    """A clip: its prompt, its seed, its frames ``(f c h w)`` in [0, 1] on the CPU, and its file if it was written."""
 
     prompt: str
     seed: int

@@ -69,11 +69,13 @@ def window(
         if mode == "rand":
             start = steps - rng.randint(1, steps)
         elif mode == "specific":
-            assert from_step is not None and 0 <= from_step < steps
+            assert from_step is not None
+            assert 0 <= from_step < steps
             start = from_step
         else:
             length = 1 if mode == "last" else k
-            assert length is not None and 1 <= length <= steps
+            assert length is not None
+            assert 1 <= length <= steps
             start = steps - length
         return Window(start, steps, original)
 

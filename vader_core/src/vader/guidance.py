@@ -12,7 +12,7 @@ from vader.protocols import Conditioning
 from vader.shapes import Latents
 
 Predict = Callable[[Latents, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
-"""``(latents, timestep (b,), embeds (b n d), extras) -> prediction``: a backbone's ``predict`` with its denoiser bound."""
+"""``(latents, timestep (b,), embeds (b n d), extras) -> prediction``: ``predict`` of a backbone, its denoiser bound."""
 
 
 def guided(

@@ -36,6 +36,20 @@ def require_processes(asked: int | None) -> None:
         )
 
 
+def require_world(joined: int) -> None:
+    """Check that the processes that a launcher started have found each other.
+
+    Raises:
+        LaunchError: they have not, and each would train alone.
+    """
+    world = started() or 1
+    if joined != world:
+        raise LaunchError(
+            f"the launcher started {world} processes, but {joined} joined the run. "
+            "Set train.device to the device they share, or start one process."
+        )
+
+
 def relaunch(arguments: Sequence[str], processes: int, *, cpu: bool) -> int:
     """Run ``vader`` again with these arguments in several processes, and wait.
 

@@ -69,7 +69,8 @@ class RunFolder:
             The checkpoint to resume from.
 
         Raises:
-            RunFolderError: it cannot be written, has no room, holds another run, or holds this one and ``resume`` is off.
+            RunFolderError: it cannot be written, has no room, holds another run, or holds this one
+                and ``resume`` is off.
         """
         self._make()
         self.require_space(_SPARE_BYTES)
@@ -91,7 +92,8 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise RunFolderError(
-                f"output: cannot write to {str(self.path)!r}: {error.strerror}. Choose a writable folder ('output:' in the spec)."
+                f"output: cannot write to {str(self.path)!r}: {error.strerror}. "
+                "Choose a writable folder ('output:' in the spec)."
             ) from error
 
     def require_space(self, needed: int) -> None:
@@ -103,13 +105,15 @@ class RunFolder:
         free = shutil.disk_usage(self.path).free
         if free < needed:
             raise RunFolderError(
-                f"output: {str(self.path)!r} has {free / 2**20:.0f} MiB free; the run needs at least {needed / 2**20:.0f} MiB."
+                f"output: {str(self.path)!r} has {free / 2**20:.0f} MiB free; "
+                f"the run needs at least {needed / 2**20:.0f} MiB."
             )
 
     def _same_run(self, spec: RunSpec, resume: bool) -> None:
         if not resume:
             raise RunFolderError(
-                f"output: {str(self.path)!r} already holds a run. Resume it with --resume (resume=True), or choose another folder."
+                f"output: {str(self.path)!r} already holds a run. "
+                "Resume it with --resume (resume=True), or choose another folder."
             )
         changed = differences(load_run_spec(self.path), spec)
         if changed:

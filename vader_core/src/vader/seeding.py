@@ -1,7 +1,7 @@
 """Seeds derived from names, so that every random choice of a run depends on what it is for and on nothing else.
 
-A clip's noise depends on (run seed, optimizer step, index of the clip in the optimizer step), not on rank or batch size:
-two processes with batch 4 make the same clips as one with batch 8.
+A clip's noise depends on (run seed, optimizer step, index of the clip in the optimizer step), not on rank or batch
+size: two processes with batch 4 make the same clips as one with batch 8.
 """
 
 from __future__ import annotations

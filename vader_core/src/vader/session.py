@@ -1,4 +1,4 @@
-"""A model ready to make clips: a spec or a run folder, opened without an optimizer. Generation and evaluation use it."""
+"""A model ready to make clips: a spec or a run folder, opened without an optimizer."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class GradientSpec(Options):
 
     mode: Literal["last", "rand", "specific", "tail"] = Field(
         "last",
-        description="last: the last step. tail: the last k. rand: the last K, K uniform in 1..N. specific: from_step to the end.",
+        description="last step; tail: last k; rand: last K, K uniform in 1..N; specific: from_step to the end.",
     )
     k: int | None = Field(None, ge=1, description="Steps with gradient, for mode tail.")
     from_step: int | None = Field(None, ge=0, description="First step with gradient, for mode specific.")

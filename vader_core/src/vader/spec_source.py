@@ -64,7 +64,7 @@ def _read_yaml(path: Path) -> SpecSource:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        message = f"cannot read the spec file: {reason}. Expected a YAML file; 'vader init {path.name}' writes one to start from."
+        message = f"cannot read the spec file: {reason}. Expected YAML; 'vader init {path.name}' writes a first one."
         raise SpecError([Problem(str(path), message)]) from error
     loader = yaml.SafeLoader(text)
     try:

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -116,7 +117,9 @@ class _Trainer:
         optimizer = torch.optim.AdamW(
             self._parameters, lr=self._spec.train.learning_rate, weight_decay=self._spec.train.weight_decay
         )
-        self._denoiser, self._optimizer = self._accelerator.prepare(self._backbone.denoiser, optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+            self._denoiser, self._optimizer = self._accelerator.prepare(self._backbone.denoiser, optimizer)
         if found is None:
             torch.manual_seed(derive(self._spec.train.seed, "global", self._accelerator.process_index))
             return 0, Counters()

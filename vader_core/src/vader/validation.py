@@ -67,7 +67,7 @@ def judge_clips(
 
 
 def clip_writer(folder: Path, count: int, fps: float) -> Keep:
-    """Writes the first ``count`` clips as mp4 into ``folder``; tiny clips are enlarged so that players show them well."""
+    """Writes the first ``count`` clips as mp4 into ``folder``; tiny ones are enlarged for players."""
 
     def keep(index: int, frames: Frames) -> str | None:
         if index >= count:

@@ -117,7 +117,8 @@ class Scene:
                 score = reward.score(frames, prompts)
                 if tuple(score.shape) != (len(prompts),):
                     raise ValueError(
-                        f"reward {key!r} gave scores of shape {tuple(score.shape)}; expected ({len(prompts)},), one a clip."
+                        f"reward {key!r} gave scores of shape {tuple(score.shape)}; "
+                        f"expected ({len(prompts)},), one a clip."
                     )
                 scores[key] = score
         return scores

@@ -119,9 +119,11 @@ def _records(text: str) -> tuple[Record, ...]:
 
 
 def _validations(samples: Path) -> Iterator[Validation]:
-    for path in sorted(samples.glob("step-*/validation.json")):
-        data = _json(_text(path))
-        if not isinstance(data, dict) or not isinstance(data.get("step"), int):
+    """Those made with the settings of the last one; a resumed run may have changed how it validates."""
+    read = [_json(_text(path)) for path in samples.glob("step-*/validation.json")]
+    found = [data for data in read if isinstance(data, dict) and isinstance(data.get("step"), int)]
+    for data in sorted(found, key=lambda data: int(data["step"])):
+        if data.get("settings") != max(found, key=lambda data: int(data["step"])).get("settings"):
             continue
         clips = [_clip(item) for item in data.get("clips") or () if isinstance(item, dict)]
         if clips:
@@ -129,12 +131,12 @@ def _validations(samples: Path) -> Iterator[Validation]:
 
 
 def _clip(item: Mapping[str, Any]) -> ValidationClip:
-    scores = {str(key): number(value) for key, value in (item.get("scores") or {}).items()}
-    file = item.get("file")
+    given, file = item.get("scores"), item.get("file")
+    scores = {str(key): number(value) for key, value in given.items()} if isinstance(given, dict) else {}
     return ValidationClip(
-        index=int(item.get("index", 0)),
+        index=int(number(item.get("index")) or 0),
         prompt=str(item.get("prompt", "")),
-        seed=int(item.get("seed", 0)),
+        seed=int(item["seed"]) if isinstance(item.get("seed"), int) else 0,
         scores={key: value for key, value in scores.items() if value is not None},
         file=Path(file).name if isinstance(file, str) and file else None,
     )

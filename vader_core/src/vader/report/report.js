@@ -17,7 +17,8 @@
     const over = () => pair.every((clip) => clip.ended || clip.error);
     pair.forEach((clip) => {
       clip.loop = false;
-      clip.addEventListener("loadeddata", () => mark(clip, "ready"));
+      clip.addEventListener("loadeddata", () => mark(clip, "ready"), { once: true });
+      clip.addEventListener("timeupdate", () => clip.currentTime > 0 && mark(clip, "playing"));
       clip.addEventListener("error", () => mark(clip, "failed"));
       if (clip.readyState >= 2) mark(clip, "ready");
       if (clip.error) mark(clip, "failed");

@@ -131,8 +131,8 @@ def _hacking(run: RunData, comparison: Comparison | None) -> list[str]:
         return []
     return [
         f"Possible reward hacking: {' and '.join(risen)}, while {score.label}, which is held out, "
-        f"{'fell' if score.change.direction < 0 else 'rose'} significantly ({score.text.difference}). Look at the clips "
-        "before you trust the reward; fewer optimizer steps, a lower learning rate or a second reward may help."
+        f"{'fell' if score.change.direction < 0 else 'rose'} significantly ({score.text.difference}). Look at the "
+        "clips before you trust the reward; fewer optimizer steps, a lower learning rate or a second reward may help."
         for score in fallen
     ]
 

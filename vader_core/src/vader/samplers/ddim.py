@@ -34,7 +34,8 @@ class DDIM:
 
     def __init__(self, options: DDIMOptions, context: SamplerContext) -> None:
         schedule = context.schedule
-        assert schedule.alphas_cumprod is not None and schedule.prediction in self.predictions
+        assert schedule.alphas_cumprod is not None
+        assert schedule.prediction in self.predictions
         self._prediction = schedule.prediction
         self._eta = context.eta
         total = schedule.train_timesteps

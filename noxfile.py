@@ -1,0 +1,97 @@
+"""Chores of the project. ``nox -l`` lists them; plain ``nox`` runs the checks that CI runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "types", "imports", "tests"]
+nox.options.default_venv_backend = "none"
+
+ROOT = Path(__file__).parent
+DISTRIBUTIONS = ["vader_core", "plugins/vader_wan", "plugins/vader_shapes"]
+TOOLS = [
+    "pytest>=8,<10",
+    "ruff>=0.15,<1",
+    "mypy>=1.18,<3",
+    "import-linter>=2.5,<3",
+    "build>=1.2,<2",
+    "types-PyYAML",
+]
+
+
+def shared(session: nox.Session) -> Path:
+    """The one environment of all sessions (torch is large): made once, renewed when a pyproject.toml changes."""
+    home = ROOT / ".nox" / "shared"
+    scripts = home / ("Scripts" if os.name == "nt" else "bin")
+    manifests = [ROOT / folder / "pyproject.toml" for folder in DISTRIBUTIONS]
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in manifests) + repr(TOOLS).encode()).hexdigest()
+    stamp = home / "installed"
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        if not scripts.is_dir():
+            session.run(sys.executable, "-m", "venv", str(home), external=True)
+        editable = [argument for folder in DISTRIBUTIONS for argument in ("--editable", str(ROOT / folder))]
+        python = str(scripts / "python")
+        session.run(python, "-m", "pip", "install", "--quiet", *TOOLS, *editable, external=True)
+        stamp.write_text(wanted)
+    session.env.update(OMP_WAIT_POLICY="passive", PATH=f"{scripts}{os.pathsep}{os.environ['PATH']}")
+    return scripts
+
+
+def run(session: nox.Session, command: str, *arguments: str) -> None:
+    """Run a program of the shared environment."""
+    session.run(str(shared(session) / command), *arguments, external=True)
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """Align the embedded model with reward gradients and write runs/quickstart/report.html."""
+    shutil.rmtree(ROOT / "runs" / "quickstart", ignore_errors=True)
+    run(session, "vader", "train", "examples/quickstart.yaml", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test."""
+    if os.environ.get("CI") and not shutil.which("chromium") and shutil.which("apt-get"):
+        session.run("apt-get", "update", "-qq", external=True)
+        session.run("apt-get", "install", "-y", "-qq", "chromium", external=True, silent=True)
+    run(session, "python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting with ruff."""
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types: mypy, strict on the core."""
+    run(session, "mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check that imports point one way only."""
+    run(session, "lint-imports")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build wheels of every distribution into dist/."""
+    for folder in DISTRIBUTIONS:
+        run(session, "python", "-m", "build", "--wheel", "--outdir", "dist", folder)
+
+
+@nox.session
+def pretrain(session: nox.Session) -> None:
+    """Train the embedded base model and its scorer again, from nothing (hours)."""
+    run(session, "python", "-m", "vader_shapes.pretrain", *(session.posargs or ["all", "--out", "runs/pretrain"]))

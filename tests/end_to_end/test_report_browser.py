@@ -1,0 +1,128 @@
+"""The report in a real browser: it draws, its clips play, nothing complains. Skipped where no browser is installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vader.frames import write_clip
+from vader.report import write_report
+from vader.spec import RunSpec
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=3000",
+]
+RED, GREEN = (0.85, 0.1, 0.1), (0.1, 0.7, 0.2)
+DARK = "--blink-settings=preferredColorScheme=0"
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed (apt install chromium)")
+
+
+def browse(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
+    """Open a page; what the browser printed, and its log."""
+    assert BROWSER is not None
+    command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, done.stderr
+
+
+def screenshot(page: Path, folder: Path, *flags: str, width: int = 1200) -> np.ndarray:
+    """Pixels ``(h, w, 3)`` of a page."""
+    path = folder / "shot.png"
+    browse(page, folder / "profile", f"--screenshot={path}", f"--window-size={width},2400", *flags)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def square(colour: tuple[float, float, float], place: int) -> torch.Tensor:
+    """A 4-frame clip of a 16 x 16 square that moves on black."""
+    clip = torch.zeros(4, 3, 32, 32)
+    for i in range(4):
+        clip[i, :, 8:24, place + i : place + i + 16] = torch.tensor(colour)[:, None, None]
+    return clip
+
+
+def near(pixels: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
+    """Where pixels have about that colour, as far as a video codec keeps it."""
+    mask: np.ndarray = (np.abs(pixels - np.array(colour) * 255) < 30).all(axis=-1)
+    return mask
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of two optimizer steps with two pairs of clips: red before, green after."""
+    run = tmp_path_factory.mktemp("run")
+    spec = {"backbone": "tiny", "prompts": "list", "rewards": ["green"], "train": {"steps": 2}}
+    (run / "spec.yaml").write_text(RunSpec.model_validate(spec).to_yaml())
+    lines = [{"step": step, "loss": 1 / step, "reward": step / 2, "time/rollout": 1.0, "skipped": 0} for step in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for step, colour in ((0, RED), (2, GREEN)):
+        samples = run / "samples" / f"step-{step:06d}"
+        samples.mkdir(parents=True)
+        clips = []
+        for index in range(4):
+            file = f"clip-{index:03d}.mp4" if index < 2 else None
+            if file:
+                write_clip(samples / file, square(colour, 4 + 2 * index), 8)
+            scores = {"green": step * 0.3 + index * 0.02, "square": float(step > 0 or index == 0)}
+            prompt = "a <b>green</b> square " + "that moves and moves " * index
+            clips.append({"index": index, "prompt": prompt, "seed": index, "scores": scores, "file": file})
+        (samples / "validation.json").write_text(json.dumps({"step": step, "clips": clips}))
+    return write_report(run)
+
+
+def test_clips_play_and_nothing_complains(page: Path, tmp_path: Path) -> None:
+    dom, log = browse(page, tmp_path, "--dump-dom")
+    states = re.findall(r'class="frame" data-state="(\w+)"', dom)
+    assert states == ["playing"] * 4, "the browser decodes and plays all clips"
+    assert re.search(r'<button[^>]*id="toggle"(?![^>]*hidden)[^>]*>Pause clips<', dom), "the script ran"
+    assert "CONSOLE" not in log, "no script error, no refused load"
+
+
+def test_page_shows_the_colours_of_the_clips_side_by_side(page: Path, tmp_path: Path) -> None:
+    pixels = screenshot(page, tmp_path)
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100, "not blank"
+    red, green = np.argwhere(near(pixels, RED)), np.argwhere(near(pixels, GREEN))
+    assert min(len(red), len(green)) > 2 * 40 * 40, "two squares of each colour, enlarged"
+    left, right = red[red[:, 1] < 400], green[green[:, 1] < 400]
+    assert left[:, 1].max() < right[:, 1].min(), "before on the left of after"
+    assert abs(left[:, 0].mean() - right[:, 0].mean()) < 5, "on one line"
+
+
+def test_light_and_dark(page: Path, tmp_path: Path) -> None:
+    light, dark = screenshot(page, tmp_path / "a"), screenshot(page, tmp_path / "b", DARK)
+    assert light[5, 5].min() > 230
+    assert dark[5, 5].max() < 40
+    assert near(dark, GREEN).sum() > 2 * 40 * 40
+
+
+def test_narrow_page_does_not_scroll_sideways(page: Path, tmp_path: Path) -> None:
+    """A test-only copy without the security policy, in a frame as wide as a phone, tells its width."""
+    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
+    probe = "<script>parent.document.title = `${document.documentElement.scrollWidth} ${innerWidth}`</script>"
+    frame = '<iframe style="width:360px;height:2000px" srcdoc="{}"></iframe>'
+    copy = tmp_path / "copy.html"
+    copy.write_text(frame.format((html + probe).replace("&", "&amp;").replace('"', "&quot;")), encoding="utf-8")
+    dom, _ = browse(copy, tmp_path / "profile", "--dump-dom")
+    widths = re.search(r"<title>(\d+) (\d+)</title>", dom)
+    assert widths is not None
+    assert int(widths[1]) <= int(widths[2]) == 360

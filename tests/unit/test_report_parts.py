@@ -1,0 +1,116 @@
+"""Parts of the report: numbers, axes, curves, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vader.errors import RunFolderError
+from vader.frames import write_clip
+from vader.hooks import Listeners, Run, RunResult
+from vader.report import ReportListener, clips, write_report
+from vader.report.axis import round_values, value_axis
+from vader.report.charts import moving_average, training_chart
+from vader.report.clips import mp4_size
+from vader.report.numbers import duration, mean_text, plain, short, signed, size
+from vader.spec import RunSpec
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (plain(0.314), "0.31"),
+        (plain(-0.314), f"{MINUS}0.31"),
+        (plain(-0.001, 2), "0.00"),
+        (plain(0.00123), "0.0012"),
+        (plain(23.456), "23.5"),
+        (plain(12345.6), "12,346"),
+        (signed(0.5), "+0.50"),
+        (signed(0.001, 2), "0.00"),
+        (signed(-2.0), f"{MINUS}2.00"),
+        (short(0.0003), f"3e{MINUS}4"),
+        (short(1200.0), "1200"),
+        (mean_text([0.0, 1.0, 1.0, 1.0]), "75.0 %"),
+        (mean_text([0.5, 1.0]), "0.75"),
+        (duration(0.0123), "12 ms"),
+        (duration(192.0), "3 min 12 s"),
+        (duration(18240.0), "5 h 04 min"),
+        (size(1.5 * 2**30), "1.50 GiB"),
+        (size(2**20), "1 MiB"),
+    ],
+)
+def test_numbers_read_well(text: str, expected: str) -> None:
+    assert text.replace("\N{NO-BREAK SPACE}", " ") == expected
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert round_values(0, 100) == [0, 20, 40, 60, 80, 100]
+    axis = value_axis([0.312, 0.843], 160, 10)
+    assert axis.labels() == ["0.4", "0.6", "0.8"]
+    assert all(10 <= axis.place(tick) <= 160 for tick in axis.ticks)
+
+
+def test_constant_values_have_an_axis_too() -> None:
+    assert value_axis([0.0, 0.0], 160, 10).low < value_axis([0.0, 0.0], 160, 10).high
+    assert value_axis([-3.0], 160, 10).place(-3.0) == pytest.approx(85)
+
+
+def test_wide_positive_values_may_be_logarithmic() -> None:
+    assert value_axis([0.1, 1000.0], 160, 10, log=True).ticks == pytest.approx([0.1, 1.0, 10.0, 100.0, 1000.0])
+    assert not value_axis([0.0, 1000.0], 160, 10, log=True).log
+
+
+def test_moving_average_keeps_a_line_and_flattens_noise() -> None:
+    assert moving_average([5.0] * 50) == [5.0] * 50
+    assert max(moving_average([0.0, 1.0] * 50)) < 0.7
+
+
+def test_long_curves_are_thinned() -> None:
+    chart = training_chart("loss", [(float(step), 1.0) for step in range(1, 5001)])
+    assert chart.svg.count(",") < 700
+    assert chart.note == "1.00 \N{RIGHTWARDS ARROW} 1.00"
+
+
+def test_folder_of_no_run_is_an_error_that_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"not a run folder: .*spec\.yaml.*`vader train`"):
+        write_report(tmp_path)
+
+
+def test_listener_never_ends_a_run(tmp_path: Path) -> None:
+    listeners = Listeners([ReportListener()], plugins=False)
+    spec = RunSpec.model_validate({"backbone": "tiny", "prompts": "list"})
+    run = Run(tmp_path, spec, 0, 1, 8.0)
+    with pytest.warns(UserWarning, match=r"report\.html is not written: RunFolderError.*`vader report"):
+        listeners.emit("run_finished", run=run, result=RunResult(tmp_path, 0, None, {}))
+
+
+def test_size_of_an_mp4(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", torch.rand(3, 3, 32, 48), 8)
+    assert mp4_size((tmp_path / "clip.mp4").read_bytes()) == (48, 32)
+    assert mp4_size(b"not a video") == (None, None)
+    assert mp4_size(b"moov....tkhd") == (None, None)
+
+
+def test_import_brings_no_torch() -> None:
+    code = "import sys, vader.report; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_clips_beyond_the_budget_are_counted_not_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = tmp_path / "samples" / "step-000000"
+    samples.mkdir(parents=True)
+    rows = [{"index": i, "prompt": "p", "seed": i, "scores": {}, "file": f"{i}.gif"} for i in range(3)]
+    for row in rows:
+        (samples / str(row["file"])).write_bytes(bytes(1000))
+    (samples / "validation.json").write_text(json.dumps({"step": 0, "clips": rows}))
+    monkeypatch.setattr(clips, "BUDGET", 2500)
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert html.count("<img") == 2
+    assert "1 more did not fit into this file" in html
