@@ -18,6 +18,7 @@ from vader.report.axis import round_values, value_axis
 from vader.report.charts import moving_average, training_chart
 from vader.report.clips import mp4_size
 from vader.report.numbers import duration, mean_text, plain, short, signed, size
+from vader.report.reading import read_run
 from vader.spec import RunSpec
 
 MINUS = "\N{MINUS SIGN}"
@@ -39,6 +40,7 @@ MINUS = "\N{MINUS SIGN}"
         (short(1200.0), "1200"),
         (mean_text([0.0, 1.0, 1.0, 1.0]), "75.0 %"),
         (mean_text([0.5, 1.0]), "0.75"),
+        (duration(0.0003), "0.3 ms"),
         (duration(0.0123), "12 ms"),
         (duration(192.0), "3 min 12 s"),
         (duration(18240.0), "5 h 04 min"),
@@ -114,3 +116,25 @@ def test_clips_beyond_the_budget_are_counted_not_embedded(tmp_path: Path, monkey
     html = write_report(tmp_path).read_text(encoding="utf-8")
     assert html.count("<img") == 2
     assert "1 more did not fit into this file" in html
+
+
+def write_scores(folder: Path, step: int, scores: list[float], settings: str) -> None:
+    samples = folder / "samples" / f"step-{step:06d}"
+    samples.mkdir(parents=True)
+    rows = [{"index": i, "prompt": "p", "seed": i, "scores": {"s": score}} for i, score in enumerate(scores)]
+    (samples / "validation.json").write_text(json.dumps({"step": step, "settings": settings, "clips": rows}))
+
+
+def test_validations_of_other_settings_are_not_compared(tmp_path: Path) -> None:
+    write_scores(tmp_path, 0, [0.1, 0.2, 0.3], "old")
+    write_scores(tmp_path, 10, [0.1, 0.2, 0.3], "new")
+    assert [validation.step for validation in read_run(tmp_path).validations] == [10]
+    write_scores(tmp_path, 20, [0.4, 0.5, 0.7], "new")
+    assert [validation.step for validation in read_run(tmp_path).validations] == [10, 20]
+
+
+def test_certain_but_small_gain_is_called_slight(tmp_path: Path) -> None:
+    scores = [float(i) for i in range(10)]
+    write_scores(tmp_path, 0, scores, "")
+    write_scores(tmp_path, 10, [score + 0.1 for score in scores], "")
+    assert "It worked, slightly" in write_report(tmp_path).read_text(encoding="utf-8")

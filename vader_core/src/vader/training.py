@@ -239,6 +239,8 @@ class _Trainer:
     def _validation_settings(self) -> str:
         """Names everything a validation depends on besides the adapter."""
         spec = self._spec.model_dump(mode="json")
+        shown = ("save_clips", "batch_size")
+        spec["validation"] = {key: value for key, value in spec["validation"].items() if key not in shown}
         parts = [spec[key] for key in ("validation", "backbone", "video", "sampler", "rewards", "prompts")]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

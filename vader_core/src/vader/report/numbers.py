@@ -52,7 +52,9 @@ def short(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``850 ms``, ``12.3 s``, ``3 min 12 s``, ``5 h 04 min``."""
+    """``0.3 ms``, ``850 ms``, ``12.3 s``, ``3 min 12 s``, ``5 h 04 min``."""
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f}{NARROW}ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f}{NARROW}ms"
     if seconds < 60:

@@ -10,6 +10,8 @@ from vader.report.numbers import mean_text, plain
 from vader.report.reading import RunData
 
 Kind = Literal["good", "bad", "neutral"]
+SMALL = 0.2
+"""A gain below this many standard deviations of the scores before is small (Cohen 1988), however certain."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def _name(score: Score) -> str:
 
 def _verdict(primary: Score) -> Verdict:
     if primary.progress > 0:
-        return Verdict("good", "It worked")
+        small = primary.change.gain is not None and abs(primary.change.gain) < SMALL
+        return Verdict("good", "It worked, slightly" if small else "It worked")
     if primary.progress < 0:
         return Verdict("bad", "It got worse")
     if primary.change.interval is None:
