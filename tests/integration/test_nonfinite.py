@@ -119,7 +119,7 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path, value: float, gradient: b
     with pytest.raises(vader.NonFiniteError) as error:
         vader.train(spec(folder, train={"max_nonfinite": 3}), rewards=[reward])
     message = str(error.value)
-    for said in ("optimizer step 6: ", named, "3", "train.max_nonfinite", "checkpoint stands", "learning rate"):
+    for said in ("optimizer step 6: ", named, "3 optimizer steps in a row", "train.max_nonfinite", "checkpoint stands", "learning rate"):
         assert said in message, message
     last = checkpoint.newest(folder / "checkpoints", pytest.fail)
     assert last is not None
@@ -127,6 +127,12 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path, value: float, gradient: b
     assert last.counters == {"skipped": 3, "in_a_row": 2}
     assert all(tensor.isfinite().all() for tensor in tensors(folder, 5).values())
     assert all(torch.equal(tensors(folder, 5)[name], tensors(folder, 3)[name]) for name in tensors(folder, 5))
+
+
+def test_a_run_on_reward_objects_generates(tmp_path: Path) -> None:
+    """Its spec.yaml names no reward, and generation needs none."""
+    folder = tmp_path / "run"
+    vader.train(spec(folder, train={"steps": 2}), rewards=[Faulty([])])
     made = vader.generate(folder, ["a red circle"])
     assert made[0].frames.isfinite().all()
 

@@ -32,7 +32,7 @@ def decoded(path: Path) -> tuple[np.ndarray, str]:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     done = subprocess.run(command, capture_output=True, check=True)
     stream = next(line for line in done.stderr.decode().splitlines() if "Video:" in line)
-    size = re.search(r" (\d+)x(\d+)", stream)
+    size = re.search(r", (\d+)x(\d+)[, ]", stream)
     assert size is not None
     return np.frombuffer(done.stdout, np.uint8).reshape(-1, int(size[2]), int(size[1]), 3).astype(int), stream
 

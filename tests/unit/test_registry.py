@@ -111,7 +111,7 @@ class TestLookup:
         assert "Did you mean" not in str(caught.value)
 
     def test_where_nothing_is_installed_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("vader.registry.entry_points", lambda group: ())
+        monkeypatch.setattr("vader.registry.entry_points", lambda group: (), raising=False)
         monkeypatch.setattr("vader.registry.distributions", lambda: (), raising=False)
         with pytest.raises(UnknownComponent, match="Installed: none"):
             find("sampler", "zz")
@@ -187,7 +187,7 @@ class TestBroken:
     @pytest.mark.parametrize("value", ["zz m:Good", "zz_m:", ":Good"])
     def test_value_of_an_entry_point(self, install: Install, value: str) -> None:
         install("dist-a", reward(f"zz_bad = {value}"), zz_m=GOOD)
-        with pytest.raises(BrokenComponent, match="reward 'zz_bad' of dist-a 1.2"):
+        with pytest.raises(BrokenComponent, match=r"reward 'zz_bad' of dist-a 1\.2"):
             load("reward", "zz_bad")
 
     def test_object_that_cannot_be_called(self, install: Install) -> None:
@@ -217,11 +217,13 @@ class TestFiles:
         assert [load("reward", f"{tmp_path}/{f}/mine.py:Good").folder for f in ("a", "b")] == ["a", "b"]
 
     def test_may_hold_options_in_their_own_annotations(self, tmp_path: Path) -> None:
-        source = "from __future__ import annotations\nimport vader\nclass O(vader.Options):\n    a: tuple[int, ...] = (1,)\n"
-        (tmp_path / "mine.py").write_text(source)
+        lines = ["from __future__ import annotations", "import vader", "class O(vader.Options):", " a: tuple[int, ...]"]
+        (tmp_path / "mine.py").write_text("\n".join(lines))
         assert load("reward", f"{tmp_path}/mine.py:O")(a=[2, 3]).a == (2, 3)
 
-    def test_that_are_missing_say_where_they_were_looked_for(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_that_are_missing_say_where_they_were_looked_for(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(UnknownComponent) as caught:
             load("reward", "./none.py:Good")

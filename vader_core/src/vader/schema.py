@@ -13,6 +13,7 @@ _PLACES = {
     "BackboneSpec": "backbone",
     "SamplerSpec": "sampler",
     "RewardSpec": "reward",
+    "ScoreSpec": "reward",
 }
 """Definition in the schema -> kind of component. Prompts and methods share a definition and are told apart below."""
 
@@ -33,8 +34,8 @@ def run_schema() -> dict[str, Any]:
         place[name] = {**_either_name("prompts" if name == "prompts" else "method"), **described}
     for name, definition in (("backbone", "BackboneSpec"), ("sampler", "SamplerSpec")):
         properties[name] = {**_short(definition), "description": properties[name].get("description", "")}
-    for place in (properties, validation):
-        place["rewards"] = {**place["rewards"], "items": _short("RewardSpec")}
+    for place, definition in ((properties, "RewardSpec"), (validation, "ScoreSpec")):
+        place["rewards"] = {**place["rewards"], "items": _short(definition)}
     return schema
 
 

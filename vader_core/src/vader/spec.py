@@ -27,6 +27,11 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _unswitched(value: Any) -> Any:
+    """YAML reads a bare ``no`` as false."""
+    return "no" if value is False else value
+
+
 class ComponentSpec(Options):
     """A component by name, with its options."""
 
@@ -73,17 +78,22 @@ class SamplerSpec(Options):
     options: dict[str, Any] = Field(default_factory=dict, description="The sampler's own options.")
 
 
-class RewardSpec(ComponentSpec):
-    """A reward and its part in the loss: maximised, or drawn to a target."""
+class ScoreSpec(ComponentSpec):
+    """A reward that judges clips."""
 
-    weight: float = Field(1.0, ge=0, description="Factor of this reward's term.")
-    target: float | None = Field(None, description="Score to come near to (L1). Null: maximise.")
     label: str | None = Field(None, min_length=1, description="Name in the logs. Null: the reward's name.")
 
     @property
     def key(self) -> str:
         """The name this reward has in logs and tables."""
         return self.label or self.name
+
+
+class RewardSpec(ScoreSpec):
+    """A reward and its part in the loss: maximised, or drawn to a target."""
+
+    weight: float = Field(1.0, ge=0, description="Factor of this reward's term.")
+    target: float | None = Field(None, description="Score to come near to (L1). Null: maximise.")
 
 
 class GradientSpec(Options):
@@ -124,7 +134,7 @@ class TrainSpec(Options):
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Course of the learning rate.")
     warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient's norm is clipped to this.")
-    mixed_precision: Literal["no", "fp16", "bf16"] = Field(
+    mixed_precision: Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_unswitched)] = Field(
         "no", description="Precision of the frozen weights and of autocast."
     )
     gradient_checkpointing: bool = Field(False, description="Recompute inside the denoiser, block by block.")
@@ -141,6 +151,7 @@ class TrainSpec(Options):
 
 
 ComponentField = Annotated[ComponentSpec, BeforeValidator(_named)]
+ScoreField = Annotated[ScoreSpec, BeforeValidator(_named)]
 RewardField = Annotated[RewardSpec, BeforeValidator(_named)]
 
 
@@ -148,7 +159,7 @@ class ValidationSpec(Options):
     """Clips made before, during and after training from fixed prompts and seeds, and judged by held-out rewards."""
 
     prompts: ComponentField | None = Field(None, description="Prompt source. Null: the training prompts.")
-    rewards: tuple[RewardField, ...] = Field((), description="Held-out rewards; they need not be differentiable.")
+    rewards: tuple[ScoreField, ...] = Field((), description="Held-out rewards; they need not be differentiable.")
     clips: int = Field(8, ge=0, description="Clips judged at each validation; 0 turns validation off.")
     batch_size: int | None = Field(None, ge=1, description="Clips per batch. Null: train.batch_size.")
     save_clips: int = Field(8, ge=0, description="How many of them are written as video.")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 
 from vader import registry
 from vader.spec import RunSpec
 
+_PLAIN = re.compile(r"[\w./-]+")
 _HEAD = """\
 # A run of vader. Check it:  vader train {name} --dry-run      Start it:  vader train {name}
 # Every field with its meaning; what you leave out has the value shown here. 'vader plugins' lists components.
@@ -68,10 +71,6 @@ def _lines(model: BaseModel, indent: str) -> Iterator[str]:
 
 
 def _scalar(value: Any) -> str:
-    if (
-        isinstance(value, str)
-        and value.replace("_", "").replace("/", "").replace("-", "").isalnum()
-        and not value.isdigit()
-    ):
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and yaml.safe_load(value) == value:
         return value
     return json.dumps(value)
