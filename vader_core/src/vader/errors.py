@@ -71,7 +71,16 @@ class AmbiguousComponent(RegistryError):
 
 
 class BrokenComponent(RegistryError):
-    """The plugin that offers the component fails to load."""
+    """The plugin that offers the component fails to load.
+
+    Args:
+        cause: what happened.
+        fix: what to do about it.
+    """
+
+    def __init__(self, cause: str, fix: str = "") -> None:
+        self.cause, self.fix = cause, fix
+        super().__init__(f"{cause} {fix}".rstrip())
 
 
 class WeightsError(VaderError):

@@ -17,12 +17,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pluggy
 
+from vader.choice import entry_points
 from vader.spec import RunSpec
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -128,6 +128,10 @@ class _Trainer:
                 f"{found.path.name} was written by {found.processes} processes; this run has "
                 f"{self._accelerator.num_processes}. Resume with --processes {found.processes}."
             )
+        if found.digest != self._spec.digest():
+            raise CheckpointError(
+                f"{found.path.name} was written for another spec than this folder's. Remove it, or use its own run folder."
+            )
         adapters.load_into(self._backbone.denoiser, found.adapter)
         state = found.training_state()
         self._optimizer.load_state_dict(state["optimizer"])

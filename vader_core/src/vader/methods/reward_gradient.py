@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from vader.methods.scene import Scene
 from vader.protocols import Batch, Loss
 from vader.spec import Options
+
+if TYPE_CHECKING:
+    from vader.methods.scene import Scene
 
 
 class RewardGradientOptions(Options):

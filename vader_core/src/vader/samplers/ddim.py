@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from vader.protocols import Prediction, SamplerContext, StepOutput
-from vader.shapes import Latents
 from vader.spec import Options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vader.shapes import Latents
 
 
 class DDIMOptions(Options):
@@ -33,6 +35,8 @@ class DDIM:
     Options = DDIMOptions
 
     def __init__(self, options: DDIMOptions, context: SamplerContext) -> None:
+        import torch
+
         schedule = context.schedule
         assert schedule.alphas_cumprod is not None
         assert schedule.prediction in self.predictions
@@ -53,7 +57,7 @@ class DDIM:
         variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
         std = self._eta * max(variance, 0.0) ** 0.5
         mean = alpha_prev**0.5 * original + max(1 - alpha_prev - std**2, 0.0) ** 0.5 * epsilon
-        return StepOutput(mean + std * noise, original, mean, torch.tensor(std, device=latents.device))
+        return StepOutput(mean + std * noise, original, mean, latents.new_tensor(std))
 
     def _split(self, output: Tensor, latents: Latents, alpha: float) -> tuple[Tensor, Tensor]:
         """Predicted clean latents and noise, from whatever the denoiser predicts."""
@@ -71,6 +75,8 @@ def _timesteps(options: DDIMOptions, steps: int, total: int) -> Tensor:
     Raises:
         ValueError: for more steps than training has.
     """
+    import torch
+
     if steps > total:
         raise ValueError(f"DDIM has at most {total} steps here, found {steps}.")
     if options.spacing == "linspace":

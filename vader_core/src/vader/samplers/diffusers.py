@@ -6,15 +6,17 @@ import copy
 import difflib
 import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from vader.protocols import NoiseSchedule, Prediction, SamplerContext, StepOutput
-from vader.shapes import Latents
 from vader.spec import Options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vader.shapes import Latents
 
 _PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "sample": "sample", "flow": "flow_prediction"}
 _OURS = {"model_output", "timestep", "sample", "eta", "variance_noise", "return_dict"}
@@ -75,11 +77,11 @@ class DiffusersScheduler:
     def step(self, model_output: Tensor, i: int, latents: Latents, noise: Tensor) -> StepOutput:
         """See :class:`vader.protocols.Sampler`."""
         output = model_output.to(latents.dtype)
-        mean = self._advance(output, i, latents, torch.zeros_like(noise))
+        mean = self._advance(output, i, latents, noise.new_zeros(noise.shape))
         std = self._std[i]
         prev = mean + std * noise if std else mean
         original = self._original(output, i, latents)
-        return StepOutput(prev, original, mean, torch.tensor(std, device=latents.device, dtype=latents.dtype))
+        return StepOutput(prev, original, mean, latents.new_tensor(std))
 
     def _advance(self, output: Tensor, i: int, latents: Tensor, noise: Tensor) -> Tensor:
         """The scheduler's own step, from and to latents of our scale. Step 0 starts it anew."""
@@ -135,6 +137,8 @@ class DiffusersScheduler:
         A step is affine in its noise: with all else zero, unit noise comes out as the standard deviation. Then clips of
         one constant, whose ideal denoiser is known, must arrive at that constant.
         """
+        import torch
+
         zero = torch.zeros(1, 1, 1, 1, 1)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             before = torch.random.get_rng_state()
@@ -160,6 +164,8 @@ class DiffusersScheduler:
 
     def _arrival(self) -> float:
         """Where latents end whose clean value is known at every step."""
+        import torch
+
         alpha, sigma = self._levels[0]
         x = torch.full((1, 1, 1, 1, 1), alpha * _PROBE_CLEAN + sigma)
         for i, (alpha, sigma) in enumerate(self._levels):
@@ -219,6 +225,8 @@ def _config(kind: Any, schedule: NoiseSchedule, overrides: dict[str, Any]) -> di
 
 def _decided(kind: Any, schedule: NoiseSchedule, accepted: Sequence[str]) -> dict[str, Any]:
     """What follows from the noise schedule, in the words of this class."""
+    import torch
+
     found: dict[str, Any] = {"num_train_timesteps": schedule.train_timesteps}
     if schedule.alphas_cumprod is not None:
         alphas = schedule.alphas_cumprod.double().cpu()
@@ -255,6 +263,8 @@ def _levels(scheduler: Any, schedule: NoiseSchedule, steps: int) -> list[tuple[f
 
 def _input_scale(scheduler: Any, time: Tensor) -> Tensor | float:
     """What the scheduler multiplies its sample by before the denoiser sees it; 1 for most."""
+    import torch
+
     scale = getattr(scheduler, "scale_model_input", None)
     factor: Tensor | float = scale(torch.ones(()), time) if callable(scale) else 1.0
     return factor

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from vader.protocols import Prediction, SamplerContext, StepOutput
-from vader.shapes import Latents
 from vader.spec import Options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vader.shapes import Latents
 
 
 class FlowEulerOptions(Options):
@@ -32,6 +34,8 @@ class FlowEuler:
     Options = FlowEulerOptions
 
     def __init__(self, options: FlowEulerOptions, context: SamplerContext) -> None:
+        import torch
+
         schedule = context.schedule
         shift = options.shift if options.shift is not None else schedule.shift
         total = schedule.train_timesteps
@@ -45,7 +49,7 @@ class FlowEuler:
         sigma, sigma_next = float(self._sigmas[i]), float(self._sigmas[i + 1])
         prev = latents + (sigma_next - sigma) * model_output
         original = latents - sigma * model_output
-        return StepOutput(prev, original, prev, torch.zeros((), device=latents.device))
+        return StepOutput(prev, original, prev, latents.new_zeros(()))
 
 
 def _shifted(sigma: Tensor, shift: float) -> Tensor:
