@@ -148,12 +148,13 @@ class FakeBackboneOptions(vader.Options):
 
 
 class FakeBackbone:
-    """A backbone that does all that the protocol asks for, with 1,400 random weights."""
+    """A backbone that does all that the protocol asks for, with a thousand random weights."""
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon", "v", "sample", "flow")
     default_sampler: ClassVar[str] = "ddim"
     lora_target_modules: ClassVar[tuple[str, ...]] = ("to_q", "to_v")
     gradient_checkpointing: ClassVar[bool] = True
+    denoiser_name: ClassVar[str | None] = None
     Options = FakeBackboneOptions
 
     def __init__(self, options: FakeBackboneOptions, runtime: Runtime) -> None:
@@ -196,9 +197,15 @@ class FakeBackbone:
     def predict(
         self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]
     ) -> Tensor:
-        """See :class:`vader.protocols.Backbone`."""
-        prediction: Tensor = denoiser(latents, timestep, embeds)
-        return prediction
+        """The net gives a velocity and the rest follows from it: latents then keep their scale, as trained ones do."""
+        velocity: Tensor = denoiser(latents, timestep, embeds)
+        if self.schedule.alphas_cumprod is None or self.schedule.prediction == "v":
+            return velocity
+        level = self.schedule.alphas_cumprod.to(latents.device)[timestep.round().long()].to(latents.dtype)
+        alpha, sigma = level.sqrt()[:, None, None, None, None], (1 - level).sqrt()[:, None, None, None, None]
+        if self.schedule.prediction == "epsilon":
+            return alpha * velocity + sigma * latents
+        return alpha * latents - sigma * velocity
 
     def decode(self, latents: Tensor, frames: Sequence[int] | None = None) -> Tensor:
         """The first three channels, a little mixed, as pixels of 2x2; frame by frame."""

@@ -59,7 +59,9 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def set_to(**listeners: Any) -> None:
         found = [point(name, value) for name, value in listeners.items()]
-        monkeypatch.setattr("vader.hooks.entry_points", lambda group: found if group == "vader.plugins" else ())
+        pairs = [(each, (each.dist.name, "1.0")) for each in found]
+        monkeypatch.setattr("vader.hooks.entry_points", lambda group: found, raising=False)
+        monkeypatch.setattr("vader.hooks.points", lambda group: pairs, raising=False)
 
     set_to()
     return set_to
@@ -174,6 +176,19 @@ def test_a_plugin_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(str(tmp_path))
     Listeners([]).emit("notice", run=RUN, text="hello")
     assert sys.modules.pop("zz_listener_module").heard == ["hello"]
+
+
+def test_a_distribution_with_unreadable_entry_points_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "zz_bad-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zz-bad\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vader.plugins]\nno equals sign\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    heard: list[Any] = []
+    emit_step(Listeners([Hears(heard, "own")]))
+    assert [name for name, *_ in heard] == ["own"]
 
 
 def test_a_validation_has_the_mean_of_each_score() -> None:

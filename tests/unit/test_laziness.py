@@ -15,10 +15,10 @@ HEAVY = ["torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "i
 
 EXPORTED = {
     "Backbone", "Batch", "CheckpointError", "Conditioning", "LaunchError", "Loss", "Method", "NoiseSchedule",
-    "NonFiniteError", "Options", "Prompt", "PromptSource",
-    "RegistryError", "Reward", "Run", "RunFolderError",
-    "RunResult", "RunSpec", "Runtime", "Sampler", "SamplerContext", "SpecError", "StepOutput", "VaderError", "Validation", "Video",
-    "WeightsError", "__version__", "check", "evaluate", "generate", "hookimpl", "train",
+    "NonFiniteError", "Options", "Prompt", "PromptSource", "RegistryError", "Reward", "Run", "RunFolderError",
+    "RunResult", "RunSpec", "Runtime", "Sampler", "SamplerContext", "SpecError", "StepOutput", "VaderError",
+    "Validation", "Video", "WeightsError", "__version__", "check", "evaluate", "generate", "hookimpl",
+    "train",
 }  # fmt: skip
 
 

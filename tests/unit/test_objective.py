@@ -76,7 +76,7 @@ def test_scores_that_are_no_term_do_not_count() -> None:
 
 def test_half_precision_scores_are_combined_in_float32() -> None:
     found = Objective([Term("x"), Term("y")]).reward(
-        {"x": torch.tensor([2048.0], dtype=torch.float16), "y": torch.tensor([1.0], dtype=torch.bfloat16)}
+        {"x": torch.tensor([2048.0], dtype=torch.float16), "y": torch.tensor([1.0], dtype=torch.float16)}
     )
     assert (found.dtype, found.item()) == (torch.float32, 2049)
 

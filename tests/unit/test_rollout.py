@@ -6,17 +6,18 @@ import itertools
 import random
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import pytest
 import torch
-from tests.fakes import TinyDenoiser, fake_schedule, tiny_conditioning
+from tests.fakes import Brightness, FakeBackbone, TinyDenoiser, fake_schedule, tiny_conditioning
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vader.gradient import Window, no_gradient, window
-from vader.protocols import NoiseSchedule, Sampler, SamplerContext, StepOutput, Video
+from vader.protocols import Backbone, NoiseSchedule, Runtime, Sampler, SamplerContext, StepOutput, Video
 from vader.rollout import ClipNoise, rollout
 from vader.samplers.ddim import DDIM
 from vader.samplers.diffusers import DiffusersScheduler
@@ -349,3 +350,40 @@ class TestClipNoise:
         second = ClipNoise(SEEDS[1:], SHAPE, CPU, torch.float64)
         alone = rollout(model.predict, ddim(eta=1.0), CONDITIONING[1:], second, no_gradient(STEPS), guidance_scale=2.0)
         torch.testing.assert_close(alone[0], both[1], rtol=1e-12, atol=1e-12)
+
+
+class TestFakeBackbone:
+    """The stand-in that other tests train must itself be what the protocol asks for."""
+
+    @pytest.mark.parametrize("prediction", ["epsilon", "v", "sample"])
+    def test_makes_clips_that_are_neither_black_nor_white(self, prediction: str) -> None:
+        fake = FakeBackbone(FakeBackbone.Options(prediction=prediction), Runtime(CPU, torch.float32))
+        sampler = DDIM(DDIM.Options(), context(fake.schedule))
+        clips = ClipNoise(SEEDS, (4, 4, 4, 4), CPU, torch.float32)
+        latents = rollout(partial(fake.predict, fake.denoiser), sampler, fake.encode(["a", "b"]), clips, Window(5, 5))
+        frames = fake.decode(latents)
+        assert ((frames > 0) & (frames < 1)).float().mean() > 0.7
+
+    @pytest.mark.parametrize("gradient_checkpointing", [False, True])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_carries_gradient_from_reward_to_adapter(self, dtype: torch.dtype, gradient_checkpointing: bool) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        before = torch.get_rng_state()
+        fake = FakeBackbone(FakeBackbone.Options(), Runtime(CPU, dtype))
+        assert torch.equal(before, torch.get_rng_state())
+        assert isinstance(fake, Backbone)
+        if gradient_checkpointing:
+            fake.enable_gradient_checkpointing()
+        lora = LoraConfig(r=2, target_modules=list(fake.lora_target_modules), init_lora_weights=False)
+        inject_adapter_in_model(lora, fake.denoiser)
+        predict = partial(fake.predict, fake.denoiser)
+        clips = ClipNoise(SEEDS, fake.latent_shape(fake.resolve_video(fake.Options(), {})), CPU, dtype)
+        latents = rollout(predict, ddim(), fake.encode(["red", "blue"]), clips, Window(3, STEPS), guidance_scale=3.0)
+        frames = fake.decode(latents, [2, 0])
+        assert torch.equal(frames, fake.decode(latents)[:, [2, 0]])
+        assert (frames.shape, frames.dtype) == ((2, 2, 3, 8, 8), dtype)
+        Brightness(Brightness.Options()).score(frames, []).sum().backward()
+        gradients = [p.grad for p in fake.denoiser.parameters() if p.requires_grad]
+        assert len(gradients) == 4
+        assert all(g is not None and g.norm() > 1e-6 for g in gradients)

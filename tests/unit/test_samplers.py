@@ -384,6 +384,14 @@ class TestDiffusersScheduler:
             assert {out.prev.dtype, out.mean.dtype, out.original.dtype, out.std.dtype} == {dtype}
 
     @pytest.mark.parametrize("case", ADAPTED)
+    def test_computes_half_precision_outputs_in_the_dtype_of_the_latents(self, case: str) -> None:
+        name, schedule, config, _ = ADAPTED[case]
+        half, full, x = randn(0, torch.bfloat16), randn(0, torch.bfloat16).float(), randn(1, torch.float32)
+        low, high = (adapted(name, schedule, 4, **config).step(output, 0, x, x) for output in (half, full))
+        assert torch.equal(low.prev, high.prev)
+        assert torch.equal(low.original, high.original)
+
+    @pytest.mark.parametrize("case", ADAPTED)
     def test_carries_gradient_to_latents_and_model_outputs(self, case: str) -> None:
         name, schedule, config, _ = ADAPTED[case]
         sampler = adapted(name, schedule, 5, **config)

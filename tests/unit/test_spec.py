@@ -290,10 +290,9 @@ class TestForm:
 
     def test_a_misspelt_field_in_a_list_is_known_by_its_model(self) -> None:
         said = form({**LEAST, "rewards": ["a", {"name": "b", "wieght": 2}]})
-        assert said == [
-            "rewards.1.wieght: unknown field 'wieght'. Did you mean 'weight'? "
-            "Known: name, options, weight, target, label."
-        ]
+        start, _, known = said[0].partition(" Known: ")
+        assert start == "rewards.1.wieght: unknown field 'wieght'. Did you mean 'weight'?"
+        assert set(known.rstrip(".").split(", ")) == {"name", "options", "weight", "target", "label"}
 
     @pytest.mark.parametrize("key", ["learning-rate", "learning[rate]"])
     def test_a_misspelt_field_with_odd_signs_keeps_its_path_and_its_section(self, key: str) -> None:

@@ -73,21 +73,28 @@ def write_clip(path: Path, frames: Frames, fps: float, *, scale: int = 1) -> Non
     Raises:
         ValueError: for another ending.
     """
-    import imageio.v3 as iio
-
     images = to_uint8(frames).repeat(scale, axis=1).repeat(scale, axis=2)
     suffix = path.suffix.lower()
     temporary = path.with_name(f".{path.stem}.partial{suffix}")
+    if suffix not in (".mp4", ".gif", ".png"):
+        raise ValueError(f"cannot write a clip as {path.name!r}; expected a name ending in .mp4, .gif or .png.")
+    try:
+        _write(temporary, suffix, images, fps)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, suffix: str, images: np.ndarray, fps: float) -> None:
+    import imageio.v3 as iio
+
     if suffix == ".mp4":
         odd = (images.shape[1] % 2, images.shape[2] % 2)
         images = np.pad(images, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
         options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1}
         options["output_params"] = ["-crf", "12"]
-        iio.imwrite(temporary, images, fps=fps, plugin="FFMPEG", **options)
+        iio.imwrite(path, images, fps=fps, plugin="FFMPEG", **options)
     elif suffix == ".gif":
-        iio.imwrite(temporary, images, duration=1000 / fps, loop=0)
-    elif suffix == ".png":
-        iio.imwrite(temporary, np.concatenate(list(images), axis=1))
+        iio.imwrite(path, images, duration=1000 / fps, loop=0)
     else:
-        raise ValueError(f"cannot write a clip as {path.name!r}; expected a name ending in .mp4, .gif or .png.")
-    temporary.replace(path)
+        iio.imwrite(path, np.concatenate(list(images), axis=1))

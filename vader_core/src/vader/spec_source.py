@@ -5,8 +5,8 @@ Mistakes are collected as :class:`vader.errors.Problem`, never raised one by one
 
 from __future__ import annotations
 
-import copy
 import difflib
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,12 +29,26 @@ class SpecSource:
     data: dict[str, Any]
     name: str | None = None
     lines: dict[Loc, int] = field(default_factory=dict)
+    elsewhere: set[Loc] = field(default_factory=set)
+    """Paths that overrides have set."""
 
     def problem(self, path: Loc | str, message: str) -> Problem:
         """A mistake at a path, with the line of that path or of its nearest parent."""
-        loc: Loc = tuple(int(p) if p.isdigit() else p for p in path.split(".")) if isinstance(path, str) else path
-        line = next((self.lines[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in self.lines), None)
+        loc = _loc(path) if isinstance(path, str) else path
+        parents = [loc[:n] for n in range(len(loc), 0, -1)]
+        overridden = any(parent in self.elsewhere for parent in parents)
+        line = None if overridden else next((self.lines[parent] for parent in parents if parent in self.lines), None)
         return Problem(".".join(map(str, loc)), message, line)
+
+    def forget_lines(self, path: str) -> None:
+        """A path whose value did not come from the file: neither it nor what is in it has a line."""
+        loc = _loc(path)
+        self.lines = {known: line for known, line in self.lines.items() if known[: len(loc)] != loc}
+        self.elsewhere.add(loc)
+
+
+def _loc(path: str) -> Loc:
+    return tuple(int(part) if part.isdigit() else part for part in path.split("."))
 
 
 def read_source(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> SpecSource:
@@ -50,13 +64,20 @@ def read_source(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Seque
     if isinstance(spec, RunSpec):
         source = SpecSource(spec.model_dump(mode="json"))
     elif isinstance(spec, Mapping):
-        source = SpecSource(copy.deepcopy(dict(spec)))
+        source = SpecSource(_listed(dict(spec)))
     else:
         source = _read_yaml(Path(spec))
     problems = [problem for override in overrides if (problem := _override(source, override))]
     if problems:
         raise SpecError(problems, source.name)
     return source
+
+
+def _listed(value: Any) -> Any:
+    """The same data with lists for tuples, so that overrides can reach into them."""
+    if isinstance(value, dict):
+        return {key: _listed(inner) for key, inner in value.items()}
+    return [_listed(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _read_yaml(path: Path) -> SpecSource:
@@ -66,12 +87,14 @@ def _read_yaml(path: Path) -> SpecSource:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot read the spec file: {reason}. Expected YAML; 'vader init {path.name}' writes a first one."
         raise SpecError([Problem(str(path), message)]) from error
-    loader = yaml.SafeLoader(text)
+    lines: dict[Loc, int] = {}
     try:
-        node = loader.get_single_node()
-        lines: dict[Loc, int] = {}
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
         problems = list(_walk(node, (), lines)) if node is not None else []
-        data = loader.construct_document(node) if node is not None else {}
+        data = yaml.safe_load(text) if node is not None else {}
+    except RecursionError as error:
+        message = "a YAML alias (*name) refers to what contains it. Write the values out."
+        raise SpecError([Problem("", message)], str(path)) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else None
@@ -79,8 +102,6 @@ def _read_yaml(path: Path) -> SpecSource:
             f"not valid YAML: {getattr(error, 'problem', None) or error}. Check indentation, colons and quotes there."
         )
         raise SpecError([Problem("", message, line)], str(path)) from error
-    finally:
-        loader.dispose()
     if not isinstance(data, dict):
         problems.append(Problem("", f"expected a mapping of fields such as 'backbone:', found {type(data).__name__}."))
     if problems:
@@ -96,6 +117,7 @@ def _walk(node: yaml.Node, loc: Loc, lines: dict[Loc, int]) -> Iterable[Problem]
             child = (*loc, str(key.value))
             if child in lines:
                 yield Problem(".".join(map(str, child)), "the key stands twice; remove one.", key.start_mark.line + 1)
+                continue
             lines[child] = key.start_mark.line + 1
             yield from _walk(value, child, lines)
     elif isinstance(node, yaml.SequenceNode):
@@ -126,6 +148,7 @@ def _override(source: SpecSource, text: str) -> Problem | None:
             return Problem(path, f"{'.'.join(keys[:depth])} is {here!r}, which has no field {key!r}.")
         if last:
             here[index] = value
+            source.forget_lines(path.strip())
         else:
             child = here.get(index) if isinstance(here, dict) else here[index]
             if isinstance(child, str):
@@ -140,9 +163,12 @@ def form_problems(source: SpecSource, error: ValidationError, model: type[BaseMo
     return [source.problem(base + _clean(item["loc"]), _say(item, model)) for item in error.errors()]
 
 
+_TAG = re.compile(r"(function-\w+|constrained-\w+|tagged-union|lax-or-strict|literal|list|tuple|dict|set|union)\[.*\]")
+
+
 def _clean(loc: Loc) -> Loc:
-    """Drop the tags that pydantic adds for functions and unions."""
-    return tuple(part for part in loc if not (isinstance(part, str) and ("[" in part or "-" in part)))
+    """Drop the tags that pydantic adds for functions and unions; a field that a user misspelt is none."""
+    return tuple(part for part in loc if not (isinstance(part, str) and _TAG.fullmatch(part)))
 
 
 def _say(item: Any, model: type[BaseModel]) -> str:
@@ -155,8 +181,19 @@ def _say(item: Any, model: type[BaseModel]) -> str:
         info = owner.model_fields.get(str(name)) if owner else None
         about = f" ({info.description.rstrip('.')})" if info is not None and info.description else ""
         return f"missing. Add it{about}."
+    if kind in _SHAPES:
+        return f"expected {_SHAPES[kind]}; found {value!r}."
     expected = str(item["msg"]).replace("Input should be ", "expected ").removeprefix("Value error, ")
     return f"{expected}; found {value!r}."
+
+
+_SHAPES = {
+    "model_type": "a mapping of fields",
+    "dict_type": "a mapping",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
+"""Pydantic's kind of mistake -> the shape that was expected, in words of YAML."""
 
 
 def unknown_field(name: str, known: Sequence[str]) -> str:
