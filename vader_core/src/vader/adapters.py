@@ -168,7 +168,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             f"{str(file)!r} is not a readable safetensors file ({error}). Copy or download it again."
         ) from error
     config_file = file.with_name(PEFT_CONFIG)
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else None
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else None
+        if config is not None:
+            _ = config["r"], config["lora_alpha"], config["target_modules"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise WeightsError(
+            f"{str(config_file)!r} describes no LoRA adapter of peft ({error!r}). Copy it again."
+        ) from error
     return {_plain(name): tensor for name, tensor in state.items()}, config
 
 

@@ -182,7 +182,9 @@ class _Judge:
 
     def plan(self, extra: Sequence[Any]) -> Plan | None:
         spec, parts = self._spec, self._parts
-        method = parts.get(("method",)) or self._default("method", ("method",), spec.method.name)
+        method = parts.get(("method",))
+        if method is None and "method" not in self._source.data:
+            method = self._default("method", ("method",), spec.method.name)
         backbone = parts.get(("backbone",))
         sampler = self._sampler(backbone)
         video = self._video(backbone)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from vader.errors import CheckpointError
 from vader.storage import sync_folder, write_json
@@ -93,11 +94,12 @@ def save(
         manifest = {"step": step, "digest": digest, "processes": len(rng), "counters": dict(counters), "files": files}
         write_json(partial / _MANIFEST, manifest)
         sync_folder(partial)
-        if final.exists():
+        if final.is_dir():
             shutil.rmtree(final)
+        final.unlink(missing_ok=True)
         partial.replace(final)
         sync_folder(checkpoints)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
@@ -130,11 +132,15 @@ def verify(path: Path) -> Checkpoint:
 
 def newest(checkpoints: Path, notice: Callable[[str], None]) -> Checkpoint | None:
     """The newest sound checkpoint; damaged ones are passed over, with a notice each. None when there is none."""
-    for path in sorted(checkpoints.glob("step-*"), reverse=True):
+    paths = sorted(checkpoints.glob("step-*"), reverse=True)
+    for path in paths:
         try:
             return verify(path)
         except CheckpointError as error:
-            notice(f"checkpoint {error} The one before it is used.")
+            last = path == paths[-1]
+            notice(
+                f"checkpoint {error} {'The run starts from the beginning' if last else 'The one before it is used'}."
+            )
     return None
 
 

@@ -66,6 +66,15 @@ def _console() -> Console:
     return Console()
 
 
+def _hide_loading_bars() -> None:
+    """transformers draws a bar for every file it loads, through ours; downloads keep theirs."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
@@ -118,6 +127,8 @@ def _train(spec: str, overrides: list[str], resume: bool) -> None:
     if os.environ.get("RANK", "0") == "0":
         console.print("loading ...", highlight=False)
     from vader.training import train as run_training
+
+    _hide_loading_bars()
 
     progress = ProgressListener(console)
     try:
@@ -182,6 +193,8 @@ def generate(
         raise SpecError([Problem("--file-type", f"expected mp4, gif or png; found {file_type!r}.")], "the command")
     from vader.generation import generate as run_generation
 
+    _hide_loading_bars()
+
     made = run_generation(
         source,
         prompts,
@@ -210,6 +223,8 @@ def evaluate(
 ) -> None:
     """Judge a model on the validation prompts, with its adapter and without."""
     from vader.evaluation import evaluate as run_evaluation
+
+    _hide_loading_bars()
 
     console = _console()
     with console.status("loading ...") as status:

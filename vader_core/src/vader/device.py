@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
-from vader.errors import Problem, SpecError
-from vader.launch import require_world
+from vader.errors import LaunchError, Problem, SpecError
+from vader.launch import require_world, started
 from vader.spec import RunSpec
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -59,12 +59,14 @@ def make_accelerator(spec: RunSpec) -> Accelerator:
     arguments: dict[str, Any] = {}
     if spec.trackers:
         arguments = {"log_with": list(spec.trackers), "project_dir": spec.output}
-    accelerator = Accelerator(
-        mixed_precision=spec.train.mixed_precision,
-        cpu=on_cpu(spec),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False), AutocastKwargs(enabled=False)],
-        **arguments,
-    )
+    arguments["kwargs_handlers"] = [
+        DistributedDataParallelKwargs(broadcast_buffers=False),
+        AutocastKwargs(enabled=False),
+    ]
+    try:
+        accelerator = Accelerator(mixed_precision=spec.train.mixed_precision, cpu=on_cpu(spec), **arguments)
+    except ValueError as error:
+        raise LaunchError(f"accelerate cannot join {started() or 1} processes: {error}.") from error
     require_world(accelerator.num_processes)
     return accelerator
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vader import build
+from vader.errors import Problem, SpecError
 from vader.hooks import Validation
 from vader.session import Session, open_session
 from vader.validation import chosen, clip_writer, judge_clips
@@ -44,6 +45,8 @@ def evaluate(
         WeightsError: weights or adapter cannot be loaded.
     """
     session = open_session(source, overrides, adapter, judged=True)
+    if session.plan.spec.validation.clips == 0:
+        raise SpecError([Problem("validation.clips", "0 turns validation off; evaluation needs 1 or more.")])
     folder = Path(output).expanduser() if output is not None else None
     rounds = 1 if session.adapter is None else 2
     total = rounds * session.plan.spec.validation.clips

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vader import build
+from vader.errors import RunFolderError
 from vader.frames import tile, write_clip
 from vader.gradient import no_gradient
 from vader.protocols import Prompt
@@ -76,7 +77,10 @@ def generate(
     folder = Path(output).expanduser() if output is not None else None
     fps = session.plan.video.fps or 8.0
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot write clips to {str(folder)!r}: {error.strerror}.") from error
     for start in range(0, len(wanted), batch_size):
         rows = wanted[start : start + batch_size]
         with torch.no_grad():

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vader.errors import RunFolderError
 from vader.hooks import Run, Validation, hookimpl
 
 if TYPE_CHECKING:
@@ -24,8 +25,13 @@ class MetricsFile:
     def vader_step_finished(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         """See :class:`vader.hooks.Events`."""
         line = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **line}) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **line}) + "\n")
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {str(self._path)!r}: {error.strerror}. Make room, then resume the run."
+            ) from error
 
 
 class Trackers:

@@ -148,7 +148,7 @@ class Optimization:
         said = _describe(step + 1, metrics)
         if self.counters.in_a_row >= self._spec.max_nonfinite:
             raise NonFiniteError(
-                f"{said} It was the {self.counters.in_a_row}th skipped step in a row (train.max_nonfinite). "
+                f"{said} That makes {self.counters.in_a_row} optimizer steps in a row (train.max_nonfinite). "
                 "The last checkpoint stands. Lower the learning rate or look at the reward that is named."
             )
         return f"{said} The optimizer step was skipped."
@@ -160,4 +160,7 @@ def _describe(step: int, metrics: Mapping[str, float]) -> str:
     wrong = [
         f"{name.replace('score/', 'reward ')} = {metrics[name]}" for name in names if not math.isfinite(metrics[name])
     ]
+    if wrong == [f"grad_norm = {metrics['grad_norm']}"]:  # then every reward may be at fault
+        scores = [f"{key.replace('score/', 'reward ')} = {metrics[key]:.4g}" for key in names[2:]]
+        wrong.append(f"with {', '.join(scores)}")
     return f"optimizer step {step}: {', '.join(wrong)}."

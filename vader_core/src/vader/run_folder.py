@@ -77,8 +77,6 @@ class RunFolder:
         if (self.path / SPEC).is_file():
             self._same_run(spec, resume)
         checkpoint.clear_partial(self.path)
-        for folder in (self.checkpoints, self.samples):
-            folder.mkdir(exist_ok=True)
         found = checkpoint.newest(self.checkpoints, notice)
         self._trim_metrics(found.step if found else 0)
         write_text(self.path / SPEC, spec.to_yaml())
@@ -90,6 +88,8 @@ class RunFolder:
             probe = self.path / ".probe.partial"
             probe.write_text("probe", encoding="utf-8")
             probe.unlink()
+            for folder in (self.checkpoints, self.samples):
+                folder.mkdir(exist_ok=True)
         except OSError as error:
             raise RunFolderError(
                 f"output: cannot write to {str(self.path)!r}: {error.strerror}. "

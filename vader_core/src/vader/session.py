@@ -10,7 +10,7 @@ from typing import Any
 from vader import adapters, build, checkpoint
 from vader.conditioning import ConditioningCache
 from vader.device import DTYPES, make_accelerator
-from vader.errors import WeightsError
+from vader.errors import RunFolderError, WeightsError
 from vader.methods.scene import Scene
 from vader.run_folder import SPEC
 from vader.seeding import derive
@@ -40,12 +40,15 @@ def locate(source: Any, adapter: str | Path | None) -> tuple[Any, Path | None]:
         adapter: an adapter's folder or file; None takes the run folder's own.
 
     Raises:
-        WeightsError: the run folder holds no adapter.
+        RunFolderError: the folder is not that of a run.
+        WeightsError: it holds no adapter.
     """
     chosen = Path(adapter).expanduser() if adapter is not None else None
     if not isinstance(source, str | Path) or not Path(source).is_dir():
         return source, chosen
     folder = Path(source)
+    if not (folder / SPEC).is_file():
+        raise RunFolderError(f"{str(folder)!r} is not the folder of a run: it has no {SPEC}.")
     return folder / SPEC, chosen or newest_adapter(folder)
 
 

@@ -130,7 +130,8 @@ class _Trainer:
             )
         if found.digest != self._spec.digest():
             raise CheckpointError(
-                f"{found.path.name} was written for another spec than this folder's. Remove it, or use its own run folder."
+                f"{found.path.name} was written for another spec than this folder's. "
+                "Remove it, or resume in the folder it comes from."
             )
         adapters.load_into(self._backbone.denoiser, found.adapter)
         state = found.training_state()
