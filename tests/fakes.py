@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -143,8 +144,8 @@ class FakeDenoiser(nn.Module):
 class FakeBackboneOptions(vader.Options):
     """Options of :class:`FakeBackbone`."""
 
-    prediction: Literal["epsilon", "v", "sample", "flow"] = "epsilon"
-    seed: int = 0
+    prediction: Literal["epsilon", "v", "sample", "flow"] = Field("epsilon", description="What it predicts.")
+    seed: int = Field(0, description="Seed of the random weights.")
 
 
 class FakeBackbone:
@@ -165,7 +166,7 @@ class FakeBackbone:
         with torch.no_grad():
             for parameter in self.denoiser.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * WIDTH**-0.5)
-        self.denoiser.requires_grad_(False).to(runtime.device, runtime.dtype)
+        self.denoiser.requires_grad_(False).eval().to(runtime.device, runtime.dtype)
         pixels = torch.eye(3, CHANNELS) + 0.1 * torch.randn(3, CHANNELS, generator=generator)
         self._pixels = (0.4 * pixels).to(runtime.device, runtime.dtype)
         self.schedule = fake_schedule(options.prediction)
@@ -198,7 +199,8 @@ class FakeBackbone:
         self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]
     ) -> Tensor:
         """The net gives a velocity and the rest follows from it: latents then keep their scale, as trained ones do."""
-        velocity: Tensor = denoiser(latents, timestep, embeds)
+        dtype = self._runtime.dtype
+        velocity: Tensor = denoiser(latents.to(dtype), timestep, embeds.to(dtype)).to(latents.dtype)
         if self.schedule.alphas_cumprod is None or self.schedule.prediction == "v":
             return velocity
         level = self.schedule.alphas_cumprod.to(latents.device)[timestep.round().long()].to(latents.dtype)
@@ -227,7 +229,7 @@ class Brightness:
     class Options(vader.Options):
         """Options of :class:`Brightness`."""
 
-        level: float = 1.0
+        level: float = Field(1.0, description="The mean wanted.")
 
     def __init__(self, options: Any) -> None:
         self.level: float = options.level
@@ -259,7 +261,9 @@ class FakePrompts:
     class Options(vader.Options):
         """Options of :class:`FakePrompts`."""
 
-        texts: tuple[str, ...] = ("a red circle", "a blue square", "a green triangle")
+        texts: tuple[str, ...] = Field(
+            ("a red circle", "a blue square", "a green triangle"), description="The prompts."
+        )
 
     def __init__(self, options: Any) -> None:
         self.texts: tuple[str, ...] = options.texts

@@ -1,4 +1,4 @@
-"""What the integration tests share: a tiny run, runs compared, checkpoints damaged, rewards and listeners that misbehave."""
+"""What the integration tests share: a tiny run, runs compared, damage, rewards and listeners that misbehave."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     """``base`` with ``changes`` laid over it, mapping by mapping."""
     out = dict(base)
     for key, value in changes.items():
-        out[key] = merged(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), Mapping) else value
+        out[key] = (
+            merged(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), Mapping) else value
+        )
     return out
 
 
@@ -62,7 +64,12 @@ def environment(**more: str) -> dict[str, str]:
     """For a subprocess: as in ``tests/conftest.py``, and nothing that a launcher has set."""
     launcher = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION")
     kept = {key: value for key, value in os.environ.items() if key not in launcher}
-    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **more}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "COLUMNS": "200",
+        **more,
+    }
 
 
 def python(arguments: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]:

@@ -14,29 +14,29 @@ from typing import Any
 
 import pytest
 import torch
-
-import vader
 from tests.integration.harness import (
+    ADAPTER_FILE,
     BACKBONE,
     At,
     assert_same_run,
     left_behind,
     tiny,
 )
+
+import vader
 from vader import adapters, checkpoint, registry
 
 Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
-def unloaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when weights are loaded."""
 
     def refuse(*arguments: Any) -> None:
         pytest.fail("weights were loaded")
 
     monkeypatch.setattr(registry.load("backbone", BACKBONE), "__init__", refuse)
-    yield
 
 
 @pytest.fixture(scope="module")
@@ -210,17 +210,17 @@ def test_a_full_disk_at_the_final_adapter(unbroken: Path, tmp_path: Path, monkey
     folder = tmp_path / "run"
     save = adapters.save
 
-    def failing(denoiser: torch.nn.Module, target: Path, *rest: Any) -> None:
-        if target.parent == folder:
-            (target / "adapter_model.safetensors").write_bytes(b"half")
+    def failing(denoiser: torch.nn.Module, target: Path, denoiser_name: str | None = None) -> None:
+        if "checkpoints" not in target.parts:
+            (target / ADAPTER_FILE).write_bytes(b"half")
             full()
-        save(denoiser, target, *rest)
+        save(denoiser, target, denoiser_name)
 
     with monkeypatch.context() as patch:
         patch.setattr(adapters, "save", failing)
         with pytest.raises(vader.CheckpointError, match="No space left on device"):
             vader.train(tiny(folder))
-    assert not (folder / "adapter" / "adapter_model.safetensors").exists(), "half an adapter passes for a whole one"
+    assert not (folder / "adapter" / ADAPTER_FILE).exists(), "half an adapter passes for a whole one"
     assert left_behind(folder) == []
     vader.train(tiny(folder), resume=True)
     assert_same_run(folder, unbroken)
@@ -231,10 +231,10 @@ def test_a_final_adapter_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.
     folder = tmp_path / "run"
     save = adapters.save
 
-    def dying(denoiser: torch.nn.Module, target: Path, *rest: Any) -> None:
-        save(denoiser, target, *rest)
+    def dying(denoiser: torch.nn.Module, target: Path, denoiser_name: str | None = None) -> None:
+        save(denoiser, target, denoiser_name)
         if "checkpoints" not in target.parts:
-            (target / "adapter_model.safetensors").write_bytes(b"half")
+            (target / ADAPTER_FILE).write_bytes(b"half")
             raise SystemExit(9)
 
     with monkeypatch.context() as patch:

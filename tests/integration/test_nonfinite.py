@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.integration.harness import BRIGHTNESS, Faulty, Notices, adapter, records, tiny
 from torch import Tensor
 
 import vader
-from tests.integration.harness import BRIGHTNESS, Faulty, Notices, adapter, records, tiny
 from vader import adapters, checkpoint
 from vader.optimization import Optimization
 
@@ -119,7 +119,14 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path, value: float, gradient: b
     with pytest.raises(vader.NonFiniteError) as error:
         vader.train(spec(folder, train={"max_nonfinite": 3}), rewards=[reward])
     message = str(error.value)
-    for said in ("optimizer step 6: ", named, "3 optimizer steps in a row", "train.max_nonfinite", "checkpoint stands", "learning rate"):
+    for said in (
+        "optimizer step 6: ",
+        named,
+        "3 optimizer steps in a row",
+        "train.max_nonfinite",
+        "checkpoint stands",
+        "learning rate",
+    ):
         assert said in message, message
     last = checkpoint.newest(folder / "checkpoints", pytest.fail)
     assert last is not None
@@ -140,9 +147,7 @@ def test_a_run_on_reward_objects_generates(tmp_path: Path) -> None:
 def test_a_gradient_that_is_not_finite_names_the_reward_it_may_come_from(tmp_path: Path) -> None:
     """Loss and scores are finite then: the message must still say which rewards were in play."""
     with pytest.raises(vader.NonFiniteError, match="faulty"):
-        vader.train(
-            spec(tmp_path / "run", train={"max_nonfinite": 1}), rewards=[Faulty(range(9), gradient=True)]
-        )
+        vader.train(spec(tmp_path / "run", train={"max_nonfinite": 1}), rewards=[Faulty(range(9), gradient=True)])
 
 
 def test_only_the_reward_at_fault_is_named(tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import vader
 from tests.integration.harness import (
     ADAPTER_FILE,
     PROMPT_LENGTH,
@@ -28,6 +26,8 @@ from tests.integration.harness import (
     tiny,
     truncate,
 )
+
+import vader
 from vader import checkpoint
 
 STEPS = 6

@@ -18,6 +18,7 @@ PEFT_FILE = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 _PEFT_PREFIX = "base_model.model."
+_METADATA = "lora_adapter_metadata"
 _PREFIXES = (_PEFT_PREFIX, "transformer.", "unet.", "diffusion_model.")
 
 
@@ -115,11 +116,12 @@ def save(denoiser: nn.Module, folder: Path, denoiser_name: str | None = None) ->
 
     state = state_dict(denoiser)
     config = _config_dict(denoiser)
-    save_file({_PEFT_PREFIX + name: tensor for name, tensor in state.items()}, folder / PEFT_FILE, {"format": "pt"})
+    own = {"format": "pt", _METADATA: json.dumps(config, sort_keys=True)}  # a bare file keeps its alpha
+    save_file({_PEFT_PREFIX + name: tensor for name, tensor in state.items()}, folder / PEFT_FILE, own)
     (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if denoiser_name is not None:
         prefixed = {f"{denoiser_name}.{key}": value for key, value in config.items() if key in _DIFFUSERS_KEYS}
-        metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(prefixed, sort_keys=True)}
+        metadata = {"format": "pt", _METADATA: json.dumps(prefixed, sort_keys=True)}
         save_file(
             {f"{denoiser_name}.{name}": tensor for name, tensor in state.items()}, folder / DIFFUSERS_FILE, metadata
         )
@@ -142,6 +144,25 @@ def _jsonable(value: Any) -> Any:
     return value.value if hasattr(value, "value") else value
 
 
+def locate(path: Path) -> Path:
+    """The file that holds an adapter's tensors.
+
+    Args:
+        path: a folder in peft's or diffusers' layout, or one .safetensors file.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    files = [path / PEFT_FILE, path / DIFFUSERS_FILE] if path.is_dir() else [path]
+    file = next((candidate for candidate in files if candidate.is_file()), None)
+    if file is None or file.suffix != ".safetensors":
+        raise WeightsError(
+            f"no adapter at {str(path)!r}. Expected a folder with {PEFT_FILE} or {DIFFUSERS_FILE}, "
+            "or a .safetensors file."
+        )
+    return file
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """An adapter's tensors by plain name, and its peft configuration when there is one beside them.
 
@@ -151,25 +172,21 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     Raises:
         WeightsError: nothing there, or not a safetensors file.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
-    files = [path / PEFT_FILE, path / DIFFUSERS_FILE] if path.is_dir() else [path]
-    file = next((candidate for candidate in files if candidate.is_file()), None)
-    if file is None or file.suffix != ".safetensors":
-        raise WeightsError(
-            f"no adapter at {str(path)!r}. "
-            f"Expected a folder with {PEFT_FILE} or {DIFFUSERS_FILE}, or a .safetensors file."
-        )
+    file = locate(path)
     try:
         state = load_file(file)
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{str(file)!r} is not a readable safetensors file ({error}). Copy or download it again."
         ) from error
     config_file = file.with_name(PEFT_CONFIG)
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else None
+        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else _embedded(metadata)
         if config is not None:
             _ = config["r"], config["lora_alpha"], config["target_modules"]
     except (ValueError, LookupError, TypeError) as error:
@@ -177,6 +194,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             f"{str(config_file)!r} describes no LoRA adapter of peft ({error!r}). Copy it again."
         ) from error
     return {_plain(name): tensor for name, tensor in state.items()}, config
+
+
+def _embedded(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """The peft configuration inside a file: ours plain, diffusers' with the denoiser's name before each key."""
+    if _METADATA not in metadata:
+        return None
+    return {key.rsplit(".", 1)[-1]: value for key, value in json.loads(metadata[_METADATA]).items()}
 
 
 def load_into(denoiser: nn.Module, path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from vader import registry
-from vader.errors import Problem, RegistryError, SpecError
+from vader.errors import Problem, RegistryError, SpecError, WeightsError
 from vader.protocols import PromptSource, Reward, Video
 from vader.spec import Options, RunSpec
 from vader.spec_source import Loc, SpecSource, form_problems, impossible, read_source, unknown_field
@@ -94,13 +94,14 @@ def check(spec: Spec, overrides: Sequence[str] = ()) -> RunSpec:
     return plan(spec, overrides).spec
 
 
-def plan(spec: Spec, overrides: Sequence[str] = (), rewards: Sequence[Any] = ()) -> Plan:
+def plan(spec: Spec, overrides: Sequence[str] = (), rewards: Sequence[Any] = (), *, training: bool = True) -> Plan:
     """Judge a spec.
 
     Args:
         spec: see :func:`check`.
         overrides: see :func:`check`.
         rewards: objects, classes or functions to add to the spec's rewards, each with weight 1.
+        training: demand a reward to train on.
 
     Raises:
         SpecError: with every mistake found.
@@ -117,7 +118,7 @@ def plan(spec: Spec, overrides: Sequence[str] = (), rewards: Sequence[Any] = ())
     made = None
     if valid is not None:
         problems += impossible(valid, source)
-        made = _Judge(valid, source, parts.found, problems).plan(rewards)
+        made = _Judge(valid, source, parts.found, problems).plan(rewards, training)
     if problems or made is None:
         raise SpecError(problems, source.name)
     return made
@@ -180,7 +181,7 @@ class _Judge:
     def _say(self, path: Loc | str, message: str) -> None:
         self._problems.append(self._source.problem(path, message))
 
-    def plan(self, extra: Sequence[Any]) -> Plan | None:
+    def plan(self, extra: Sequence[Any], training: bool) -> Plan | None:
         spec, parts = self._spec, self._parts
         method = parts.get(("method",))
         if method is None and "method" not in self._source.data:
@@ -190,7 +191,9 @@ class _Judge:
         video = self._video(backbone)
         rewards = self._rewards(("rewards",), extra)
         held_out = self._rewards(("validation", "rewards"), ())
-        self._judge_rewards(method, rewards, video)
+        if training:
+            self._judge_rewards(method, rewards, video)
+        self._judge_adapter()
         prompts = self._prompts(("prompts",))
         validation = self._prompts(("validation", "prompts")) if spec.validation.prompts else prompts
         if self._problems:
@@ -279,6 +282,17 @@ class _Judge:
                 )
                 self._say(f"rewards.{index}.name", message)
             self._judge_frames(f"rewards.{index}.name", part, video)
+
+    def _judge_adapter(self) -> None:
+        init = self._spec.backbone.adapter.init
+        if init is None:
+            return
+        from vader.adapters import locate
+
+        try:
+            locate(Path(init).expanduser())
+        except WeightsError as error:
+            self._say("backbone.adapter.init", str(error))
 
     def _judge_frames(self, path: str, part: Part, video: Video | None) -> None:
         if video is None or (self._spec.frames.index or 0) >= video.frames:

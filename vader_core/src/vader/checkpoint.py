@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, verified when read, enough for an exact resumption.
 
 A checkpoint is a folder ``step-000100`` with ``adapter/`` (peft layout), ``optimizer.pt``, one ``rng-N.json`` per
-process and ``manifest.json``, which holds step, spec digest and the SHA-256 of every other file.
+process and ``manifest.json``, which holds step, spec digest, the SHA-256 of every other file and its own.
 """
 
 from __future__ import annotations
@@ -81,32 +81,56 @@ def save(
     Raises:
         CheckpointError: it could not be written; earlier ones are untouched.
     """
+
+    def write(folder: Path) -> None:
+        (folder / _ADAPTER).mkdir()
+        write_adapter(folder / _ADAPTER)
+        torch.save(dict(training), folder / _OPTIMIZER)
+        for rank, state in enumerate(rng):
+            (folder / f"rng-{rank}.json").write_text(json.dumps(state), encoding="utf-8")
+        files = {str(file.relative_to(folder)): _sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+        manifest = {"step": step, "digest": digest, "processes": len(rng), "counters": dict(counters), "files": files}
+        write_json(folder / _MANIFEST, {**manifest, "sha256": _sealed(manifest)})
+
     final = checkpoints / folder_name(step)
-    partial = checkpoints / f".{final.name}.partial"
+    replace_folder(final, write, f"checkpoint of step {step}")
+    return final
+
+
+def replace_folder(final: Path, write: Callable[[Path], None], called: str = "the adapter") -> None:
+    """Write a folder under a temporary name, flush it, rename it.
+
+    Args:
+        final: the folder; one of that name is replaced.
+        write: fills an empty folder.
+        called: what it is, for the message.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
+    partial = final.with_name(f".{final.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        (partial / _ADAPTER).mkdir(parents=True)
-        write_adapter(partial / _ADAPTER)
-        torch.save(dict(training), partial / _OPTIMIZER)
-        for rank, state in enumerate(rng):
-            (partial / f"rng-{rank}.json").write_text(json.dumps(state), encoding="utf-8")
-        files = {str(file.relative_to(partial)): _sha256(file) for file in sorted(partial.rglob("*")) if file.is_file()}
-        manifest = {"step": step, "digest": digest, "processes": len(rng), "counters": dict(counters), "files": files}
-        write_json(partial / _MANIFEST, manifest)
+        partial.mkdir(parents=True)
+        write(partial)
         sync_folder(partial)
         if final.is_dir():
             shutil.rmtree(final)
         final.unlink(missing_ok=True)
         partial.replace(final)
-        sync_folder(checkpoints)
+        sync_folder(final.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
-            f"checkpoint of step {step} could not be written to {str(checkpoints)!r}: {reason}. "
+            f"{called} could not be written to {str(final.parent)!r}: {reason}. "
             "Earlier checkpoints are intact; make room or correct the permissions, then resume the run."
         ) from error
-    return final
+
+
+def _sealed(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's own values."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:
@@ -122,11 +146,13 @@ def verify(path: Path) -> Checkpoint:
     """
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        if manifest.pop("sha256") != _sealed(manifest):
+            raise CheckpointError(f"{path.name}: {_MANIFEST} is damaged (its own SHA-256 differs).")
         for name, expected in manifest["files"].items():
             if _sha256(path / name) != expected:
                 raise CheckpointError(f"{path.name}: {name} is damaged (its SHA-256 differs from the manifest's).")
         return Checkpoint(path, manifest["step"], manifest["digest"], manifest["processes"], manifest["counters"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path.name}: damaged or incomplete ({type(error).__name__}: {error}).") from error
 
 

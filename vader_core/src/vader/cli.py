@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vader import __version__
+from vader import __version__, cli_plugins
 from vader.errors import VaderError
 
 if TYPE_CHECKING:
@@ -112,9 +112,7 @@ def train(
     asked = checked.train.processes
     if asked is not None and asked > 1 and launch.started() is None:
         arguments = ["train", spec, *(f"--set={override}" for override in overrides), *(["--resume"] if resume else [])]
-        from vader.device import on_cpu
-
-        raise SystemExit(launch.relaunch(arguments, asked, cpu=on_cpu(checked)))
+        raise SystemExit(launch.relaunch(arguments, asked))
     _train(spec, overrides, resume)
 
 
@@ -244,20 +242,6 @@ def evaluate(
 
 
 @app.command()
-def plugins(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """List every installed component, and the known ones that are not installed."""
-    from vader import registry
-
-    rows = registry.overview()
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
-    for row in ({key: key for key in widths}, *rows):
-        typer.echo("  ".join(f"{row[key]:<{width}}" for key, width in widths.items()).rstrip())
-
-
-@app.command()
 def schema() -> None:
     """Write the JSON schema of the run spec, with the options of every installed component."""
     from vader.schema import run_schema
@@ -293,3 +277,6 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) ->
     if not (run / "spec.yaml").is_file():
         raise RunFolderError(f"{str(run)!r} is not the folder of a run: it has no spec.yaml.")
     typer.echo(str(write_report(run)))
+
+
+cli_plugins.register(app)

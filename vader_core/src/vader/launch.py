@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from tempfile import TemporaryFile
 
 from vader.errors import LaunchError
 
@@ -50,30 +56,62 @@ def require_world(joined: int) -> None:
         )
 
 
-def relaunch(arguments: Sequence[str], processes: int, *, cpu: bool) -> int:
-    """Run ``vader`` again with these arguments in several processes, and wait.
+def relaunch(arguments: Sequence[str], processes: int) -> int:
+    """Run ``vader`` again with these arguments in several processes of this machine, and wait.
 
-    On GPUs through ``accelerate launch``; on CPU through torch's own launcher, which accelerate's leaves out there.
+    They are started here, with the environment that torch's launcher would give them, because the launchers print stack
+    traces of their own for a user's mistake, give a run half a minute to save, and on CPU accelerate's starts a single
+    process. SIGTERM and Ctrl-C are passed on: the processes save and end by themselves.
 
     Returns:
-        The exit code.
+        The exit code: of the first process, which speaks for all, or of another that failed.
     """
-    if cpu:
-        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    else:
-        launcher = [
-            "accelerate.commands.launch",
-            "--multi_gpu",
-            "--num_machines",
-            "1",
-            "--num_processes",
-            str(processes),
+    command = [sys.executable, "-m", "vader", *arguments]
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
+    common |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    with ExitStack() as stack:
+        said = [stack.enter_context(TemporaryFile()) for _ in range(processes - 1)]
+        workers = [
+            # sessions of their own, so that Ctrl-C in a terminal reaches them once, from here
+            subprocess.Popen(
+                command, env={**common, "RANK": rank, "LOCAL_RANK": rank}, stderr=err, start_new_session=True
+            )
+            for rank, err in zip(map(str, range(processes)), [None, *said], strict=True)
         ]
-    command = [sys.executable, "-m", *launcher, "-m", "vader", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    process = subprocess.Popen(command, env=environment)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue  # the children get the signal too, save, and end by themselves
+
+        def pass_on(number: int, frame: object) -> None:
+            for worker in workers:
+                worker.send_signal(number)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            stack.callback(signal.signal, number, signal.signal(number, pass_on))
+        codes = [128 - code if code < 0 else code for code in _wait(workers)]
+        if codes[0] not in (0, *_EXPLAINED):
+            for file in said:
+                file.seek(0)
+                sys.stderr.write(file.read().decode(errors="replace"))
+        return codes[0] or max(codes)
+
+
+_EXPLAINED = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes after which the first process has said all there is to say."""
+_GRACE = 20.0
+"""Seconds in which the others may notice that one has failed; some would wait for it for ever."""
+
+
+def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    deadline = math.inf
+    while None in (codes := [worker.poll() for worker in workers]):
+        if any(code not in (None, 0, *_EXPLAINED[1:]) for code in codes):
+            deadline = min(deadline, time.monotonic() + _GRACE)
+        if time.monotonic() > deadline:
+            for worker in workers:
+                worker.kill()
+        time.sleep(0.1)
+    return [code for code in codes if code is not None]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

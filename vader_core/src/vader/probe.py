@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vader.errors import BrokenComponent
-from vader.registry import CAPABILITIES, Entry, load, misfit
+from vader.registry import CAPABILITIES, Entry, misfit
 
 HEAVY = ("torch", "diffusers", "transformers", "tensorflow", "jax")
 """Modules that take seconds to import; judging a spec must not."""
@@ -46,7 +46,7 @@ def probe(entries: Sequence[Entry], timeout: float = 30.0) -> list[Report]:
     """Import components in another process, one after the other; one that ends or stalls it is passed over.
 
     Args:
-        entries: what to import; the name of unpackaged code stands in ``value``.
+        entries: what to import.
         timeout: seconds for each.
 
     Returns:
@@ -107,7 +107,7 @@ def _judge(entry: Entry) -> Report:
     _EVENTS.clear()
     status, cause, fix, capabilities = "ok", "", "", {}
     try:
-        component = load(entry.kind, entry.value) if entry.distribution == "" else entry.load()
+        component = entry.load()
         if verdict := misfit(entry.kind, component):
             status, cause, fix = verdict.status, verdict.cause, verdict.fix
         found = {name: getattr(component, name) for name in CAPABILITIES if hasattr(component, name)}

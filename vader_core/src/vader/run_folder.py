@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from vader import checkpoint
 from vader.errors import RunFolderError
 from vader.spec import RunSpec, differences, load_run_spec
@@ -74,10 +76,15 @@ class RunFolder:
         """
         self._make()
         self.require_space(_SPARE_BYTES)
-        if (self.path / SPEC).is_file():
+        described = (self.path / SPEC).is_file()
+        if described or any(self.checkpoints.glob("step-*")):
             self._same_run(spec, resume)
         checkpoint.clear_partial(self.path)
         found = checkpoint.newest(self.checkpoints, notice)
+        if found and not described and found.digest != spec.digest():
+            raise RunFolderError(
+                f"output: {str(found.path)!r} is of another spec, and {SPEC} is gone. Use another folder."
+            )
         self._trim_metrics(found.step if found else 0)
         write_text(self.path / SPEC, spec.to_yaml())
         return found
@@ -115,13 +122,21 @@ class RunFolder:
                 f"output: {str(self.path)!r} already holds a run. "
                 "Resume it with --resume (resume=True), or choose another folder."
             )
-        changed = differences(load_run_spec(self.path), spec)
+        changed = differences(self._started_with(), spec) if (self.path / SPEC).is_file() else []
         if changed:
             listed = "".join(f"\n  {change}" for change in changed)
             raise RunFolderError(
                 f"output: {str(self.path)!r} holds a run of another spec; resuming would mix them:{listed}\n"
                 "Use the spec it was started with, or another folder."
             )
+
+    def _started_with(self) -> RunSpec:
+        try:
+            return load_run_spec(self.path)
+        except (ValueError, YAMLError) as error:
+            raise RunFolderError(
+                f"output: {str(self.path / SPEC)!r} has been changed and is no spec now: {error}"
+            ) from error
 
     def _trim_metrics(self, step: int) -> None:
         """Drop lines of optimizer steps after ``step``: they will be made again. A torn last line goes too."""

@@ -83,7 +83,7 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
         WeightsError: weights or adapter cannot be loaded.
     """
     spec_source, path = locate(source, adapter)
-    plan = build.plan(spec_source, overrides)
+    plan = build.plan(spec_source, overrides, training=False)
     accelerator = make_accelerator(plan.spec)
     device, dtype = accelerator.device, DTYPES[plan.spec.train.mixed_precision]
     shape = adapters.spec_of(path) if path is not None else _initial(plan)

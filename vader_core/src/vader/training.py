@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -279,10 +280,9 @@ class _Trainer:
         read = [read_validation(self._folder.samples, step, settings) for step in steps if step <= self._step]
         validations = tuple(validation for validation in read if validation is not None)
         if stopped is None and self._accelerator.is_main_process:
-            final = self._folder.path / "adapter"
-            final.mkdir(exist_ok=True)
             name = self._plan.backbone.capability("denoiser_name", None)
-            adapters.save(self._backbone.denoiser, final, name)
+            write = partial(adapters.save, self._backbone.denoiser, denoiser_name=name)
+            checkpoint.replace_folder(self._folder.path / "adapter", write)
         result = RunResult(self._folder.path, self._step, stopped, metrics, validations, skipped)
         self._emit("run_finished", result=result)
         return result

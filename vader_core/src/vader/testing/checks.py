@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -65,18 +66,19 @@ CHECKS: dict[str, dict[str, Check]] = {kind: {} for kind in KINDS}
 Function = TypeVar("Function", bound="Callable[[Subject], None]")
 
 
-def check(*kinds: str, needs: tuple[str, ...] = (), live: bool = True) -> Callable[[Function], Function]:
+def check(*kinds: str, needs: tuple[str, ...] = (), live: bool = True, first: bool = False) -> Callable[[Function], Function]:
     """Register a check under its function's name; the docstring's first line is its promise.
 
     Args:
         kinds: of component.
         needs: checks that must hold first.
         live: whether it needs a constructed component, and so ``is_constructed``.
+        first: whether it needs nothing at all.
     """
 
     def register(function: Function) -> Function:
         promise = (function.__doc__ or "").strip().splitlines()[0]
-        all_needs = (*(("is_constructed",) if live else ()), *needs)
+        all_needs = () if first else ("is_constructed" if live else "is_found", *needs)
         for kind in kinds:
             CHECKS[kind][function.__name__] = Check(function.__name__, promise, function, all_needs)
         return function
@@ -96,10 +98,6 @@ def expect(holds: bool, message: str) -> None:
 
 def checks_of(kind: str) -> dict[str, Check]:
     """The checks of a kind, by name, those of every kind first."""
-    import vader.testing.backbone
-    import vader.testing.common
-    import vader.testing.prompts
-    import vader.testing.reward
-    import vader.testing.sampler  # noqa: F401  (each registers its checks)
-
+    for module in ("common", kind):
+        importlib.import_module(f"vader.testing.{module}")  # registers its checks
     return CHECKS[kind]

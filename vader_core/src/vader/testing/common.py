@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from vader import registry
 from vader.errors import VaderError, WeightsError
 from vader.overview import NAME
-from vader.probe import Report, probe
 from vader.protocols import Backbone, PromptSource, Reward, Sampler
 from vader.spec import Options
 from vader.testing.checks import KINDS, Failed, NotApplicable, check, expect
@@ -49,7 +48,7 @@ _REQUIRED = {
 """Those without a default."""
 
 
-@check(*KINDS, live=False)
+@check(*KINDS, first=True)
 def is_found(subject: Subject) -> None:
     """It is found by its name, once, and its entry point loads."""
     if subject.registered:
@@ -67,25 +66,17 @@ def name_is_valid(subject: Subject) -> None:
     expect(bool(NAME.fullmatch(name)), f"it is called {name!r}; expected small letters, digits and underscores.")
 
 
-def _report(subject: Subject) -> Report:
-    entry = subject.entry
-    report = probe([entry])[0]
-    if report.status != "ok":
-        raise NotApplicable(report.cause)
-    return report
-
-
-@check(*KINDS, live=False, needs=("is_found",))
+@check(*KINDS, live=False)
 def import_is_light(subject: Subject) -> None:
     """Importing it loads no torch: a spec is judged by importing what it names."""
-    heavy = _report(subject).heavy
+    heavy = subject.report.heavy
     expect(not heavy, f"importing it loads {', '.join(heavy)}. Import them inside functions.")
 
 
-@check(*KINDS, live=False, needs=("is_found",))
+@check(*KINDS, live=False)
 def import_stays_offline(subject: Subject) -> None:
     """Importing it opens no socket."""
-    events = _report(subject).sockets
+    events = subject.report.sockets
     expect(not events, f"importing it uses the network ({', '.join(sorted(set(events)))}). Do that when it is built.")
 
 
@@ -109,7 +100,7 @@ def options_are_options(subject: Subject) -> None:
     )
 
 
-@check(*KINDS, live=False, needs=("options_are_options",))
+@check(*KINDS, needs=("options_are_options",))
 def options_round_trip(subject: Subject) -> None:
     """Its options survive JSON, so that a run folder can hold them."""
     options = subject.options
@@ -181,7 +172,7 @@ def capabilities_are_typed(subject: Subject) -> None:
             expect(value >= 1, f"frames is {value}; expected 1 or more.")
 
 
-@check(*KINDS, live=False, needs=("is_found", "signatures_match"))
+@check(*KINDS, live=False, needs=("signatures_match",))
 def is_constructed(subject: Subject) -> None:
     """It can be constructed on the CPU, offline."""
     try:

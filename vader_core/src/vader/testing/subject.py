@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from vader import registry
+from vader.probe import Report, probe
 from vader.protocols import Prompt, Video
 from vader.registry import Entry
 from vader.testing.checks import Check, Failed, NotApplicable, Outcome, checks_of
@@ -59,7 +59,7 @@ class Subject:
         self.expected = dict(expected_failures or {})
         self._outcomes: dict[str, Outcome] = {}
         self._built: dict[Any, Any] = {}
-        unknown = self.expected.keys() - checks_of(kind).keys()
+        unknown = self.expected.keys() - checks_of(kind).keys() if self.expected else ()
         if unknown:
             known = ", ".join(checks_of(kind))
             raise ValueError(f"no check of a {kind} is called {', '.join(sorted(unknown))}. Checks: {known}.")
@@ -73,12 +73,18 @@ class Subject:
 
     @cached_property
     def entry(self) -> Entry:
-        """Its registration; for unpackaged code, one that stands in for it."""
-        if not isinstance(self.given, str):
-            raise NotApplicable("it is not known by a name; give the registered name to have this checked.")
-        if not self.registered:
-            return Entry(self.kind, "unpackaged", self.given, "", "")
+        """Its registration."""
         return registry.find(self.kind, self.given)
+
+    @cached_property
+    def report(self) -> Report:
+        """What importing it in another process does."""
+        if not self.registered:
+            raise NotApplicable("it is not known by a registered name.")
+        report = probe([self.entry], timeout=120)[0]
+        if report.status != "ok":
+            raise NotApplicable(report.cause)
+        return report
 
     @cached_property
     def component(self) -> Any:
@@ -150,16 +156,19 @@ class Subject:
             options: in place of the subject's own.
             offered: further objects for the constructor.
         """
-        import torch
-
         from vader.build import Part, assemble_rewards
-        from vader.protocols import Runtime
 
         part = Part(self.kind, self.title, self.component, options if options is not None else self.options)
-        device, dtype = torch.device("cpu"), dtype or torch.float32
+        if self.kind not in ("reward", "backbone"):
+            return part.build(**offered)
+        import torch
+
+        from vader.protocols import Runtime
+
+        runtime = Runtime(torch.device("cpu"), dtype or torch.float32)
         if self.kind == "reward":
-            return assemble_rewards({"reward": part}, device, dtype)["reward"]
-        return part.build(runtime=Runtime(device, dtype), **offered)
+            return assemble_rewards({"reward": part}, runtime.device, runtime.dtype)["reward"]
+        return part.build(runtime=runtime, **offered)
 
     def live(self, dtype: torch.dtype | None = None) -> Any:
         """An instance that checks share; they do not change it."""
@@ -251,8 +260,3 @@ def as_subject(kind: str, value: Any, expected_failures: Mapping[str, str]) -> S
             value.expected.setdefault(name, reason)
         return value
     return Subject(kind, value, expected_failures=expected_failures)
-
-
-def same_json(value: Any) -> Any:
-    """A value after a way through JSON."""
-    return json.loads(json.dumps(value))

@@ -1,0 +1,88 @@
+"""The fakes of the tests and the components of the core keep the contracts; plugins check their own in their tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.fakes import Brightness, FakeBackbone, FakePrompts, PromptLength
+
+from vader.testing import (
+    BackboneContract,
+    PromptSourceContract,
+    RewardContract,
+    SamplerContract,
+    Subject,
+    check_backbone,
+    check_prompts,
+    check_reward,
+    check_sampler,
+)
+
+
+class TestBrightness(RewardContract):
+    @pytest.fixture
+    def reward(self) -> type:
+        return Brightness
+
+
+class TestPromptLength(RewardContract):
+    @pytest.fixture
+    def reward(self) -> type:
+        return PromptLength
+
+
+class TestFakeBackbone(BackboneContract):
+    @pytest.fixture
+    def backbone(self) -> type:
+        return FakeBackbone
+
+
+class TestFakePrompts(PromptSourceContract):
+    @pytest.fixture
+    def prompts(self) -> type:
+        return FakePrompts
+
+
+class TestListPrompts(PromptSourceContract):
+    @pytest.fixture(scope="class")
+    def prompts(self) -> Subject:
+        return Subject("prompts", "list", {"prompts": ["a fox", "a boat", "rain"]})
+
+
+class TestDDIM(SamplerContract):
+    @pytest.fixture
+    def sampler(self) -> str:
+        return "ddim"
+
+
+class TestFlowEuler(SamplerContract):
+    @pytest.fixture
+    def sampler(self) -> str:
+        return "flow_euler"
+
+
+def test_file_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a fox\na boat\nrain\n")
+    check_prompts("file", options={"path": str(path)})
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
+def test_diffusers_samplers(scheduler: str) -> None:
+    check_sampler("diffusers", options={"scheduler": scheduler})
+
+
+def test_a_backbone_is_checked_on_the_checkpoint_that_its_tiny_module_writes() -> None:
+    outcomes = {outcome.name: outcome for outcome in check_backbone("wan")}
+    assert outcomes["a_tiny_configuration_exists"].status == "passed"
+    assert outcomes["missing_weights_are_said"].status == "passed"
+
+
+def test_a_function_is_a_reward() -> None:
+    def redness(frames, prompts):  # type: ignore[no-untyped-def]
+        return frames[:, :, 0].mean(dim=(1, 2, 3))
+
+    statuses = {outcome.name: outcome.status for outcome in check_reward(redness)}
+    assert statuses["gradient_equals_finite_differences"] == "passed"
+    assert statuses["options_are_options"] == "not applicable"

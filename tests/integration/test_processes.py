@@ -1,0 +1,318 @@
+"""Two processes do what one does with the doubled batch, and a run that is not in the processes asked for stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator, PartialState
+from tests.integration.harness import (
+    BACKBONE,
+    BRIGHTNESS,
+    HERE,
+    PROMPT_LENGTH,
+    adapter,
+    assert_same_adapter,
+    assert_same_run,
+    environment,
+    merged,
+    python,
+    records,
+    tiny,
+)
+from tests.integration.rank_runner import gradients
+from torch import Tensor
+
+import vader
+from vader import device, registry
+
+WINDOWS = {
+    "last, recomputed": {"mode": "last", "recompute": True},
+    "last, kept": {"mode": "last", "recompute": False},
+    "tail 4, recomputed": {"mode": "tail", "k": 4, "recompute": True},
+    "tail 4, kept": {"mode": "tail", "k": 4, "recompute": False},
+    "rand, conditional": {"mode": "rand", "branches": "conditional"},
+}
+TOLERANCE = 1e-6
+
+
+def spec(output: Path, batch: int, **changes: Any) -> dict[str, Any]:
+    """CFG on, two micro-steps, two rewards, no dropout (its masks are drawn a process), nothing clipped."""
+    made = tiny(
+        output,
+        backbone={"adapter": {"dropout": 0.0}},
+        sampler={"steps": 5, "guidance_scale": 3.0},
+        train={
+            "steps": 3,
+            "batch_size": batch,
+            "schedule": "constant",
+            "warmup_steps": 0,
+            "checkpoint_every": 2,
+            "max_grad_norm": 1e9,
+        },
+        validation={"clips": 3, "save_clips": 0, "rewards": [PROMPT_LENGTH]},
+    )
+    rewards = [*made["rewards"], {"name": BRIGHTNESS, "label": "grey", "weight": 0.5, "options": {"level": 0.5}}]
+    return merged({**made, "rewards": rewards}, changes)
+
+
+def slug(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All runs of two processes, under torch's launcher: per window a run, then one stopped and resumed."""
+    folder = tmp_path_factory.mktemp("pair")
+    runs = [
+        {"name": slug(name), "spec": spec(folder / slug(name), 1, gradient=window), "resume": False}
+        for name, window in WINDOWS.items()
+    ]
+    dropout = {"backbone": {"adapter": {"dropout": 0.2}}}
+    for name, steps in (("unbroken", [3]), ("resumed", [1, 2, 3])):
+        for step in steps:
+            made = spec(folder / name, 1, train={"steps": step}, **dropout)
+            runs.append({"name": f"{name}{step}", "spec": made, "resume": step > steps[0]})
+    (folder / "runs.json").write_text(json.dumps(runs))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = python([*launcher, "-m", "tests.integration.rank_runner", str(folder / "runs.json"), str(folder)])
+    assert done.returncode == 0, done.stderr[-6000:]
+    return folder
+
+
+def read(folder: Path, name: str) -> list[list[list[Tensor]]]:
+    """By rank, optimizer step and parameter."""
+    return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def distance(one: list[Tensor], other: list[Tensor]) -> float:
+    """Relative to the whole gradient's norm."""
+    first, second = (torch.cat([tensor.double().flatten() for tensor in tensors]) for tensors in (one, other))
+    return float((first - second).norm() / second.norm())
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_gradients_are_those_of_one_process_with_the_doubled_batch(pair: Path, tmp_path: Path, window: str) -> None:
+    first, second = read(pair, slug(window))
+    assert len(first) == 3
+    for step, (one, other) in enumerate(zip(first, second, strict=True)):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), f"ranks differ at step {step}"
+        assert all(tensor.dim() == 2 for tensor in one), "a parameter has no gradient"
+    alone = gradients(spec(tmp_path / "one", 2, gradient=WINDOWS[window]))
+    assert len(alone) == 3
+    far = [distance(one, other) for one, other in zip(first, alone, strict=True)]
+    assert max(far) <= TOLERANCE, far
+    assert distance(alone[0], alone[1]) > 0.01, "steps have gradients of their own"
+    for two, one in zip(records(pair / slug(window)), records(tmp_path / "one"), strict=True):
+        assert two == pytest.approx(one, rel=1e-5, abs=1e-6)
+    for name, tensor in adapter(tmp_path / "one" / "adapter").items():
+        torch.testing.assert_close(adapter(pair / slug(window) / "adapter")[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_each_process_makes_clips_of_its_own(tmp_path: Path, pair: Path) -> None:
+    """One process with the single batch has another gradient: the second process adds something."""
+    window = "last, kept"
+    alone = gradients(spec(tmp_path / "one", 1, gradient=WINDOWS[window]))
+    assert distance(read(pair, slug(window))[0][0], alone[0]) > 0.01
+
+
+def test_micro_steps_are_those_of_a_larger_batch(tmp_path: Path) -> None:
+    """Two micro-steps of one clip are one of two: clips and size of the gradient are the same."""
+    plain = {"gradient": {"mode": "last"}, "frames": {"mode": "all"}}
+    one = gradients(spec(tmp_path / "one", 2, **plain, train={"gradient_accumulation": 1}))
+    two = gradients(spec(tmp_path / "two", 1, **plain, train={"gradient_accumulation": 2}))
+    assert max(distance(a, b) for a, b in zip(two, one, strict=True)) <= TOLERANCE
+
+
+def test_validation_is_shared_out(pair: Path, tmp_path: Path) -> None:
+    """Three clips over two processes are the three clips of one process, in order."""
+    window = "last, kept"
+    vader.train(spec(tmp_path / "one", 2, gradient=WINDOWS[window]))
+    name = Path("samples") / "step-000000" / "validation.json"
+    two, one = (json.loads((run / name).read_text()) for run in (pair / slug(window), tmp_path / "one"))
+    assert [clip["index"] for clip in two["clips"]] == [0, 1, 2]
+    for a, b in zip(two["clips"], one["clips"], strict=True):
+        assert (a["prompt"], a["seed"]) == (b["prompt"], b["seed"])
+        assert a["scores"] == pytest.approx(b["scores"], abs=1e-5)
+
+
+def test_two_processes_resume_bit_equal(pair: Path) -> None:
+    assert_same_run(pair / "resumed", pair / "unbroken")
+    whole, pieces = read(pair, "unbroken3"), [read(pair, f"resumed{step}") for step in (1, 2, 3)]
+    for rank in (0, 1):
+        resumed = [step for piece in pieces for step in piece[rank]]
+        assert len(resumed) == 3
+        for one, other in zip(whole[rank], resumed, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_another_number_of_processes_cannot_resume(pair: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(pair / "unbroken", tmp_path / "run")
+    made = spec(folder, 1, backbone={"adapter": {"dropout": 0.2}})
+    with pytest.raises(vader.CheckpointError, match=r"written by 2 processes; this run has 1.*--processes 2"):
+        vader.train(made, resume=True)
+
+
+# -- through the command line
+
+
+def write(path: Path, made: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(made))
+    return path
+
+
+def test_the_command_starts_two_processes(pair: Path, tmp_path: Path) -> None:
+    window = "last, recomputed"
+    made = spec(tmp_path / "run", 1, gradient=WINDOWS[window])
+    made["train"]["device"] = "auto"
+    file = write(tmp_path / "run.yaml", made)
+    done = python(["-m", "vader", "train", str(file), "--processes", "2", "--set", "train.device=cpu"])
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout
+    assert done.stdout.count("report.html") == 1, "every process prints"
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
+    assert records(tmp_path / "run") == records(pair / slug(window))
+    assert_same_adapter(tmp_path / "run" / "adapter", pair / slug(window) / "adapter")
+
+
+def test_signals_to_the_command_and_a_folder_in_use(tmp_path: Path) -> None:
+    """SIGTERM, as a cluster sends it to the command alone; Ctrl-C, which reaches the whole foreground group; a mistake
+    that is known only when the run opens its folder."""
+    folder = tmp_path / "run"
+    made = spec(folder, 1, train={"steps": 400, "checkpoint_every": 400}, validation={"clips": 0})
+    made["rewards"] = [{"name": f"{HERE}:Slow", "label": "slow", "options": {"seconds": 0.05}}]
+    file = write(tmp_path / "run.yaml", made)
+    step = 0
+    for number, more in ((signal.SIGTERM, []), (signal.SIGINT, ["--resume"])):
+        code, out, err = interrupted(file, folder, number, step, more)
+        before, step = step, len(records(folder))
+        saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        assert before < step < 400
+        assert saved[-1] == f"step-{step:06d}", f"nothing was saved: {err[-3000:]}"
+        assert code == 128 + number, err[-3000:]
+        assert f"stopped by {number.name} after optimizer step {step}; saved" in out
+        assert "Traceback" not in err, err
+    done = python(["-m", "vader", "train", str(file), "--processes", "2"])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("already holds a run") == 1
+    assert "Traceback" not in done.stderr
+    assert "RuntimeError" not in done.stderr, "the other process complains that the first is gone"
+
+
+def interrupted(file: Path, folder: Path, number: signal.Signals, steps: int, more: list[str]) -> tuple[int, str, str]:
+    """Start the command with two processes and send a signal when more than ``steps`` optimizer steps are done."""
+    command = [sys.executable, "-m", "vader", "train", str(file), "--processes", "2", *more]
+    with subprocess.Popen(
+        command, env=environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and process.poll() is None:
+                if (folder / "metrics.jsonl").exists() and len(records(folder)) > steps:
+                    break
+                time.sleep(0.1)
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+            out, err = process.communicate(timeout=40)
+        finally:
+            left = processes_of(file)
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+    assert left == [], "the processes that train outlive the command"
+    return process.returncode, out, err
+
+
+def processes_of(file: Path) -> list[int]:
+    """Living processes that have this file on their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.fsencode(file) in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+# -- a run that is not in the processes asked for
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when weights are loaded."""
+    monkeypatch.setattr(registry.load("backbone", BACKBONE), "__init__", lambda *_: pytest.fail("weights were loaded"))
+
+
+@pytest.mark.usefixtures("unloaded")
+class TestWorldSize:
+    """LaunchError before weights load."""
+
+    def test_two_asked_for_and_one_started(self, tmp_path: Path) -> None:
+        with pytest.raises(vader.LaunchError, match=r"asks for 2 processes, but 1 started.*--processes 2"):
+            vader.train(spec(tmp_path / "run", 1, train={"processes": 2}))
+        assert not (tmp_path / "run").exists()
+
+    def test_two_asked_for_and_a_launcher_that_says_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        with pytest.raises(vader.LaunchError, match="asks for 2 processes, but 1 started"):
+            vader.train(spec(tmp_path / "run", 1, train={"processes": 2}))
+
+    def test_one_asked_for_and_a_launcher_that_says_two(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(vader.LaunchError, match="asks for 1 processes, but 2 started"):
+            vader.train(spec(tmp_path / "run", 1, train={"processes": 1}))
+
+    def test_a_launcher_that_says_two_but_one_joined(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """accelerate does not understand the launcher: each process would train alone, all in one folder."""
+
+        def alone(**arguments: Any) -> Accelerator:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.delenv("WORLD_SIZE")
+                return Accelerator(**arguments)
+
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setattr(device, "Accelerator", alone)
+        with pytest.raises(vader.LaunchError, match="started 2 processes, but 1 joined"):
+            vader.train(spec(tmp_path / "run", 1))
+
+    def test_a_world_size_without_a_meeting_point(self, tmp_path: Path) -> None:
+        """As left in an environment by a launcher's wrapper; accelerate's own words reach the user."""
+        PartialState._reset_state()
+        try:  # accelerate adds to the environment
+            with mock.patch.dict(os.environ, WORLD_SIZE="2"), pytest.raises(vader.LaunchError, match="MASTER_ADDR"):
+                vader.train(spec(tmp_path / "run", 1))
+        finally:
+            PartialState._reset_state()
+
+    def test_accelerate_launch_on_cpu(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It starts one process whatever it is asked for, and leaves these traces."""
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+        with pytest.raises(vader.LaunchError, match=r"accelerate launch.*started one.*--processes"):
+            vader.train(spec(tmp_path / "run", 1))
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_real_accelerate_launch_on_cpu(tmp_path: Path) -> None:
+    """The trap itself, not its traces: whatever this version does, two processes train or none does."""
+    file = write(tmp_path / "run.yaml", spec(tmp_path / "run", 1))
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no"]
+    done = python([*launcher, "-m", "vader", "train", str(file)])
+    if done.returncode == 0:
+        assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
+    else:
+        assert "accelerate launch" in done.stderr
+        assert not (tmp_path / "run").exists()
