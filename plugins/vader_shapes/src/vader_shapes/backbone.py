@@ -1,0 +1,29 @@
+"""The embedded tiny Wan as a backbone: the same code as a full-size Wan, with weights inside the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from vader import Video
+from vader_wan.backbone import Wan, WanOptions
+
+_PIPELINE = Path(__file__).parent / "weights" / "pipeline"
+
+
+class ShapesOptions(WanOptions):
+    """Options of :class:`Shapes`: those of Wan, with the embedded pipeline for default."""
+
+    weights: str = Field(str(_PIPELINE), min_length=1, description="Pipeline folder; the embedded one by default.")
+    max_sequence_length: int = Field(16, ge=1, description="Tokens of a prompt; longer ones are cut, shorter padded.")
+
+
+class Shapes(Wan):
+    """Clips of 9 frames of 32x32 from prompts such as "a red circle moving left on a blue background"."""
+
+    Options = ShapesOptions
+    video: ClassVar[Video] = Video(9, 32, 32, 8.0)
+    temporal_factor: ClassVar[int] = 4
+    spatial_multiple: ClassVar[int] = 8

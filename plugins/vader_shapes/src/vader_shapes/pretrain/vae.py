@@ -1,0 +1,202 @@
+"""Trains the causal video VAE on rendered clips of training combinations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, unpatchify
+from torch import Tensor
+
+from vader_shapes.evaluator import accuracy
+from vader_shapes.model import LATENT_CHANNELS, build_vae
+from vader_shapes.pretrain.common import (
+    Budget,
+    Clips,
+    Clock,
+    Log,
+    MovingAverage,
+    load_checkpoint,
+    mean_accuracy,
+    rendered,
+    save_checkpoint,
+    training_clips,
+)
+from vader_shapes.pretrain.muon import Muon
+from vader_shapes.world import SIZE, held_out_combinations
+
+KL_WEIGHT = 1e-4
+OBJECT_WEIGHT = 4.0
+EDGE_WEIGHT = 8.0
+CROP = 16  # pixels; crops cost a quarter of whole frames and show more of the object
+CROPPED_SHARE = 0.4  # of the budget; the rest trains on whole frames
+FIRST_LOG_VARIANCE = -4.0
+
+
+def to_video(frames: Tensor) -> Tensor:
+    """Frames `(b f c h w)` in [0, 1] to the VAE's input `(b c f h w)` in [-1, 1]."""
+    return frames.transpose(1, 2) * 2 - 1
+
+
+def to_frames(video: Tensor) -> Tensor:
+    """The VAE's output `(b c f h w)` in [-1, 1] to frames `(b f c h w)` in [0, 1]."""
+    return (video.transpose(1, 2) / 2 + 0.5).clamp(0, 1)
+
+
+def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Raw VAE latents `(b c f h w)` to the denoiser's latents: (z - mean) / std, as Wan defines them."""
+    return (latents - _channelwise(vae.config.latents_mean)) / _channelwise(vae.config.latents_std)
+
+
+def denormalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """The inverse of `normalise`."""
+    return latents * _channelwise(vae.config.latents_std) + _channelwise(vae.config.latents_mean)
+
+
+def _channelwise(values: list[float]) -> Tensor:
+    return torch.tensor(values).view(1, -1, 1, 1, 1)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKLWan, frames: Tensor, batch: int = 64) -> tuple[Tensor, Tensor]:
+    """Posterior mean and standard deviation, each `(n c f h w)`, not normalised."""
+    parts = [vae.encode(to_video(part)).latent_dist for part in frames.split(batch)]
+    return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKLWan, latents: Tensor, batch: int = 64) -> Tensor:
+    """Frames `(n f c h w)` in [0, 1] of raw latents `(n c f h w)`."""
+    return torch.cat([to_frames(vae.decode(part).sample) for part in latents.split(batch)])
+
+
+def decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """`vae.decode` without its final clamp, which would stop the gradient of every saturated pixel."""
+    vae.clear_cache()
+    hidden = vae.post_quant_conv(latents)
+    chunks = []
+    for i in range(latents.shape[2]):
+        vae._conv_idx = [0]
+        chunk = hidden[:, :, i : i + 1]
+        chunks.append(vae.decoder(chunk, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=i == 0))
+    vae.clear_cache()
+    video = torch.cat(chunks, dim=2)
+    return unpatchify(video, patch_size=vae.config.patch_size) if vae.config.patch_size else video
+
+
+def pixel_weights(video: Tensor) -> Tensor:
+    """`(b 1 f h w)`: the object and its edge weigh more than the background.
+
+    Args:
+        video: `(b c f h w)`, whole frames whose top left pixel shows the background.
+    """
+    is_object = ((video - video[..., :1, :1]).abs().sum(1) > 0.05).float()
+    near = F.max_pool2d(is_object, 5, stride=1, padding=2)
+    edge = F.max_pool2d(is_object, 3, stride=1, padding=1) + F.max_pool2d(-is_object, 3, stride=1, padding=1)
+    return (1 + OBJECT_WEIGHT * near + EDGE_WEIGHT * edge).unsqueeze(1)
+
+
+def reconstruction_loss(output: Tensor, video: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of absolute plus squared error of `output` and `video` `(b c f h w)` in [-1, 1]."""
+    error = output - video
+    return (weight * (error.abs() + error**2)).sum() / (weight.sum() * video.shape[1])
+
+
+def vae_loss(vae: AutoencoderKLWan, frames: Tensor, crop: int, generator: torch.Generator) -> Tensor:
+    """Weighted reconstruction plus a small KL term.
+
+    Args:
+        frames: `(b f c h w)` in [0, 1].
+        crop: side in pixels of the window to train on, at a random place.
+    """
+    video = to_video(frames)
+    weight = pixel_weights(video)
+    top, left = torch.randint(0, frames.shape[-1] - crop + 1, (2,), generator=generator).tolist()
+    video, weight = (t[..., top : top + crop, left : left + crop] for t in (video, weight))
+    posterior = vae.encode(video).latent_dist
+    kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+    return reconstruction_loss(decode_unclamped(vae, posterior.sample()), video, weight) + KL_WEIGHT * kl
+
+
+@torch.no_grad()
+def round_trip(vae: AutoencoderKLWan, clips: Clips) -> dict[str, float]:
+    """PSNR in dB (over all pixels of all clips) and exact accuracies after encode (mean) and decode."""
+    frames = decode(vae, encode(vae, clips.frames)[0])
+    psnr = -10 * torch.log10(F.mse_loss(frames, clips.frames)).item()
+    return {"psnr": psnr, **mean_accuracy(accuracy(frames, clips.prompts))}
+
+
+def _fresh_vae() -> AutoencoderKLWan:
+    """A VAE whose residual blocks start as the identity, with little posterior noise: it trains far faster so."""
+    vae = build_vae()
+    for module in vae.modules():
+        if isinstance(module, WanResidualBlock):
+            torch.nn.init.zeros_(module.conv2.weight)
+            torch.nn.init.zeros_(module.conv2.bias)
+    torch.nn.init.zeros_(vae.quant_conv.weight[LATENT_CHANNELS:])
+    torch.nn.init.constant_(vae.quant_conv.bias[LATENT_CHANNELS:], FIRST_LOG_VARIANCE)
+    return vae
+
+
+def train_vae(out: Path, budget: Budget, seed: int = 0, log_every: int = 50, check_every: int = 200) -> Path:
+    """Trains until the budget is used up; continues from `out/vae.pt` if that exists.
+
+    Returns:
+        The folder `out/vae` with the averaged weights, loadable by `AutoencoderKLWan.from_pretrained`.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    vae, clock, step = _fresh_vae(), Clock(), 0
+    average = MovingAverage(vae, decay=0.99)
+    optimizer = Muon(vae.named_parameters(), lr=budget.learning_rate)
+    if (saved := load_checkpoint(out / "vae.pt")) is not None:
+        vae.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average.values = saved["average"]
+        generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["torch_rng"])
+        step, clock = saved["step"], Clock(saved["elapsed"])
+    clips, held_out = training_clips(14, seed), rendered(held_out_combinations() * 4, seed + 1)
+    log = Log(out / "vae.jsonl")
+    while budget.progress(step, clock.elapsed()) < 1:
+        rate = budget.rate(step, clock.elapsed())
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        index = torch.randint(len(clips.prompts), (budget.batch,), generator=generator)
+        crop = CROP if budget.progress(step, clock.elapsed()) < CROPPED_SHARE else SIZE
+        loss = vae_loss(vae, clips.frames[index], crop, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        average.update(vae, step)
+        step += 1
+        if step % log_every == 0:
+            log.write(stage="vae", step=step, loss=loss.item(), rate=rate, seconds=round(clock.elapsed(), 1))
+        if step % check_every == 0 or budget.progress(step, clock.elapsed()) >= 1:
+            checkpoint = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average.values}
+            checkpoint |= {"generator": generator.get_state(), "torch_rng": torch.get_rng_state()}
+            save_checkpoint(out / "vae.pt", checkpoint | {"step": step, "elapsed": clock.elapsed()})
+            log.write(stage="vae", step=step, held_out=round_trip(_averaged(average), held_out))
+    return _export_vae(_averaged(average), clips, held_out, log, out / "vae")
+
+
+def _averaged(average: MovingAverage) -> AutoencoderKLWan:
+    vae = build_vae()
+    vae.load_state_dict(average.values)
+    return vae.eval()
+
+
+def _export_vae(vae: AutoencoderKLWan, clips: Clips, held_out: Clips, log: Log, folder: Path) -> Path:
+    """Measures latents_mean and latents_std on training clips, writes them to the config, saves the VAE."""
+    mean, std = encode(vae, clips.frames[:1008])
+    latents = mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+    vae.register_to_config(
+        latents_mean=[round(v, 5) for v in latents.mean(dim=(0, 2, 3, 4)).tolist()],
+        latents_std=[round(v, 5) for v in latents.std(dim=(0, 2, 3, 4)).tolist()],
+    )
+    vae.save_pretrained(folder)
+    log.write(stage="vae", final=round_trip(vae, held_out), latents_std=vae.config.latents_std)
+    return folder

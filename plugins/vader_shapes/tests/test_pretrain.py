@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vader_shapes import evaluator, model, world
+from vader_shapes.pretrain import common, defects, denoiser, scorer, vae
+from vader_shapes.pretrain.muon import Muon, orthogonalise
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_budget_ends_by_steps_or_by_minutes() -> None:
+    budget = common.Budget(steps=100, batch=1, learning_rate=1.0, warmup=10, minutes=2.0)
+    assert budget.progress(50, 30.0) == 0.5
+    assert budget.progress(50, 90.0) == 0.75
+    assert budget.progress(0, 1e9) == 1.0
+    assert budget.rate(0, 0.0) == pytest.approx(0.1)
+    assert budget.rate(50, 0.0) == pytest.approx(0.5)
+    assert budget.rate(100, 0.0) == pytest.approx(0.0)
+    assert common.Budget(100, 1, 1.0).minutes == math.inf
+
+
+def test_a_budget_may_stop_early_on_a_longer_schedule() -> None:
+    budget = common.Budget(steps=50, batch=1, learning_rate=1.0, warmup=1, horizon=100)
+    assert budget.progress(50, 0.0) == 1.0
+    assert budget.rate(50, 0.0) == pytest.approx(0.5)
+    assert common.Budget(steps=200, batch=1, learning_rate=1.0, warmup=1, horizon=100).rate(100, 0.0) > 0.4
+
+
+def test_a_checkpoint_replaces_the_one_before_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "stage.pt"
+    assert common.load_checkpoint(path) is None
+    for step in (1, 2):
+        common.save_checkpoint(path, {"step": step, "tensor": torch.arange(3)})
+    saved = common.load_checkpoint(path)
+    assert saved is not None
+    assert saved["step"] == 2
+    assert [file.name for file in path.parent.iterdir()] == ["stage.pt"]
+
+
+def test_orthogonalise_makes_singular_values_near_one() -> None:
+    for shape in ((8, 32), (32, 8)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=seeded()), iterations=8))
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+
+
+def test_muon_fits_a_linear_map() -> None:
+    torch.manual_seed(0)
+    layer, target = nn.Linear(8, 8), torch.randn(8, 8)
+    optimizer = Muon(layer.named_parameters(), lr=0.05)
+    x = torch.randn(64, 8)
+    losses = []
+    for _ in range(200):
+        loss = (layer(x) - x @ target).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.05 * losses[0]
+
+
+def test_latents_are_normalised_as_the_pipeline_undoes_it() -> None:
+    net = model.build_vae()
+    net.register_to_config(latents_mean=[0.5] * 16, latents_std=[2.0] * 16)
+    raw = torch.randn(1, 16, 3, 4, 4, generator=seeded())
+    assert torch.allclose(vae.normalise(net, raw), (raw - 0.5) / 2)
+    assert torch.allclose(vae.denormalise(net, vae.normalise(net, raw)), raw, atol=1e-6)
+
+
+def test_the_training_decode_is_the_vae_decode_before_its_clamp() -> None:
+    torch.manual_seed(0)
+    net = model.build_vae().eval()
+    latents = torch.randn(1, 16, 3, 4, 4)
+    with torch.no_grad():
+        ours, theirs = vae.decode_unclamped(net, latents).clamp(-1, 1), net.decode(latents).sample
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_right_velocity_has_no_loss() -> None:
+    data = denoiser.Latents(
+        torch.ones(4, 1, 1, 1, 1), torch.zeros(4, 1, 1, 1, 1), torch.zeros(5, 2).long(), torch.ones(5, 2).long()
+    )
+
+    def predict(noisy: torch.Tensor, sigma: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        level = sigma.view(-1, 1, 1, 1, 1)
+        return (noisy - (1 - level)) / level - 1  # noise - x_0, for x_0 = 1
+
+    assert denoiser.flow_matching_loss(predict, data, 64, seeded()) < 1e-6
+
+
+def test_noise_levels_are_in_range_and_a_tenth_of_the_captions_is_empty() -> None:
+    sigmas = denoiser.draw_sigmas(4000, seeded())
+    assert sigmas.min() > 0
+    assert sigmas.max() < 1
+    tokens = torch.zeros(5, 1).long()
+    tokens[4] = 7  # the last row is the empty caption
+    data = denoiser.Latents(torch.zeros(4, 1), torch.zeros(4, 1), tokens, torch.ones_like(tokens))
+    empty = (data.draw(4000, seeded())[1] == 7).float().mean()
+    assert empty == pytest.approx(denoiser.CAPTION_DROPOUT, abs=0.02)
+
+
+def test_rivals_differ_in_one_attribute() -> None:
+    everything = world.all_combinations()
+    masks = scorer.rivals(everything[:2], everything)
+    assert masks.shape == (4, 2, 180)
+    assert masks.sum(dim=2).tolist() == [[3, 3], [5, 5], [4, 4], [3, 3]]
+
+
+def test_a_morph_lies_between_the_clips_of_its_two_shapes() -> None:
+    attributes = [world.Attributes("square", "red", "left", "black")] * 3
+    clips = defects.morphs(attributes, ["circle"] * 3, torch.tensor([0.0, 0.5, 1.0]), seed=0)
+    readings = [reading.shape for reading in evaluator.read(clips)]
+    assert (readings[0], readings[2]) == ("square", "circle")
+    assert clips.shape == (3, world.FRAMES, 3, world.SIZE, world.SIZE)
+
+
+def test_the_scorer_loss_prefers_the_right_prompt() -> None:
+    classes = world.train_combinations()
+    hard = scorer.rivals(classes, classes)
+    target, known = torch.arange(4), torch.tensor([True, True, True, False])
+    soft = torch.nn.functional.one_hot(target, len(classes)).float()
+    right, wrong = 20 * soft - 10, 20 * soft.roll(1, dims=1) - 10
+
+    def loss(scores: torch.Tensor) -> float:
+        return scorer.contrastive_loss(scores, soft, target, hard[:, target], known).item()
+
+    assert loss(right) < 0.1 * loss(wrong)
+
+
+def test_defects_keep_shape_and_range_and_are_seeded() -> None:
+    frames = common.training_clips(1, 0).frames[:8]
+    distorted = defects.distort(frames, seeded())
+    assert distorted.shape == frames.shape
+    assert distorted.min() >= 0
+    assert distorted.max() <= 1
+    assert torch.equal(distorted, defects.distort(frames, seeded()))
+    generator = seeded()
+    lengths = {defects.thin(frames, generator).shape[1] for _ in range(50)}
+    assert 9 in lengths
+    assert min(lengths) >= 3
+
+
+def test_an_interrupted_run_ends_like_an_unbroken_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = model.build_vae()
+    for name in ("whole", "broken"):
+        net.save_pretrained(tmp_path / name / "vae")
+
+    def train(name: str, stop_at: int) -> dict[str, torch.Tensor]:
+        folder = denoiser.train_denoiser(
+            tmp_path / name,
+            common.Budget(steps=4, batch=2, learning_rate=1e-2, warmup=1),
+            repeats=1,
+            save_every=2,
+            final_clips=0,
+            weights=tmp_path / name / "weights",
+            on_step=_StopAt(stop_at),
+        )
+        return model.load_pipeline(folder).transformer.state_dict()
+
+    whole = train("whole", stop_at=99)
+    with pytest.raises(KeyboardInterrupt):
+        train("broken", stop_at=3)  # the checkpoint is of step 2
+    resumed = train("broken", stop_at=99)
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+class _StopAt:
+    """Interrupts training after a given optimizer step, as Ctrl-C would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, step: int) -> None:
+        if step == self.step:
+            raise KeyboardInterrupt
