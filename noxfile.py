@@ -15,7 +15,16 @@ nox.options.sessions = ["lint", "types", "imports", "tests"]
 nox.options.default_venv_backend = "none"
 
 ROOT = Path(__file__).parent
-DISTRIBUTIONS = ["vader_core", "plugins/vader_wan", "plugins/vader_shapes"]
+DISTRIBUTIONS = {
+    "vader_core": "",
+    "plugins/vader_wan": "",
+    "plugins/vader_shapes": "",
+    "plugins/vader_modelscope": "",
+    "plugins/vader_videocrafter": "",
+    "plugins/vader_opensora": "",
+    "plugins/vader_rewards": "[all]",
+}
+"""Folder of each distribution -> the extras that its tests need."""
 TOOLS = [
     "pytest>=8,<10",
     "ruff>=0.15,<1",
@@ -36,7 +45,8 @@ def shared(session: nox.Session) -> Path:
     if not stamp.is_file() or stamp.read_text() != wanted:
         if not scripts.is_dir():
             session.run(sys.executable, "-m", "venv", str(home), external=True)
-        editable = [argument for folder in DISTRIBUTIONS for argument in ("--editable", str(ROOT / folder))]
+        folders = [f"{ROOT / folder}{extras}" for folder, extras in DISTRIBUTIONS.items()]
+        editable = [argument for folder in folders for argument in ("--editable", folder)]
         python = str(scripts / "python")
         session.run(python, "-m", "pip", "install", "--quiet", *TOOLS, *editable, external=True)
         stamp.write_text(wanted)

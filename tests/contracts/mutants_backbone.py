@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -176,16 +176,15 @@ class DeadLayer(Sound):
         self.denoiser.to_nowhere = nn.Linear(2, 2).requires_grad_(False).eval().to(runtime.dtype)
 
 
-class _Renaming(FakeDenoiser):
-    def named_parameters(self, *arguments: Any, **named: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, parameter in super().named_parameters(*arguments, **named):
-            yield f"inner.{name}", parameter
+class _Rounding(FakeDenoiser):
+    def state_dict(self, *arguments: Any, **named: Any) -> dict[str, Tensor]:
+        return {name: tensor.half().float() for name, tensor in super().state_dict(*arguments, **named).items()}
 
 
-class Renaming(Sound):
+class Lossy(Sound):
     def __init__(self, options: Any, runtime: Runtime) -> None:
         super().__init__(options, runtime)
-        self.denoiser.__class__ = _Renaming
+        self.denoiser.__class__ = _Rounding
 
 
 class WeakWhenCheckpointed(_Predicts):
@@ -220,7 +219,7 @@ MUTANTS: dict[str, type[Sound]] = {
     "gradient_reaches_the_latents": Detaching,
     "a_new_adapter_changes_nothing": RandomWeights,
     "gradient_reaches_the_adapter_alone": DeadLayer,
-    "an_adapter_is_saved_exactly": Renaming,
+    "an_adapter_is_saved_exactly": Lossy,
     "checkpointing_keeps_the_gradient": WeakWhenCheckpointed,
     "half_precision_is_tolerated": FullPrecisionOnly,
 }

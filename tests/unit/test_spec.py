@@ -292,7 +292,7 @@ class TestForm:
         said = form({**LEAST, "rewards": ["a", {"name": "b", "wieght": 2}]})
         start, _, known = said[0].partition(" Known: ")
         assert start == "rewards.1.wieght: unknown field 'wieght'. Did you mean 'weight'?"
-        assert set(known.rstrip(".").split(", ")) == {"name", "options", "weight", "target", "label"}
+        assert set(known.rstrip(".").split(", ")) == {"name", "options", "weight", "target", "label", "isolate"}
 
     @pytest.mark.parametrize("key", ["learning-rate", "learning[rate]"])
     def test_a_misspelt_field_with_odd_signs_keeps_its_path_and_its_section(self, key: str) -> None:

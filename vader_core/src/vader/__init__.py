@@ -16,7 +16,7 @@ _PUBLIC = {
     "evaluate": "vader.evaluation",
     "check": "vader.build",
     "RunSpec": "vader.spec",
-    "Options": "vader.spec",
+    "Options": "vader.options",
     "Backbone": "vader.protocols",
     "Sampler": "vader.protocols",
     "Reward": "vader.protocols",
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from vader.hooks import RunResult as RunResult
     from vader.hooks import Validation as Validation
     from vader.hooks import hookimpl as hookimpl
+    from vader.options import Options as Options
     from vader.protocols import Backbone as Backbone
     from vader.protocols import Batch as Batch
     from vader.protocols import Conditioning as Conditioning
@@ -77,7 +78,6 @@ if TYPE_CHECKING:
     from vader.protocols import SamplerContext as SamplerContext
     from vader.protocols import StepOutput as StepOutput
     from vader.protocols import Video as Video
-    from vader.spec import Options as Options
     from vader.spec import RunSpec as RunSpec
     from vader.training import train as train
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from vader import registry
-from vader.errors import Problem, RegistryError, SpecError, WeightsError
+from vader import code_record, registry
+from vader.errors import IsolationError, Problem, RegistryError, SpecError, WeightsError
+from vader.isolation.component import Isolated
+from vader.overview import require_sound
 from vader.protocols import PromptSource, Reward, Video
-from vader.spec import Options, RunSpec
+from vader.spec import IsolateSpec, Options, RunSpec
 from vader.spec_source import Loc, SpecSource, form_problems, impossible, read_source, unknown_field
 
 if TYPE_CHECKING:
@@ -105,7 +107,9 @@ def plan(spec: Spec, overrides: Sequence[str] = (), rewards: Sequence[Any] = (),
 
     Raises:
         SpecError: with every mistake found.
+        BrokenComponent: in strict mode, an installed plugin is broken.
     """
+    require_sound()
     source = read_source(spec, overrides)
     problems: list[Problem] = []
     valid: RunSpec | None = None
@@ -146,15 +150,36 @@ class _Parts:
     def _add(self, kind: str, loc: Loc, node: Any) -> None:
         name = node if isinstance(node, str) else node.get("name") if isinstance(node, dict) else None
         options = node.get("options") if isinstance(node, dict) else None
-        if isinstance(name, str) and name:
+        isolate = node.get("isolate") if isinstance(node, dict) and kind == "reward" else None
+        if isinstance(name, str) and name and isolate is not None:
+            self._isolate(loc, name, isolate, options if isinstance(options, dict) else {})
+        elif isinstance(name, str) and name:
             self.load(kind, loc, name, options if isinstance(options, dict) else {})
+
+    def _isolate(self, loc: Loc, name: str, isolate: Any, options: Mapping[str, Any]) -> None:
+        """Ask another interpreter about a reward; what is wrong with ``isolate`` itself, the run spec says."""
+        try:
+            valid = IsolateSpec.model_validate(isolate)
+        except ValidationError:
+            return
+        try:
+            reward = Isolated(valid.model_dump(), name, name, options)
+        except IsolationError as error:
+            self._problems.append(self._source.problem((*loc, "isolate"), str(error)))
+            return
+        for place, message in reward.problems:
+            self._problems.append(self._source.problem((*loc, "options", *place), message))
+        self.found[loc] = Part("reward", name, reward.component())
 
     def load(self, kind: str, loc: Loc, name: str, options: Mapping[str, Any]) -> None:
         """Look a component up and validate its options."""
         try:
             component = registry.load(kind, name)
         except RegistryError as error:
-            self._problems.append(self._source.problem((*loc, "name"), str(error)))
+            self._problems.append(self._source.problem((*loc, "name"), str(error) + self._remembered(kind, name)))
+            return
+        if verdict := registry.misfit(kind, component):
+            self._problems.append(self._source.problem((*loc, "name"), f"{kind} {name!r} is refused: {verdict}"))
             return
         model = getattr(component, "Options", None)
         where = (*loc, "options")
@@ -170,6 +195,14 @@ class _Parts:
             self.found[loc] = Part(kind, name, component, model.model_validate(dict(options)))
         except ValidationError as error:
             self._problems += form_problems(self._source, error, model, where)
+
+
+    def _remembered(self, kind: str, name: str) -> str:
+        """What the run folder that the spec lies in, or writes to, knows of a component."""
+        folders = [Path(self._source.name).parent] if self._source.name else []
+        output = self._source.data.get("output")
+        folders += [Path(output).expanduser()] if isinstance(output, str) else []
+        return next(filter(None, (code_record.remembered(folder, kind, name) for folder in folders)), "")
 
 
 class _Judge:

@@ -12,6 +12,7 @@
     ├── CheckpointError        a checkpoint cannot be written, read or resumed
     ├── RunFolderError         the output folder cannot hold the run
     ├── LaunchError            the processes started are not the processes asked for
+    ├── IsolationError         a reward in another process ended, hung or raised
     └── NonFiniteError         loss or gradient stayed NaN or infinite
 
 A ``VaderError`` is a user's mistake or a user's machine; the command line prints its message without a stack trace.
@@ -97,6 +98,10 @@ class RunFolderError(VaderError, OSError):
 
 class LaunchError(VaderError, RuntimeError):
     """The processes started are not the processes asked for."""
+
+
+class IsolationError(VaderError, RuntimeError):
+    """A reward in another process ended, hung or raised."""
 
 
 class NonFiniteError(VaderError, ArithmeticError):

@@ -8,13 +8,14 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from yaml import YAMLError
 
 from vader import checkpoint
+from vader.discovery import plugin_distributions
 from vader.errors import RunFolderError
 from vader.spec import RunSpec, differences, load_run_spec
 from vader.storage import write_json, write_text
@@ -163,9 +164,8 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    for distribution in distributions():
-        if any(point.group.startswith("vader.") for point in distribution.entry_points):
-            found[distribution.name] = distribution.version
+    for plugin in plugin_distributions():
+        found[plugin.name] = plugin.version
     return found
 
 

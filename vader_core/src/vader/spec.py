@@ -13,13 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-
-class Options(BaseModel):
-    """Base of every component's options: frozen, and a misspelt option is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+from vader.options import Options as Options
 
 
 def _named(value: Any) -> Any:
@@ -78,10 +74,19 @@ class SamplerSpec(Options):
     options: dict[str, Any] = Field(default_factory=dict, description="The sampler's own options.")
 
 
+class IsolateSpec(Options):
+    """Another process for a reward, whose packages cannot live with the run's."""
+
+    python: str = Field(min_length=1, description="Its interpreter, such as /path/to/venv/bin/python.")
+    timeout: float = Field(600.0, gt=0, description="Seconds that a call may take.")
+    startup_timeout: float = Field(600.0, gt=0, description="Seconds that loading the reward may take.")
+
+
 class ScoreSpec(ComponentSpec):
     """A reward that judges clips."""
 
     label: str | None = Field(None, min_length=1, description="Name in the logs. Null: the reward's name.")
+    isolate: IsolateSpec | None = Field(None, description="Run it in another interpreter. Null: in this one.")
 
     @property
     def key(self) -> str:

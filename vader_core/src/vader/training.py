@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vader import adapters, build, checkpoint
+from vader import adapters, build, checkpoint, code_record
 from vader.conditioning import ConditioningCache
 from vader.device import DTYPES, make_accelerator, peak_bytes
 from vader.errors import CheckpointError, NonFiniteError
@@ -95,6 +95,9 @@ class _Trainer:
             found = self._folder.open(self._spec, resume=resume, notice=self._notices.append)
             environment = {"device": str(self._accelerator.device), "processes": self._accelerator.num_processes}
             self._folder.describe({**environment, "threads": torch.get_num_threads()})
+            named = {reward.key for reward in self._spec.rewards}
+            passed = {key: part.component for key, part in self._plan.rewards.items() if key not in named}
+            self._notices += code_record.record(self._folder.path, self._spec, passed)
         self._accelerator.wait_for_everyone()
         return (
             found if self._accelerator.is_main_process else checkpoint.newest(self._folder.checkpoints, lambda _: None)

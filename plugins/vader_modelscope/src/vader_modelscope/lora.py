@@ -1,0 +1,202 @@
+"""LoRA files from and to others: the reference's list format, and adapters of UNet and text encoder apart.
+
+::
+
+    python -m vader_modelscope.lora convert 450_unet.pt ADAPTER --weights FOLDER-OR-HUB-ID
+    python -m vader_modelscope.lora split ADAPTER OUT
+
+The reference saves a LoRA as a flat list ``[up, down, up, down, ...]`` over every linear and convolutional layer of the
+UNet, in the order of its modules; ``output = base + up(down(input))``, which in peft's terms is alpha equal to rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vader import VaderError, WeightsError
+from vader_modelscope import weights as files
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_PREFIX = "base_model.model."
+_TEXT = "text_encoder."
+
+
+def convert(source: str | Path, output: str | Path, weights: str = files.HUB, revision: str | None = None) -> Path:
+    """Read a LoRA in the reference's format and write it as a peft adapter, which vader and diffusers load.
+
+    Its layers have no names, so they come from the configuration of the UNet that it was trained on; no weight of that
+    is read. Layers with fewer channels than the rank have a smaller one; they are filled up with zeros, which changes
+    nothing.
+
+    Args:
+        source: a ``*_unet.pt`` file.
+        output: folder, created if it is not there.
+        weights: the pipeline that it was trained on, a hub id or a local folder.
+        revision: of the hub repository.
+
+    Raises:
+        vader.WeightsError: the file is missing, truncated, of another kind or for another model.
+    """
+    path = Path(source).expanduser()
+    pairs = _read_pairs(path)
+    layers = _layers(files.find(weights, revision))
+    if len(pairs) != len(layers):
+        raise WeightsError(
+            f"{str(path)!r} is for a model of {len(pairs)} layers; the UNet of {weights} has {len(layers)} linear and "
+            "convolutional ones. Name the pipeline that it was trained on, and the file of the UNet (*_unet.pt)."
+        )
+    wrong = [_misfit(name, layer, *pair) for (name, layer), pair in zip(layers.items(), pairs, strict=True)]
+    if any(wrong):
+        shown = [text for text in wrong if text]
+        raise WeightsError(
+            f"{str(path)!r} does not fit the UNet of {weights}: {len(shown)} layers, such as {shown[0]}."
+        )
+    rank = max(down.shape[0] for _, down in pairs)
+    state: dict[str, Tensor] = {}
+    for name, (up, down) in zip(layers, pairs, strict=True):
+        state[f"{name}.lora_A.weight"] = _filled(down, 0, rank)
+        state[f"{name}.lora_B.weight"] = _filled(up, 1, rank)
+    return _write(state, Path(output).expanduser(), rank, rank, list(layers))
+
+
+def split(source: str | Path, output: str | Path) -> dict[str, Path]:
+    """Write the UNet's part and the text encoder's part of an adapter as two peft adapters.
+
+    ``PeftModel.from_pretrained(pipeline.unet, output / "unet")`` loads the one, and the other likewise.
+
+    Args:
+        source: adapter folder of a run with ``text_adapter``.
+        output: folder, created if it is not there; ``unet`` and ``text_encoder`` are made in it.
+
+    Returns:
+        The folders made, by name; a part without tensors has none.
+
+    Raises:
+        vader.WeightsError: there is no peft adapter at ``source``.
+    """
+    from vader import adapters
+
+    state, config = adapters.read(Path(source).expanduser())
+    if config is None:
+        raise WeightsError(f"{str(source)!r} has no {adapters.PEFT_CONFIG}; expected the adapter folder of a run.")
+    text = {name.removeprefix(_TEXT): tensor for name, tensor in state.items() if name.startswith(_TEXT)}
+    unet = {name: tensor for name, tensor in state.items() if not name.startswith(_TEXT)}
+    return {
+        part: _write(
+            tensors, Path(output).expanduser() / part, config["r"], config["lora_alpha"], _layer_names(tensors)
+        )
+        for part, tensors in (("unet", unet), ("text_encoder", text))
+        if tensors
+    }
+
+
+def _read_pairs(path: Path) -> list[tuple[Tensor, Tensor]]:
+    """``(up, down)`` of each layer, in float32.
+
+    Raises:
+        vader.WeightsError: it is not such a file.
+    """
+    import torch
+
+    expected = "Expected a list [up, down, up, down, ...] of tensors, as the reference writes *_unet.pt."
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"no LoRA file at {str(path)!r}. {expected}") from error
+    except Exception as error:  # foreign bytes make the unpickler fail in any way: KeyError, EOFError, ...
+        why = files.first_line(error)
+        raise WeightsError(f"{str(path)!r} is truncated or not a file of weights ({why}). {expected}") from error
+    if not isinstance(found, list) or not found or not all(isinstance(tensor, torch.Tensor) for tensor in found):
+        raise WeightsError(f"{str(path)!r} holds {_what(found)}. {expected}")
+    if len(found) % 2:
+        raise WeightsError(f"{str(path)!r} holds {len(found)} tensors, an odd number. {expected}")
+    tensors = [tensor.detach().float().contiguous() for tensor in found]
+    return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def _what(found: Any) -> str:
+    inner = type(found[0]).__name__ if isinstance(found, Sequence) and found else "nothing"
+    return f"a {type(found).__name__} of {inner}" if isinstance(found, Sequence) else f"a {type(found).__name__}"
+
+
+def _layers(folder: Path) -> dict[str, nn.Module]:
+    """The linear and convolutional layers of a pipeline's UNet, without weights, in the order of its modules."""
+    import torch
+    from diffusers import UNet3DConditionModel
+    from torch import nn
+
+    config = files.config(folder, "unet", str(folder))
+    with torch.device("meta"):
+        unet = UNet3DConditionModel.from_config(config)
+    return {name: layer for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d)}
+
+
+def _misfit(name: str, layer: nn.Module, up: Tensor, down: Tensor) -> str | None:
+    """Why a pair does not fit a layer, or None."""
+    weight = layer.get_parameter("weight")
+    out, rest, rank = weight.shape[0], tuple(weight.shape[1:]), down.shape[0]
+    expected = (out, rank, *(1 for _ in weight.shape[2:])), (rank, *rest)
+    if (tuple(up.shape), tuple(down.shape)) == expected:
+        return None
+    return f"{name}: up {tuple(up.shape)} and down {tuple(down.shape)}, expected {expected[0]} and {expected[1]}"
+
+
+def _filled(tensor: Tensor, dim: int, size: int) -> Tensor:
+    """Zeros added along a dimension."""
+    shape = list(tensor.shape)
+    shape[dim] = size
+    filled = tensor.new_zeros(shape)
+    filled.narrow(dim, 0, tensor.shape[dim]).copy_(tensor)
+    return filled
+
+
+def _layer_names(state: Mapping[str, Tensor]) -> list[str]:
+    return sorted(name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight"))
+
+
+def _write(state: Mapping[str, Tensor], folder: Path, rank: int, alpha: float, targets: list[str]) -> Path:
+    """Write an adapter in peft's layout."""
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    from vader import adapters
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {_PREFIX + name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / adapters.PEFT_FILE, {"format": "pt"})
+    LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, bias="none").save_pretrained(str(folder))
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: ``python -m vader_modelscope.lora convert|split ...``. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vader_modelscope.lora", description="LoRA files from and to others."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("convert", help="the reference's *_unet.pt to a peft adapter")
+    one.add_argument("--weights", default=files.HUB, help="pipeline it was trained on: hub id or folder")
+    one.add_argument("--revision", help="of the hub repository")
+    two = commands.add_parser("split", help="an adapter into the UNet's and the text encoder's")
+    for command in (one, two):
+        command.add_argument("source", help="what to read")
+        command.add_argument("output", help="folder to write")
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "convert":
+            made = [convert(given.source, given.output, given.weights, given.revision)]
+        else:
+            made = list(split(given.source, given.output).values())
+    except VaderError as error:
+        parser.exit(1, f"error: {error}\n")
+    print("wrote " + ", ".join(map(str, made)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

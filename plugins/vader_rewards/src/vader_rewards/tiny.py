@@ -1,0 +1,223 @@
+"""Writes tiny networks with random weights for every reward whose own are large: real classes and layouts, toy sizes.
+
+For tests, and for trying a spec before gigabytes are downloaded::
+
+    python -m vader_rewards.tiny FOLDER
+
+Then ``weights: FOLDER/clip`` and ``head: FOLDER/head.safetensors`` for aesthetic, compression and weather,
+``FOLDER/open_clip`` for hps (``weights``) and clip_text (``model``), ``FOLDER/clip`` for pickscore (and its
+``tokenizer``), and ``FOLDER/yolos``, ``grounding_dino``, ``videomae``, ``vjepa``. Their scores mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+WIDTH, SIDE, PATCH, FEATURES = 32, 32, 8, 16
+OBJECTS = ("person", "dog", "book", "cup")
+ACTIONS = ("playing piano", "playing guitar", "chopping wood", "jogging")
+
+
+def write(folder: str | Path, seed: int = 0) -> Path:
+    """Write all of them, a few megabytes.
+
+    Args:
+        folder: created if it is not there; files of the same names are overwritten.
+        seed: of the random weights; the global random state is left as it was.
+    """
+    import torch
+
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    for name, save in WRITERS.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            save(root / name)
+    return root
+
+
+def _spread(network: Any) -> Any:
+    """Larger random weights than a network starts with, so that images that differ have features that differ."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    return network.eval()
+
+
+def _tower(**more: Any) -> dict[str, Any]:
+    return {
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        **more,
+    }
+
+
+def _clip(folder: Path) -> None:
+    from transformers import CLIPConfig, CLIPModel
+
+    tokenizer = _tokenizer()
+    text = _tower(vocab_size=len(tokenizer), projection_dim=FEATURES, bos_token_id=1, eos_token_id=1, pad_token_id=0)
+    vision = _tower(image_size=SIDE, patch_size=PATCH, projection_dim=FEATURES)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=FEATURES)
+    _spread(CLIPModel(config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _open_clip(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        from open_clip import CLIP
+    except ImportError:  # the extra `clip` is not installed, and nothing here could read the folder
+        return
+    sizes = {"width": WIDTH, "layers": 2}
+    config = {
+        "embed_dim": FEATURES,
+        "vision_cfg": {"image_size": SIDE, "patch_size": PATCH, "head_width": 8, **sizes},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "heads": 4, **sizes},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}), encoding="utf-8")
+    network = _spread(CLIP(**config))
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    assert all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
+    save_file(tensors, folder / "open_clip_model.safetensors")
+
+
+def _head(path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for index, (inputs, outputs) in enumerate([(FEATURES, WIDTH), (WIDTH, 8), (8, 1)]):
+        tensors[f"layers.{2 * index}.weight"] = torch.randn(outputs, inputs) * inputs**-0.5
+        tensors[f"layers.{2 * index}.bias"] = torch.randn(outputs) * 0.1
+    save_file(tensors, path)
+
+
+def _yolos(folder: Path) -> None:
+    from transformers import YolosConfig, YolosForObjectDetection
+
+    config = YolosConfig(
+        **_tower(image_size=[64, 64], patch_size=16, num_detection_tokens=6, id2label=dict(enumerate(OBJECTS)))
+    )
+    _spread(YolosForObjectDetection(config)).save_pretrained(folder)
+    _sizes(folder)
+
+
+def _grounding_dino(folder: Path) -> None:
+    from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+
+    tokenizer = _tokenizer()
+    backbone = SwinConfig(
+        image_size=64,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = GroundingDinoConfig(
+        backbone_config=backbone,
+        text_config=BertConfig(**_tower(vocab_size=1100, max_position_embeddings=64)),
+        d_model=WIDTH,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=WIDTH,
+        decoder_ffn_dim=WIDTH,
+        num_queries=8,
+        dropout=0.0,
+        disable_custom_kernels=True,
+        max_text_len=32,
+    )
+    GroundingDinoForObjectDetection(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _sizes(folder)
+
+
+def _sizes(folder: Path) -> None:
+    """A processor's configuration that keeps images small."""
+    sizes = {"size": {"shortest_edge": 64, "longest_edge": 96}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(sizes), encoding="utf-8")
+
+
+def _videomae(folder: Path) -> None:
+    from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+
+    config = VideoMAEConfig(
+        **_tower(image_size=SIDE, patch_size=PATCH, num_frames=4, tubelet_size=2, id2label=dict(enumerate(ACTIONS)))
+    )
+    _spread(VideoMAEForVideoClassification(config)).save_pretrained(folder)
+
+
+def _vjepa(folder: Path) -> None:
+    from transformers import VJEPA2Config, VJEPA2Model
+
+    config = VJEPA2Config(
+        crop_size=SIDE,
+        patch_size=PATCH,
+        frames_per_clip=8,
+        tubelet_size=2,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        mlp_ratio=2,
+        pred_hidden_size=24,
+        pred_num_hidden_layers=2,
+        pred_num_attention_heads=1,
+        pred_num_mask_tokens=2,
+    )
+    _spread(VJEPA2Model(config)).save_pretrained(folder)
+
+
+def _tokenizer() -> Any:
+    """One token per byte, and ``</s>`` at the end: no text is unknown to it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<pad>", "</s>", "<unk>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="right"
+    )
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "clip": _clip,
+    "open_clip": _open_clip,
+    "head.safetensors": _head,
+    "yolos": _yolos,
+    "grounding_dino": _grounding_dino,
+    "videomae": _videomae,
+    "vjepa": _vjepa,
+}
+
+
+def main() -> None:
+    """Command line: ``python -m vader_rewards.tiny FOLDER``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vader_rewards.tiny", description="Write tiny random networks for the rewards."
+    )
+    parser.add_argument("folder", type=Path, help="where to write them")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    arguments = parser.parse_args()
+    print(f"wrote {write(arguments.folder, arguments.seed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Frozen feature towers, held once however many rewards use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vader import Runtime, WeightsError
+from vader_rewards import pixels, weights
+
+T = TypeVar("T")
+_HELD: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+
+
+def shared(key: Hashable, build: Callable[[], T]) -> T:
+    """The living object of that key, or a new one; it lives as long as somebody holds it."""
+    found: T | None = _HELD.get(key)
+    if found is None:
+        found = _HELD[key] = build()
+    return found
+
+
+class ClipVision:
+    """The image half of a CLIP of transformers (Radford et al. 2021).
+
+    Args:
+        network: ``CLIPVisionModelWithProjection``.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.size: int = network.config.image_size
+        self.width: int = network.config.projection_dim
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalised pixels ``(n 3 size size)`` -> unit features ``(n width)`` of float32 or wider."""
+        features: Tensor = self.network(pixel_values=images.to(self.network.dtype)).image_embeds
+        return functional.normalize(features.to(score_dtype(features.dtype)), dim=-1)
+
+    def prepare(self, images: Tensor, how: str) -> Tensor:
+        """Images ``(n 3 h w)`` in [0, 1] -> normalised pixels.
+
+        ``official`` keeps the aspect (bicubic, middle square), as CLIP's own processor does; ``reference`` squeezes to
+        a square (bilinear), as VADER does.
+        """
+        if how == "official":
+            images = pixels.crop_of_short_side(images, self.size)
+        else:
+            images = pixels.resize(images, (self.size, self.size), "bilinear")
+        return pixels.normalise(images, pixels.CLIP_MEAN, pixels.CLIP_STD)
+
+
+def score_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Float32, or what is wider: features and scores are never rounded to the precision of the frozen weights."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def clip_vision(name: str, revision: str | None, runtime: Runtime) -> ClipVision:
+    """The shared image tower of a CLIP.
+
+    Args:
+        name: hub id or folder.
+        revision: on the hub.
+        runtime: device and dtype.
+
+    Raises:
+        vader.WeightsError: if the weights cannot be loaded.
+    """
+
+    def build() -> ClipVision:
+        from transformers import CLIPVisionModelWithProjection
+
+        source = weights.folder(name, revision)
+        network = weights.model(CLIPVisionModelWithProjection, source, name, runtime.dtype)
+        return ClipVision(network.to(runtime.device))
+
+    return shared(("clip_vision", name, revision, str(runtime.device), runtime.dtype), build)
+
+
+class OpenClip:
+    """A CLIP of open_clip, both halves.
+
+    Args:
+        network: as ``open_clip.create_model`` gives it.
+        tokenizer: texts -> ids ``(n context)``.
+    """
+
+    def __init__(self, network: Any, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
+        self.network, self.tokenizer = network, tokenizer
+        self.preprocess: dict[str, Any] = dict(network.visual.preprocess_cfg)
+        parameter = next(network.parameters())
+        self._device, self._dtype = parameter.device, parameter.dtype
+
+    @property
+    def size(self) -> int:
+        """Side of the square images it takes."""
+        size = self.preprocess["size"]
+        return int(size if isinstance(size, int) else size[0])
+
+    def images(self, images: Tensor) -> Tensor:
+        """Normalised pixels ``(n 3 size size)`` -> unit features ``(n d)``."""
+        return self._unit(self.network.encode_image(images.to(self._dtype)))
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit features ``(n d)``, without gradient."""
+        return self._unit(self.network.encode_text(self.tokenizer(list(texts)).to(self._device)))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """With the mean and deviation that the model was trained with."""
+        return pixels.normalise(images, self.preprocess["mean"], self.preprocess["std"])
+
+    def official(self, images: Tensor) -> Tensor:
+        """Images ``(n 3 h w)`` in [0, 1] -> normalised pixels, as open_clip's own transform does."""
+        how, size = self.preprocess["resize_mode"], self.size
+        mode: pixels.Mode = "bilinear" if self.preprocess["interpolation"] == "bilinear" else "bicubic"
+        if how == "squash":
+            images = pixels.resize(images, (size, size), mode).clamp(0, 1)
+        elif how == "longest":
+            images = pixels.fit_inside(images, size, mode).clamp(0, 1)
+        else:
+            images = pixels.crop_of_short_side(images, size, mode, nearest=True)
+        return self.normalised(images)
+
+    @staticmethod
+    def _unit(features: Tensor) -> Tensor:
+        return functional.normalize(features.to(score_dtype(features.dtype)), dim=-1)
+
+
+def open_clip(architecture: str, source: str | Path | None, runtime: Runtime) -> OpenClip:
+    """The shared model of open_clip.
+
+    Args:
+        architecture: one of open_clip's names, ``hf-hub:owner/name``, or ``local-dir:FOLDER``.
+        source: file of weights, or name of published ones; None with a prefix, whose own are taken.
+        runtime: device and dtype.
+
+    Raises:
+        vader.WeightsError: if architecture or weights cannot be found or loaded.
+    """
+
+    def build() -> OpenClip:
+        import open_clip as library
+
+        published = None if isinstance(source, Path) else source
+        tensors = weights.state(source) if isinstance(source, Path) else None
+        try:
+            with torch.random.fork_rng(devices=[]):  # its first weights are random
+                network = library.create_model(
+                    architecture,
+                    pretrained=published,
+                    load_weights=tensors is None,
+                    pretrained_text=False,
+                    require_pretrained=tensors is None,
+                )
+            tokenizer = library.get_tokenizer(architecture)
+        except Exception as error:  # open_clip and the hub client raise errors of many kinds
+            what = f"{architecture} with weights {published}" if published else architecture
+            raise WeightsError(
+                f"open_clip cannot give {what}: {weights.first_line(error)}. Expected a pair of "
+                "`open_clip.list_pretrained()` (downloaded from the hub on first use), hf-hub:owner/name, or a folder "
+                "with open_clip_config.json; without a connection, a local file or folder."
+            ) from error
+        if tensors is not None:
+            assert isinstance(source, Path)
+            weights.fill(network, tensors, source, f"open_clip's {architecture}")
+        frozen: nn.Module = network.requires_grad_(False).eval().to(runtime.device, runtime.dtype)
+        return OpenClip(frozen, tokenizer)
+
+    return shared(("open_clip", architecture, str(source), str(runtime.device), runtime.dtype), build)

@@ -1,0 +1,236 @@
+"""Weights of rewards: from the hub or from a path. Every way they can fail is one ``vader.WeightsError``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vader import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_HUB_FILE = re.compile(r"(\w[\w.-]*/\w[\w.-]*):(.+)")
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+_SMALL = ("*.json", "*.txt", "*.model")
+
+
+def folder(weights: str, revision: str | None, *, option: str = "weights", small: bool = False) -> Path:
+    """The local folder of a model in the layout of transformers.
+
+    Args:
+        weights: hub id (``owner/name``) or local folder; a folder that exists wins.
+        revision: branch, tag or commit on the hub.
+        option: name of the option that gave it, for errors.
+        small: configuration and tokenizer only, no weights.
+
+    Raises:
+        vader.WeightsError: if there is no such folder, and the hub does not give it.
+    """
+    local = Path(weights).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists() or not _HUB_ID.fullmatch(weights):
+        what = "is a file, not a folder" if local.exists() else "is no folder here, nor a hub id (owner/name)"
+        raise WeightsError(f"`{option}: {weights}` {what}. Give the folder that `hf download` has filled, or a hub id.")
+    found = _snapshot(weights, revision, _SMALL, option)
+    for pattern in () if small else _WEIGHTS:  # safetensors when there are any
+        if any((found := _snapshot(weights, revision, (*_SMALL, pattern), option)).glob(pattern)):
+            break
+    return found
+
+
+def file(name: str, option: str) -> Path:
+    """A local file, or one of a hub repository.
+
+    Args:
+        name: path, or ``owner/name:file`` for a file of a hub repository.
+        option: name of the option that gave it, for errors.
+
+    Raises:
+        vader.WeightsError: if there is no such file, and the hub does not give it.
+    """
+    local = Path(name).expanduser()
+    if local.is_file():
+        return local
+    hub = _HUB_FILE.fullmatch(name)
+    if hub is None:
+        what = "is a folder" if local.is_dir() else "is no file here"
+        raise WeightsError(f"`{option}: {name}` {what}. Give the path of the file, or owner/name:file on the hub.")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(hub[1], hub[2]))
+    except Exception as error:  # the hub client's own errors and its transport's have no public base in common
+        raise WeightsError(_unreachable(hub[1], option, error, hub[2])) from error
+
+
+def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...], option: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub client's own errors and its transport's have no public base in common
+        raise WeightsError(_unreachable(name, option, error, None, revision)) from error
+
+
+def _unreachable(
+    name: str, option: str, error: Exception, wanted: str | None = None, revision: str | None = None
+) -> str:
+    what = f"{wanted} of {name}" if wanted else name
+    at = f" at revision {revision!r}" if revision else ""
+    command = f"hf download {name}" + (f" {wanted}" if wanted else "") + (f" --revision {revision}" if revision else "")
+    return (
+        f"`{option}`: the hub did not give {what}{at}: {first_line(error)}. Check the name and the connection; without "
+        f"one, run `{command}` where there is and set HF_HUB_OFFLINE=1, or set `{option}` to a local path."
+    )
+
+
+def model(kind: Any, source: Path, name: str, dtype: torch.dtype) -> Any:
+    """A frozen network of transformers in eval mode, on the CPU, every weight from its files.
+
+    Args:
+        kind: class of transformers.
+        source: as :func:`folder` gives it.
+        name: what the user calls it, for errors.
+        dtype: of the weights.
+
+    Raises:
+        vader.WeightsError: if a file is missing, truncated or of another model.
+    """
+    from transformers.utils import logging
+
+    check_folder(source, name)
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # half of a CLIP is asked for on purpose; what is missing is judged below
+    try:
+        network, info = kind.from_pretrained(source, dtype=dtype, local_files_only=True, output_loading_info=True)
+    except Exception as error:  # each format of weights and each configuration fails in a way of its own
+        raise WeightsError(
+            f"{name} cannot be loaded as {kind.__name__}: {first_line(error)}. {_again(name)}"
+        ) from error
+    finally:
+        logging.set_verbosity(said)
+    if missing := sorted(map(str, info["missing_keys"])):
+        raise WeightsError(
+            f"{name} is of another model: {len(missing)} weights of {kind.__name__} are not in its files "
+            f"({shown(missing)})."
+        )
+    return network.requires_grad_(False).eval()
+
+
+def tokenizer(source: Path, name: str) -> Any:
+    """The tokenizer of a model's folder.
+
+    Raises:
+        vader.WeightsError: if it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise WeightsError(f"{name}: the tokenizer cannot be loaded: {first_line(error)}. {_again(name)}") from error
+
+
+def processor(source: Path, name: str) -> dict[str, Any]:
+    """The settings of a model's own preprocessing, ``preprocessor_config.json``; empty if it has none.
+
+    Raises:
+        vader.WeightsError: if the file is damaged.
+    """
+    path = source / "preprocessor_config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{name}: {path.name} is not readable JSON: {first_line(error)}. {_again(name)}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def check_folder(source: Path, name: str) -> None:
+    """A model's folder has a configuration, and its safetensors files are whole.
+
+    Raises:
+        vader.WeightsError: if not.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not (source / "config.json").is_file():
+        raise WeightsError(
+            f"{name} has no config.json, so it is no model in the layout of transformers. {_again(name)}"
+        )
+    for path in sorted(source.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{name}: {_damaged(path, error)}") from error
+
+
+def state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a file of ``torch.save`` read with ``weights_only=True``.
+
+    Raises:
+        vader.WeightsError: if the file is truncated, of another format, or holds anything but tensors.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        found: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # zip, pickle and safetensors readers have no exception in common
+        raise WeightsError(_damaged(path, error)) from error
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not (isinstance(found, Mapping) and found and all(isinstance(value, torch.Tensor) for value in found.values())):
+        raise WeightsError(f"{path} holds {type(found).__name__}, not the weights of a network (name -> tensor).")
+    return dict(found)
+
+
+def fill(network: Any, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:
+    """Load weights into a network; all must fit.
+
+    Raises:
+        vader.WeightsError: if names or shapes differ; says which.
+    """
+    expected = network.state_dict()
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - tensors.keys())]
+    problems += [f"{name} is unknown" for name in sorted(tensors.keys() - expected.keys())]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    if problems:
+        raise WeightsError(f"{path} does not hold the weights of {what}: {shown(problems)}.")
+    network.load_state_dict(tensors)
+
+
+def shown(items: list[str], most: int = 3) -> str:
+    """The first few of a list."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, without its full stop."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return (
+        f"{path} ({path.stat().st_size:,} bytes) is truncated or not a file of weights: {first_line(error)}. "
+        "Delete it and fetch it again."
+    )
+
+
+def _again(name: str) -> str:
+    return f"Fetch it with `hf download {name}`." if _HUB_ID.fullmatch(name) else "Fetch it again with `hf download`."

@@ -1,0 +1,144 @@
+"""Every differentiable reward: its gradient is right, ascent on pixels raises it, nothing of it is trained."""
+
+import random
+from importlib.metadata import entry_points
+
+import pytest
+import torch
+
+from vader import Prompt, Runtime
+
+ALL = sorted(entry.name for entry in entry_points(group="vader.rewards") if entry.value.startswith("vader_rewards."))
+SMOOTH = [name for name in ALL if name != "jpeg_size"]
+PROMPTS = [Prompt("a red fox"), Prompt("two blue birds over a lake")]
+
+
+def make(name, options, dtype=torch.float32):
+    (entry,) = entry_points(group="vader.rewards", name=name)
+    kind = entry.load()
+    chosen = kind.Options(**options[name])
+    return kind(chosen) if name in ("motion", "jpeg_size") else kind(chosen, Runtime(torch.device("cpu"), dtype))
+
+
+@pytest.fixture(scope="module")
+def rewards(options):
+    """Each reward in float32, made once."""
+    held = {}
+
+    def get(name):
+        if name not in held:
+            held[name] = make(name, options)
+        return held[name]
+
+    return get
+
+
+def frames(seed=0, clips=2, count=2, height=24, width=36, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.2 + 0.6 * torch.rand(clips, count, 3, height, width, generator=generator, dtype=dtype)
+
+
+def test_all_are_here(options):
+    assert sorted(options) == ALL
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_gradient_against_finite_differences(name, options):
+    """In float64, along a random direction, on frames that are not square."""
+    reward = make(name, options, dtype=torch.float64)
+    start = frames(dtype=torch.float64).requires_grad_()
+    score = reward.score(start, PROMPTS)
+    assert score.shape == (2,)
+    assert score.dtype == torch.float64
+    weight = torch.tensor([1.0, -0.7], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((score * weight).sum(), start)
+    assert (gradient.abs().amax((2, 3, 4)) > 0).all(), "a frame without gradient"
+    generator = torch.Generator().manual_seed(1)
+    direction = torch.randn(start.shape, dtype=torch.float64, generator=generator)
+    step = 1e-8 if name in ("imagenet", "nsfw", "ocr_text") else 1e-6  # ReLUs have kinks: stay between them
+    with torch.no_grad():
+        ahead, behind = ((reward.score(start + s * step * direction, PROMPTS) * weight).sum() for s in (1, -1))
+    close = 3e-3 if name == "nsfw" else 1e-4
+    torch.testing.assert_close((gradient * direction).sum(), (ahead - behind) / (2 * step), rtol=close, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_ascent_raises_the_score(name, rewards):
+    """Thirty steps of Adam on pixels, clamped to [0, 1]."""
+    reward = rewards(name)
+    pixels = frames(3, clips=1, count=getattr(type(reward), "frames", 1)).requires_grad_()
+    optimizer = torch.optim.Adam([pixels], lr=0.01)
+    scores = []
+    for _ in range(31):
+        optimizer.zero_grad()
+        score = reward.score(pixels, PROMPTS[:1]).sum()
+        scores.append(score.item())
+        (-score).backward()
+        optimizer.step()
+        with torch.no_grad():
+            pixels.clamp_(0, 1)
+    assert scores[-1] > scores[0] + 1e-4 * abs(scores[0])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_batch_gives_what_its_clips_give_alone(name, rewards):
+    reward = rewards(name)
+    clips = frames(5)
+    both = reward.score(clips, PROMPTS)
+    alone = torch.cat([reward.score(clips[i : i + 1], PROMPTS[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-5)
+    assert both[0] != both[1]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_nothing_is_trained(name, rewards):
+    """No parameter takes a gradient, none is in training mode, and scoring leaves the global random state alone."""
+    reward = rewards(name)
+    before = torch.random.get_rng_state(), random.getstate()
+    clips = frames().requires_grad_()
+    reward.score(clips, PROMPTS).sum().backward()
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    networks = [value for value in _reach(reward) if isinstance(value, torch.nn.Module)]
+    assert bool(networks) == (name != "motion")
+    for network in networks:
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def _reach(value, depth=3):
+    """The objects held by an object of ours, a few levels deep."""
+    yield value
+    if depth and type(value).__module__.startswith("vader_rewards"):
+        for held in vars(value).values():
+            yield from _reach(held, depth - 1)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_bfloat16_weights(name, options, rewards):
+    """Weights in bfloat16, frames and scores in float32, near the score of float32 weights."""
+    clips = frames(7).requires_grad_()
+    score = make(name, options, dtype=torch.bfloat16).score(clips, PROMPTS)
+    score.sum().backward()
+    assert score.dtype == torch.float32
+    assert clips.grad.isfinite().all()
+    exact = rewards(name).score(clips, PROMPTS)
+    assert (score - exact).abs().max() < 0.05 * max(1.0, exact.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_bad_frames(name, rewards):
+    with pytest.raises(ValueError, match=r"expected \(b, f, 3, h, w\), floating point"):
+        rewards(name).score(torch.zeros(2, 3, 4, 8, 8), PROMPTS)
+
+
+def test_gradient_of_grounding_dino(options, tiny):
+    """It rounds to float32 inside and chooses queries by rank, so: uphill, where the slope stands out of the noise."""
+    chosen = {"detection": {"weights": str(tiny / "grounding_dino"), "object": "book", "engine": "grounding_dino"}}
+    reward = make("detection", chosen, dtype=torch.float64)
+    start = frames(2, dtype=torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(reward.score(start, PROMPTS).sum(), start)
+    direction = gradient / gradient.norm()
+    with torch.no_grad():
+        ahead, behind = (reward.score(start + s * 1e-5 * direction, PROMPTS).sum() for s in (1, -1))
+    torch.testing.assert_close(gradient.norm(), (ahead - behind) / 2e-5, rtol=0.02, atol=0)

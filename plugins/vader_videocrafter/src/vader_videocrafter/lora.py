@@ -1,0 +1,193 @@
+"""VADER's published adapters for VideoCrafter: what ``torch.save`` made of peft's state dict, read and written.
+
+The format holds no configuration: the rank is in the shapes, and ``lora_alpha`` is always 8.
+
+From the command line::
+
+    python -m vader_videocrafter.lora import vader_videocrafter_pickscore.pt FOLDER    (FOLDER: peft's layout)
+    python -m vader_videocrafter.lora export runs/mine/adapter FILE.pt                 (the reference loads FILE.pt)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vader import VaderError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vader.spec import AdapterSpec
+    from vader_videocrafter.names import Names
+
+ALPHA = 8.0
+"""``lora_alpha`` of every published adapter: the reference leaves it at peft's default."""
+TARGETS = ("to_q", "to_k", "to_v")
+"""Layers that carry them, in the format's order."""
+PREFIX = "base_model.model.model.diffusion_model."
+_DOWN = ".lora_A.weight"
+
+
+def spec_of(path: Path) -> AdapterSpec | None:
+    """Rank, alpha and target modules of a published adapter; None for a file or folder of another kind.
+
+    Raises:
+        vader.WeightsError: it cannot be read, or its tensors have different ranks.
+    """
+    from vader.spec import AdapterSpec
+
+    if not _may_be_published(path):
+        return None
+    downs = {name: tensor for name, tensor in _tensors(path).items() if name.endswith(_DOWN)}
+    ranks = sorted({int(tensor.shape[0]) for tensor in downs.values()})
+    if len(ranks) != 1:
+        raise WeightsError(f"the adapter {str(path)!r} has tensors of ranks {ranks or 'none'}; expected one rank.")
+    targets = sorted({name.removesuffix(_DOWN).rpartition(".")[2] for name in downs})
+    return AdapterSpec(rank=ranks[0], alpha=ALPHA, target_modules=tuple(targets), init=str(path))
+
+
+def read(path: Path, names: Names) -> dict[str, Tensor]:
+    """A published adapter's tensors under our names, such as ``down_blocks.0....to_q.lora_A.weight``.
+
+    Raises:
+        vader.WeightsError: it cannot be read, or names layers that the denoiser does not have.
+    """
+    state = _tensors(path)
+    found = {name: names.ours(name.removeprefix(PREFIX)) for name in state}
+    strange = sorted(name for name, ours in found.items() if ours is None)
+    if strange:
+        raise WeightsError(
+            f"the adapter {str(path)!r} is for another model: {len(strange)} of its {len(found)} tensors belong to no "
+            f"layer of this denoiser (such as {strange[0]})."
+        )
+    return {str(ours): state[name] for name, ours in found.items()}
+
+
+def published(state: Mapping[str, Tensor], alpha: float, names: Names) -> dict[str, Tensor]:
+    """An adapter as the reference wants it: its names, in its order, scaled for an alpha of 8.
+
+    Args:
+        state: tensors by our names.
+        alpha: the adapter's own; where it is 8 the tensors stay as they are.
+        names: of the denoiser.
+
+    Raises:
+        vader.WeightsError: a tensor belongs to no layer that the reference puts an adapter on.
+    """
+    renamed: dict[str, Tensor] = {}
+    for ours, tensor in state.items():
+        theirs = names.theirs(ours)
+        if theirs is None or theirs.split(".")[-3] not in TARGETS:
+            raise WeightsError(
+                f"{ours} has no place in VADER's format, which holds LoRA on {', '.join(TARGETS)} of a VideoCrafter "
+                "denoiser. Export an adapter of backbone videocrafter2 with the default target_modules."
+            )
+        renamed[theirs] = tensor if alpha == ALPHA or theirs.endswith(_DOWN) else tensor * (alpha / ALPHA)
+
+    def order(name: str) -> tuple[int, str, int, str]:
+        attention, layer, half = name.split(".")[-4:-1]
+        return names.place(name), attention, TARGETS.index(layer), half
+
+    return {PREFIX + name: renamed[name] for name in sorted(renamed, key=order)}
+
+
+def write(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict as torch does, under a temporary name first."""
+    import torch
+
+    temporary = path.with_name(f".{path.name}.partial")
+    torch.save(dict(state), temporary)
+    temporary.replace(path)
+
+
+def export_adapter(adapter: Path, target: Path, names: Names) -> None:
+    """Write an adapter of ours, in peft's layout, in the published format.
+
+    Raises:
+        vader.WeightsError: it cannot be read, or is of another model.
+    """
+    from vader import adapters
+
+    spec = adapters.spec_of(adapter)
+    write(target, published(adapters.read(adapter)[0], spec.alpha or spec.rank, names))
+
+
+def import_adapter(adapter: Path, folder: Path, names: Names) -> None:
+    """Write a published adapter in peft's layout, which every tool that knows peft can read.
+
+    Raises:
+        vader.WeightsError: it cannot be read, or is of another model.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    from vader import adapters
+
+    spec = spec_of(adapter)
+    if spec is None:
+        raise WeightsError(f"{str(adapter)!r} is no adapter in VADER's published format (a .pt file of torch.save).")
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in read(adapter, names).items()}
+    save_file(tensors, folder / adapters.PEFT_FILE, {"format": "pt"})
+    LoraConfig(r=spec.rank, lora_alpha=ALPHA, target_modules=list(spec.target_modules or ())).save_pretrained(folder)
+
+
+def _may_be_published(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    from vader_videocrafter.checkpoint import PICKLED, SAFETENSORS
+
+    if path.suffix.lower() != SAFETENSORS or not path.is_file():
+        return path.suffix.lower() in (*PICKLED, ".bin")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(name.startswith(PREFIX) for name in file.keys())  # noqa: SIM118 (not a mapping)
+    except SafetensorError:
+        return False
+
+
+def _tensors(path: Path) -> Mapping[str, Tensor]:
+    from safetensors.torch import load_file
+
+    from vader_videocrafter.checkpoint import SAFETENSORS, load_pickled, tensors
+
+    name = f"the adapter {str(path)!r}"
+    if not path.is_file():
+        raise WeightsError(f"there is no adapter at {str(path)!r}.")
+    if path.suffix.lower() == SAFETENSORS:
+        state: dict[str, Tensor] = load_file(path)
+        return state
+    return tensors(load_pickled(path, name, mapped=False), name)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m vader_videocrafter.lora", description="Convert adapters.")
+    parser.add_argument("direction", choices=("import", "export"), help="from the published format, or to it")
+    parser.add_argument("source", type=Path, help="the adapter there is")
+    parser.add_argument("target", type=Path, help="where to write: a folder for import, a .pt file for export")
+    parser.add_argument("--weights", type=Path, help="the checkpoint it is for, if not one of the published sizes")
+    given = parser.parse_args(arguments)
+    try:
+        names = _names(given.weights)
+        convert = import_adapter if given.direction == "import" else export_adapter
+        convert(given.source, given.target, names)
+    except VaderError as error:
+        sys.exit(f"error: {error}")
+    print(f"wrote {given.target}")
+
+
+def _names(weights: Path | None) -> Names:
+    from vader_videocrafter import checkpoint, layout, names
+
+    if weights is None:
+        return names.unet(layout.PUBLISHED)
+    return names.unet(layout.read(checkpoint.open_checkpoint(weights, str(weights)).shapes, str(weights)).unet)
+
+
+if __name__ == "__main__":
+    main()

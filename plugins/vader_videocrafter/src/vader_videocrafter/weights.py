@@ -1,0 +1,208 @@
+"""Finds a VideoCrafter checkpoint, judges it by names and shapes, and streams it into the networks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vader import NoiseSchedule, WeightsError
+from vader_videocrafter import names, network
+from vader_videocrafter.checkpoint import PICKLED, SAFETENSORS, Stored, first_line, open_checkpoint
+from vader_videocrafter.layout import FIX, TEXT, UNET, VAE, Layout, Shapes, read
+from vader_videocrafter.schedule import ScaledSchedule
+
+TRAIN_TIMESTEPS = 1000
+"""Of every published configuration."""
+FILE = "model.ckpt"
+"""What the published repositories call their checkpoint."""
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The loaded networks, frozen and in evaluation mode, and the process the denoiser was trained on."""
+
+    layout: Layout
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    schedule: NoiseSchedule
+
+
+def locate(weights: str, revision: str | None = None) -> Path:
+    """The local file of a checkpoint; a hub id is downloaded, or taken from the hub's cache, first.
+
+    Args:
+        weights: a file, a folder that holds one (``model.safetensors`` goes before ``model.ckpt``), or a hub id.
+        revision: of the hub repository.
+
+    Raises:
+        vader.WeightsError: there is nothing of that name.
+    """
+    path = Path(weights).expanduser()
+    if revision is not None and path.exists():
+        raise WeightsError(f"{weights} is local and has no revision {revision!r}; leave `revision` out.")
+    if path.is_file():
+        return path
+    if path.is_dir():
+        found = [path / f"model{SAFETENSORS}", *(path / f"model{suffix}" for suffix in PICKLED)]
+        if file := next((candidate for candidate in found if candidate.is_file()), None):
+            return file
+        raise WeightsError(f"folder {weights} holds no model{SAFETENSORS} and no {FILE}. {FIX}")
+    if path.suffix in (SAFETENSORS, *PICKLED) or not _HUB_ID.fullmatch(weights):
+        raise WeightsError(f"weights {weights!r} is no file or folder here, nor a hub id (owner/name). {FIX}")
+    return _download(weights, revision)
+
+
+def _download(weights: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(weights, FILE, revision=revision))
+    except Exception as error:  # the hub client's own errors and its transport's have no public base in common
+        at = f" at revision {revision!r}" if revision else ""
+        raise WeightsError(
+            f"{weights} is no file or folder here, and the hub did not give its {FILE}{at}: {first_line(error)}. Check "
+            f"the name and the connection; without one, run `hf download {weights} {FILE}` where there is, or set "
+            "`weights` to a local file. With HF_HUB_OFFLINE=1 only what is in the hub's cache is found."
+        ) from error
+
+
+def load(path: Path, name: str, device: torch.device, dtype: torch.dtype, text_device: torch.device) -> Parts:
+    """The networks of a checkpoint. Names and shapes are judged before any memory is taken.
+
+    Args:
+        path: as :func:`locate` gives it.
+        name: what the user calls it, for errors.
+        device: of denoiser and first stage.
+        dtype: of denoiser and text encoder; the first stage is held in float32.
+        text_device: of the text encoder.
+
+    Raises:
+        vader.WeightsError: the file cannot be read, or is of another model.
+    """
+    stored = open_checkpoint(path, name)
+    layout = read(stored.shapes, name)
+    networks = checked(stored.shapes, layout, name)
+    homes = ((device, dtype), (device, torch.float32), (text_device, dtype))
+    for module, (home, kind) in zip(networks, homes, strict=True):
+        nn.Module.to(module, kind).to_empty(device=home)  # diffusers' own `to` warns of float32 modules it has not
+    networks.text_encoder.attn_mask = networks.text_encoder.build_causal_mask().to(text_device)
+    with torch.no_grad():
+        for parameter, theirs in networks.parameters(layout):
+            parameter.copy_(stored.read(theirs).reshape(parameter.shape))
+    for module in networks:
+        module.requires_grad_(False).eval()
+    return Parts(layout, networks.unet, networks.vae, networks.text_encoder, schedule(stored))
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Denoiser, first stage and text encoder."""
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+
+    def __iter__(self) -> Any:
+        return iter((self.unet, self.vae, self.text_encoder))
+
+    def parameters(self, layout: Layout) -> list[tuple[nn.Parameter, str]]:
+        """Every parameter with its published name."""
+        renamers: tuple[tuple[str, Callable[[str], str | None]], ...] = (
+            (UNET, names.unet(layout.unet).theirs),
+            (VAE, names.vae(layout.vae).theirs),
+            (TEXT, str),
+        )
+        return [
+            (parameter, f"{prefix}{rename(ours)}")
+            for module, (prefix, rename) in zip(self, renamers, strict=True)
+            for ours, parameter in module.named_parameters()
+        ]
+
+
+def build(layout: Layout) -> Networks:
+    """The networks without memory (meta device)."""
+    with torch.device("meta"):
+        return Networks(
+            network.build_unet(layout.unet), network.build_vae(layout.vae), network.build_text_encoder(layout.text)
+        )
+
+
+def checked(shapes: Shapes, layout: Layout, name: str) -> Networks:
+    """The networks without memory, for which a checkpoint has every tensor.
+
+    Raises:
+        vader.WeightsError: it has not, or its sizes make no network.
+    """
+    try:
+        networks = build(layout)
+    except (ValueError, ArithmeticError) as error:
+        raise WeightsError(f"the sizes in {name} make no network: {first_line(error)} ({layout}). {FIX}") from error
+    judge(networks, shapes, layout, name)
+    return networks
+
+
+def judge(networks: Networks, shapes: Shapes, layout: Layout, name: str) -> None:
+    """Every parameter has its tensor, of its shape (ones at the end aside), and no tensor is unknown.
+
+    Raises:
+        vader.WeightsError: with the count of each kind of mistake, and names.
+    """
+    wanted = {theirs: tuple(parameter.shape) for parameter, theirs in networks.parameters(layout)}
+    wanted[names.SCHEDULE] = (TRAIN_TIMESTEPS,)
+    if names.SCALE in shapes:
+        wanted[names.SCALE] = (max(TRAIN_TIMESTEPS, *shapes[names.SCALE]),)
+    missing = sorted(wanted.keys() - shapes.keys())
+    unexpected = sorted(key for key in shapes if key not in wanted and names.unused(key, layout) is None)
+    wrong = [
+        f"{key}: {shapes[key]} there, {shape} here"
+        for key, shape in wanted.items()
+        if key in shapes and _core(shapes[key]) != _core(shape)
+    ]
+    if missing or unexpected or wrong:
+        raise WeightsError(
+            f"{name} does not hold this model: {len(missing)} tensors are missing{_some(missing)}, {len(unexpected)} "
+            f"are unexpected{_some(unexpected)}, {len(wrong)} have another shape{_some(wrong)}. {FIX}"
+        )
+
+
+def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the ones at its end: a convolution of width 1 is a linear layer."""
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _some(found: list[str]) -> str:
+    return f" ({', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''})" if found else ""
+
+
+def schedule(stored: Stored) -> NoiseSchedule:
+    """The process a checkpoint was trained on, from its own buffers."""
+    scale = stored.read(names.SCALE).double() if names.SCALE in stored.shapes else None
+    return ScaledSchedule(
+        prediction="epsilon",
+        alphas_cumprod=stored.read(names.SCHEDULE).double(),
+        config=DIFFUSERS_CONFIG,
+        signal_scale=scale,
+    )
+
+
+DIFFUSERS_CONFIG: Mapping[str, Any] = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+    "clip_sample": False,
+}
+"""The same process in diffusers' words; it knows no scale of the signal."""

@@ -1,0 +1,217 @@
+"""Real key lists are consumed to the last tensor; files are found, converted and streamed."""
+
+import gc
+import shutil
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file
+
+from vader import WeightsError
+from vader_videocrafter import checkpoint, convert, layout, names, tiny, weights
+
+CPU = torch.device("cpu")
+SIZES = {  # configuration: keys, parameters of the denoiser, temporal convolution, fps, relative positions, scale_arr
+    "t2v_512_v2.0": (2039, 1_413_284_420, True, True, None, 1400),
+    "t2v_512_v1.0": (1750, 1_144_485_956, False, False, 16, None),
+    "t2v_1024_v1.0": (1755, 1_146_536_516, False, True, 16, 1000),
+}
+
+
+def read_state(path):
+    return dict(torch.load(path, weights_only=True)["state_dict"])
+
+
+def saved(path, state):
+    torch.save({"state_dict": state}, path)
+    return path
+
+
+@pytest.fixture
+def state(tiny_file):
+    """The tensors of a tiny checkpoint, the test's own."""
+    return read_state(tiny_file())
+
+
+# -- real sizes, on the meta device
+
+
+@pytest.mark.parametrize("configuration", SIZES)
+def test_every_key_of_a_real_checkpoint_has_its_place(shapes, configuration):
+    keys, parameters, conv, fps, relative, scale = SIZES[configuration]
+    real = shapes(configuration)
+    sizes = layout.read(real, configuration)
+    assert (sizes.unet.temporal_conv, sizes.unet.fps, sizes.unet.relative_length) == (conv, fps, relative)
+    assert sizes.unet == replace(layout.PUBLISHED, temporal_conv=conv, fps=fps, relative_length=relative)
+    assert sizes.text == layout.PUBLISHED_TEXT
+    assert sizes.text.heads == 16
+    assert (sizes.vae, sizes.vae.factor) == (layout.VAELayout(4, (128, 256, 512, 512), 2), 8)
+    networks = weights.build(sizes)
+    weights.judge(networks, real, sizes, configuration)
+    assert sum(parameter.numel() for parameter in networks.unet.parameters()) == parameters
+    consumed = [theirs for _, theirs in networks.parameters(sizes)]
+    assert len(consumed) == len(set(consumed)), "two parameters of one tensor"
+    unused = {name for name in real if names.unused(name, sizes)}
+    schedule = {names.SCHEDULE, names.SCALE} & real.keys()
+    assert sorted([*consumed, *unused, *schedule]) == sorted(real)
+    assert len(real) == keys
+    assert real.get(names.SCALE) == (None if scale is None else (scale,))
+
+
+def test_what_is_deliberately_unused(shapes):
+    real = shapes("t2v_512_v2.0")
+    sizes = layout.read(real, "it")
+    unused = [name for name in real if names.unused(name, sizes)]
+    last = [name for name in unused if ".resblocks.23." in name]
+    assert (len(unused), len(last)) == (25, 12)
+    assert not [name for name in unused if name.startswith((layout.UNET, layout.VAE))]
+
+
+def test_image_to_video_is_refused(shapes):
+    with pytest.raises(WeightsError, match=r"image-to-video checkpoint \(it has .*text-to-video only"):
+        layout.read(shapes("i2v_512_v1.0"), "it")
+
+
+# -- files
+
+
+def test_the_safetensors_conversion_gives_the_same_networks(tiny_file, tmp_path, load, backbone):
+    target = tmp_path / "model.safetensors"
+    assert convert.convert(tiny_file(), target) == len(read_state(tiny_file()))
+    converted = load(tmp_path)
+    for one, other in (("denoiser", "denoiser"), ("vae", "vae"), ("text_encoder", "text_encoder")):
+        pairs = zip(getattr(converted, one).parameters(), getattr(backbone, other).parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert torch.equal(converted.schedule.signal_scale, backbone.schedule.signal_scale)
+    assert converted.layout == backbone.layout
+
+
+def test_conversion_to_float16_leaves_schedule_and_first_stage(tiny_file, tmp_path):
+    target = tmp_path / "model.safetensors"
+    convert.main([str(tiny_file()), str(target), "--dtype", "float16"])
+    state = load_file(target)
+    kinds = {name: tensor.dtype for name, tensor in state.items()}
+    assert kinds[f"{layout.UNET}input_blocks.0.0.weight"] == kinds[f"{layout.TEXT}ln_final.weight"] == torch.float16
+    assert kinds[f"{layout.VAE}quant_conv.weight"] == kinds["alphas_cumprod"] == kinds["scale_arr"] == torch.float32
+
+
+def test_conversion_says_what_is_wrong(tiny_file, tmp_path, shapes):
+    with pytest.raises(SystemExit, match=r"expected a name that ends in \.safetensors"):
+        convert.main([str(tiny_file()), str(tmp_path / "model.ckpt")])
+    with pytest.raises(SystemExit, match="is no VideoCrafter text-to-video checkpoint"):
+        convert.main([str(saved(tmp_path / "a.ckpt", {"x": torch.ones(1)})), str(tmp_path / "b.safetensors")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt"]
+
+
+@pytest.mark.parametrize("wrap", ["bare", "state_dict", "deepspeed"])
+def test_ways_to_save_a_state_dict(state, tmp_path, wrap):
+    content = {
+        "bare": state,
+        "state_dict": {"state_dict": state, "epoch": 3},
+        "deepspeed": {"module": {f"_forward_module.{name}": tensor for name, tensor in state.items()}},
+    }[wrap]
+    torch.save(content, tmp_path / "model.ckpt")
+    stored = checkpoint.open_checkpoint(tmp_path / "model.ckpt", "it")
+    assert stored.shapes == {name: tuple(tensor.shape) for name, tensor in state.items()}
+    assert torch.equal(stored.read("alphas_cumprod"), state["alphas_cumprod"])
+
+
+def test_one_tensor_at_a_time(tiny_file, tmp_path, monkeypatch):
+    """No second copy: when a tensor is read, none read before is alive."""
+    convert.convert(tiny_file(), tmp_path / "model.safetensors")
+    opened, alive, most = checkpoint.open_checkpoint, [], []
+
+    def watched(path, name):
+        stored = opened(path, name)
+
+        def read(key):
+            tensor = stored.read(key)
+            alive[:] = [reference for reference in alive if reference() is not None]
+            most.append(len(alive))
+            alive.append(weakref.ref(tensor))
+            return tensor
+
+        return replace(stored, read=read)
+
+    monkeypatch.setattr(weights, "open_checkpoint", watched)
+    gc.disable()
+    try:
+        parts = weights.load(tmp_path / "model.safetensors", "it", CPU, torch.bfloat16, CPU)
+    finally:
+        gc.enable()
+    assert len(most) > 600
+    assert max(most) == 0
+    assert {p.dtype for p in parts.unet.parameters()} == {p.dtype for p in parts.text_encoder.parameters()}
+    assert parts.unet.dtype == torch.bfloat16
+    assert parts.vae.dtype == torch.float32
+    assert not any(p.requires_grad for module in (parts.unet, parts.vae) for p in module.parameters())
+
+
+def test_a_published_file_stays_on_disk_until_it_is_read(tiny_file):
+    """Its tensors are mapped: they lie in memory as they do in the file, within the file's length."""
+    stored = checkpoint.open_checkpoint(tiny_file(), "it")
+    places = [stored.read(name).data_ptr() for name in stored.shapes]
+    assert places == sorted(places)
+    assert places[-1] - places[0] < tiny_file().stat().st_size
+
+
+# -- where a checkpoint is
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./x", "model.ckpt", "some/model.safetensors", "x", "a/b/c"])
+def test_a_missing_file_is_told_from_a_hub_id(name, monkeypatch):
+    monkeypatch.setattr(weights, "_download", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises(WeightsError, match="no file or folder here"):
+        weights.locate(name)
+
+
+def test_a_folder(tiny_file, tmp_path):
+    assert weights.locate(str(tiny_file().parent)) == tiny_file()
+    with pytest.raises(WeightsError, match=r"holds no model\.safetensors and no model\.ckpt"):
+        weights.locate(str(tmp_path))
+
+
+def test_another_ending(tmp_path, load):
+    (tmp_path / "model.onnx").write_text("x")
+    with pytest.raises(WeightsError, match=r"ends in \.onnx; expected \.ckpt, \.pt, \.pth, \.safetensors"):
+        load(tmp_path / "model.onnx")
+
+
+def test_revision_of_a_local_file(tiny_file):
+    with pytest.raises(WeightsError, match="no revision 'main'"):
+        weights.locate(str(tiny_file()), revision="main")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """The hub's client without a connection, with a cache of the test's own."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_hub_id_offline(offline):
+    with pytest.raises(WeightsError, match=r"hf download some-one/crafter model\.ckpt") as caught:
+        weights.locate("some-one/crafter")
+    assert "HF_HUB_OFFLINE" in str(caught.value)
+
+
+def test_hub_id_from_the_cache(offline, tiny_file, load):
+    repository = offline / "models--some-one--crafter"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(tiny_file().parent, repository / "snapshots" / ("0" * 40))
+    assert load("some-one/crafter").layout.unet.fps
+
+
+def test_tiny_is_seeded(tiny_file, tmp_path):
+    before = torch.random.get_rng_state()
+    again, other = tiny.write(tmp_path / "a"), tiny.write(tmp_path / "b", seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    first, second, third = (read_state(path) for path in (tiny_file(), again, other))
+    assert first.keys() == second.keys() == third.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first[f"{layout.UNET}out.2.weight"], third[f"{layout.UNET}out.2.weight"])
