@@ -97,13 +97,12 @@ def test_the_command_writes_a_package_and_says_what_comes_next(tmp_path: Path) -
     assert not any("@@" in path.read_text() for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_it_writes_is_in_good_style(folders: dict[str, Path]) -> None:
-    roots = [str(folder) for folder in folders.values()]
-    ruff = [sys.executable, "-m", "ruff"]
-    select = ["--select", "E,F,W,I,UP,B,SIM,C4,RUF,PT,PTH", "--ignore", "RUF002,RUF003,RUF012,PT011"]
-    for arguments in (["check", *select], ["format", "--check"]):
-        command = [*ruff, *arguments, "--line-length", "120", "--isolated", *roots]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_it_writes_is_in_good_style(kind: str, tmp_path: Path) -> None:
+    folder = write(kind, f"zz-new-{kind}", tmp_path)
+    for arguments in (["check"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", "."]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -45,7 +45,7 @@ class TestFakePrompts(PromptSourceContract):
 
 
 class TestListPrompts(PromptSourceContract):
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def prompts(self) -> Subject:
         return Subject("prompts", "list", {"prompts": ["a fox", "a boat", "rain"]})
 

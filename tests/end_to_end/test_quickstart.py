@@ -1,0 +1,60 @@
+"""The embedded default does what the README says: the base model is sound, and alignment makes it better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vader
+from vader.evaluation import evaluate
+from vader.report.statistics import paired_change
+
+SPEC = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
+ATTRIBUTES = ("shape", "colour", "motion", "background")
+
+
+def test_the_base_model_shows_what_held_out_prompts_say() -> None:
+    scores: list[dict[str, Any]] = [
+        {"name": "shapes_accuracy", "label": name, "options": {"attribute": name}} for name in ("all", *ATTRIBUTES)
+    ]
+    spec = {
+        "backbone": "shapes",
+        "sampler": {"steps": 10, "guidance_scale": 3.0},
+        "prompts": "shapes",
+        "rewards": ["shapes_alignment"],
+        "validation": {
+            "prompts": {"name": "shapes", "options": {"split": "held_out"}},
+            "rewards": scores,
+            "clips": 128,
+            "batch_size": 32,
+        },
+    }
+    base = evaluate(spec).base
+    assert base.mean("all") >= 0.5
+    for name in ATTRIBUTES:
+        assert base.mean(name) >= 0.7
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> vader.RunResult:
+    folder = tmp_path_factory.mktemp("quickstart")
+    shorter = ["train.steps=24", "validation.clips=64", "validation.save_clips=2", f"output={folder / 'run'}"]
+    return vader.train(SPEC, shorter)
+
+
+def test_a_fifth_of_the_quickstart_already_raises_the_reward_on_held_out_prompts(result: vader.RunResult) -> None:
+    before, after = (
+        [clip.scores["shapes_alignment"] for clip in validation.clips]
+        for validation in (result.validations[0], result.validations[-1])
+    )
+    change = paired_change(before, after)
+    assert change.interval is not None
+    assert change.interval.low > 0
+
+
+def test_the_run_folder_is_complete(result: vader.RunResult) -> None:
+    names = {path.name for path in result.folder.iterdir()}
+    assert names >= {"spec.yaml", "metrics.jsonl", "environment.json", "report.html", "adapter", "checkpoints", "samples"}
+    assert "shapes_alignment on held-out prompts rose" in (result.folder / "report.html").read_text(encoding="utf-8")
