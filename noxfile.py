@@ -33,6 +33,7 @@ TOOLS = [
     "build>=1.2,<2",
     "types-PyYAML",
 ]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.30,<2", "ruff>=0.15,<1"]
 
 
 def shared(session: nox.Session) -> Path:
@@ -99,6 +100,32 @@ def build(session: nox.Session) -> None:
     """Build wheels of every distribution into dist/."""
     for folder in DISTRIBUTIONS:
         run(session, "python", "-m", "build", "--wheel", "--outdir", "dist", folder)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into build/site; a warning is an error."""
+    home = ROOT / ".nox" / "docs"
+    scripts = home / ("Scripts" if os.name == "nt" else "bin")
+    if not scripts.is_dir():
+        session.run(sys.executable, "-m", "venv", str(home), external=True)
+    session.run(str(scripts / "python"), "-m", "pip", "install", "--quiet", *DOCS, external=True)
+    session.run(str(scripts / "mkdocs"), "build", "--strict", external=True, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
+def scaffold(session: nox.Session) -> None:
+    """Write a plugin of every kind, install each as written, and run its own tests."""
+    folder = ROOT / "build" / "scaffold"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for kind in ("reward", "backbone", "sampler", "prompts"):
+        name = f"zz-new-{kind}"
+        run(session, "vader", "plugin", "new", kind, name, "--into", str(folder))
+        package, site = folder / f"vader-plugin-{name}", folder / "site"
+        run(session, "python", "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(package))
+        session.env["PYTHONPATH"] = str(site)
+        run(session, "python", "-m", "pytest", "-q", "-c", str(package / "pyproject.toml"), str(package / "tests"))
 
 
 @nox.session

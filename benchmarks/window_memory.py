@@ -1,7 +1,7 @@
 """Memory and time of the gradient window: K = 1, 2, 4, 8, with recomputation and without.
 
-Run it on an idle machine: ``python benchmarks/window_memory.py``. Each case runs forward and backward in a process of its
-own, whose growth in resident memory is the peak (glibc is told to give every large block back at once); cases take
+Run it on an idle machine: ``python benchmarks/window_memory.py``. Each case runs forward and backward in a process of
+its own, whose growth in resident memory is the peak (glibc is told to give every large block back at once); cases take
 turns, so that a noisy machine blurs all rows alike. Figures are ratios to K = 1 with recomputation.
 """
 

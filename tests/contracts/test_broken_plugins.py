@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,9 @@ from vader.overview import Row, rows
 from vader.probe import probe
 from vader.registry import Entry, claims, find, load
 
-GOOD = "class Good:\n    differentiable = True\n    def score(self, frames, prompts): return frames.mean((1, 2, 3, 4))\n"
+GOOD = (
+    "class Good:\n    differentiable = True\n    def score(self, frames, prompts): return frames.mean((1, 2, 3, 4))\n"
+)
 
 AT_IMPORT = {
     "zz-raises": ("1 / 0\n", "ZeroDivisionError: division by zero"),
@@ -107,9 +108,7 @@ class TestRows:
         rows()
         assert not {name for name in sys.modules if name.startswith("zz_")}
 
-    def test_after_importing_name_what_that_shows(
-        self, broken: Install, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_after_importing_name_what_that_shows(self, broken: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("vader.overview.GROUPS", {"reward": "vader.rewards"})
         choice.set_disabled(frozenset({"zz-hangs"}))
         found = by_distribution(rows(check=True, timeout=120))
@@ -224,7 +223,7 @@ def others() -> set[str]:
 
 class TestCommandLine:
     @pytest.fixture
-    def command(self, broken: Install, tmp_path: Path) -> Iterator[object]:
+    def command(self, broken: Install, tmp_path: Path) -> object:
         """Runs ``vader`` in another process, which sees the same plugins."""
         paths = [path for path in sys.path if str(tmp_path) in path]
 
@@ -234,7 +233,7 @@ class TestCommandLine:
             command = [sys.executable, "-m", "vader", *arguments]
             return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
 
-        yield run
+        return run
 
     def test_helps_and_lists(self, command) -> None:  # type: ignore[no-untyped-def]
         helped = command("--help")

@@ -81,7 +81,9 @@ def test_a_run_that_goes_on_with_other_code_says_so(reward: Path) -> None:
     vader.train(spec())
     reward.write_text(REWARD + "# another\n")
     notices = Notices()
-    vader.train(tiny("run", rewards=["./mine.py:glow"], train={"steps": 2, "warmup_steps": 0}), resume=True, listeners=[notices])
+    vader.train(
+        tiny("run", rewards=["./mine.py:glow"], train={"steps": 2, "warmup_steps": 0}), resume=True, listeners=[notices]
+    )
     assert "is not that with which the run began" in str(notices)
 
 

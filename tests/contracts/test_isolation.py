@@ -28,7 +28,9 @@ LONG = 300.0
 """Seconds that a busy machine may take to start Python and import torch."""
 
 
-def isolate(name: str, options: dict[str, Any] | None = None, differentiable: bool = True, timeout: float = LONG) -> Any:
+def isolate(
+    name: str, options: dict[str, Any] | None = None, differentiable: bool = True, timeout: float = LONG
+) -> Any:
     """A reward of the file in another process, without asking that about it first."""
     launch = {
         "python": sys.executable,
@@ -149,7 +151,9 @@ class TestTrouble:
             reward.score(clips(), [Prompt("die"), Prompt("")])
         assert time.monotonic() - start < 10
         message = str(caught.value)
-        assert message.startswith(f"isolated reward 'Misbehaving' ({sys.executable}): it ended (exit code 3) at 'score'")
+        assert message.startswith(
+            f"isolated reward 'Misbehaving' ({sys.executable}): it ended (exit code 3) at 'score'"
+        )
         assert "about to die" in message
         with pytest.raises(IsolationError, match="it was ended"):
             reward.score(clips(), PROMPTS)
@@ -175,7 +179,8 @@ class TestTrouble:
         lines = [
             "import os, signal, sys; from vader.isolation.process import Process",
             f"process, options = Process(sys.executable, 'parent'), {{'pids': {str(pids)!r}}}",
-            f"process.ask({LONG}, op='build', name={FILE + ':Parent'!r}, options=options, device='cpu', dtype='float32')",
+            f"name, place = {FILE + ':Parent'!r}, {{'device': 'cpu', 'dtype': 'float32'}}",
+            f"process.ask({LONG}, op='build', name=name, options=options, **place)",
             {"kill": "os.kill(os.getpid(), signal.SIGKILL)", "close": "process.end()", "return": ""}[how],
         ]
         command = [sys.executable, "-W", "error", "-c", "\n".join(lines)]
@@ -212,7 +217,8 @@ class TestSpec:
             vader.check(tiny(tmp_path, rewards=[self.reward("Detached")]))
 
     @pytest.mark.parametrize(
-        ("python", "said"), [("/not/there", "cannot be started: No such file"), ("/bin/false", "it ended (exit code 1)")]
+        ("python", "said"),
+        [("/not/there", "cannot be started: No such file"), ("/bin/false", "it ended (exit code 1)")],
     )
     def test_names_an_interpreter_that_is_none(self, tmp_path: Path, python: str, said: str) -> None:
         reward = {**self.reward("Network"), "isolate": {"python": python}}

@@ -38,9 +38,13 @@ class Raises:
         """Options."""
     def __init__(self, options):
         raise ValueError("nothing to draw from")
+    def draw(self, n, rng):
+        """Never called."""
 
 class Unchecked:
     Options = dict
+    def score(self, frames, prompts):
+        """Never called."""
 '''
 
 

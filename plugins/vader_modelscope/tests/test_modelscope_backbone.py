@@ -72,6 +72,14 @@ def test_text_encoder_on_the_cpu_gives_the_same(modelscope, load):
 
 
 @torch.no_grad()
+def test_text_encoder_on_the_cpu_in_fp16(modelscope, load):
+    """What a run in fp16 with text_encoder_offload: cpu does, on whatever device the rest is."""
+    found = load(text_encoder_offload="cpu", dtype=torch.float16).encode(PROMPTS).prompt_embeds
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), modelscope.encode(PROMPTS).prompt_embeds, atol=0.02, rtol=0.02)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", ["ddim", "dpm"])
 def test_rollout_equals_the_pipeline(modelscope, pipeline, clips, kind):
     if kind == "dpm":

@@ -143,19 +143,33 @@ def test_real_names_fail_at_the_download_only(offline, cpu, name):
 
 
 def test_clip_text_offline(offline, cpu):
-    with pytest.raises(WeightsError, match="open_clip cannot give ViT-B-32 with weights laion2b_s34b_b79k"):
+    with pytest.raises(WeightsError, match="open_clip cannot give hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"):
         ClipText(ClipText.Options(), cpu)
 
 
-@pytest.mark.parametrize("chosen", [{"model": "ViT-B-33"}, {"weights": "no_such_tag"}])
+@pytest.mark.parametrize(
+    "chosen", [{"model": "ViT-B-33", "weights": "openai"}, {"model": "ViT-B-32", "weights": "no_such_tag"}]
+)
 def test_clip_text_of_an_unknown_name(cpu, chosen):
     with pytest.raises(WeightsError, match="open_clip cannot give"):
         ClipText(ClipText.Options(**chosen), cpu)
 
 
 def test_clip_text_without_weights():
-    with pytest.raises(ValueError, match="weights is null, but model 'ViT-B-32' is neither"):
-        ClipText.Options(weights=None)
+    with pytest.raises(ValueError, match="model 'ViT-B-32' is neither hf-hub:owner/name nor a folder"):
+        ClipText.Options(model="ViT-B-32")
+
+
+def test_clip_text_takes_a_file_for_a_folder(tiny, tmp_path, cpu):
+    """The folder says what the network is, the file what is in it."""
+    tensors = load_file(tiny / "open_clip" / "open_clip_model.safetensors")
+    tensors["logit_scale"] = torch.tensor(1.5)
+    save_file(tensors, tmp_path / "other.safetensors")
+    folder = str(tiny / "open_clip")
+    plain = ClipText(ClipText.Options(model=folder), cpu)
+    other = ClipText(ClipText.Options(model=folder, weights=str(tmp_path / "other.safetensors")), cpu)
+    assert other._tower.network.logit_scale == 1.5
+    assert plain._tower.network.logit_scale != 1.5
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "clip", "a/b/c"])

@@ -22,7 +22,13 @@ _METADATA = "lora_adapter_metadata"
 _PREFIXES = (_PEFT_PREFIX, "transformer.", "unet.", "diffusion_model.")
 
 
-def inject(denoiser: nn.Module, spec: AdapterSpec, targets: Sequence[str], seed: int) -> list[nn.Parameter]:
+def inject(
+    denoiser: nn.Module,
+    spec: AdapterSpec,
+    targets: Sequence[str],
+    seed: int,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> list[nn.Parameter]:
     """Freeze a denoiser and give it a LoRA adapter, in float32, that changes nothing yet.
 
     Args:
@@ -30,6 +36,7 @@ def inject(denoiser: nn.Module, spec: AdapterSpec, targets: Sequence[str], seed:
         spec: rank, alpha, dropout, target modules, a file to start from.
         targets: the backbone's own target modules, used when the spec names none.
         seed: of the adapter's random half.
+        tensors: what ``spec.init`` holds, when its format is the backbone's own.
 
     Returns:
         The parameters that train.
@@ -59,7 +66,8 @@ def inject(denoiser: nn.Module, spec: AdapterSpec, targets: Sequence[str], seed:
         parameter.data = parameter.data.float()
     denoiser.eval()
     if spec.init is not None:
-        load_into(denoiser, Path(spec.init).expanduser())
+        path = Path(spec.init).expanduser()
+        restore(denoiser, tensors if tensors is not None else read(path)[0], str(path))
     return parameters
 
 

@@ -19,12 +19,12 @@ from vader.errors import IsolationError, Problem, RegistryError, SpecError, Weig
 from vader.isolation.component import Isolated
 from vader.overview import require_sound
 from vader.protocols import PromptSource, Reward, Video
-from vader.spec import IsolateSpec, Options, RunSpec
+from vader.spec import AdapterSpec, IsolateSpec, Options, RunSpec
 from vader.spec_source import Loc, SpecSource, form_problems, impossible, read_source, unknown_field
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from vader.methods.scene import Scene
     from vader.protocols import Backbone, Sampler
@@ -78,6 +78,12 @@ class Plan:
     validation_prompts: PromptSource
     rewards: Mapping[str, Part]
     held_out: Mapping[str, Part]
+
+    @property
+    def initial_adapter(self) -> Path | None:
+        """Where the adapter starts from, if the spec says so."""
+        init = self.spec.backbone.adapter.init
+        return Path(init).expanduser() if init is not None else None
 
 
 def check(spec: Spec, overrides: Sequence[str] = ()) -> RunSpec:
@@ -195,7 +201,6 @@ class _Parts:
             self.found[loc] = Part(kind, name, component, model.model_validate(dict(options)))
         except ValidationError as error:
             self._problems += form_problems(self._source, error, model, where)
-
 
     def _remembered(self, kind: str, name: str) -> str:
         """What the run folder that the spec lies in, or writes to, knows of a component."""
@@ -322,8 +327,11 @@ class _Judge:
             return
         from vader.adapters import locate
 
+        path, backbone = Path(init).expanduser(), self._parts.get(("backbone",))
+        if path.is_file() and backbone is not None and backbone.capability("adapter_spec", None) is not None:
+            return  # perhaps in the backbone's own format
         try:
-            locate(Path(init).expanduser())
+            locate(path)
         except WeightsError as error:
             self._say("backbone.adapter.init", str(error))
 
@@ -348,6 +356,31 @@ class _Judge:
             return None
 
 
+def adapter_shape(backbone: Part, path: Path) -> AdapterSpec:
+    """Rank, alpha and target modules of a saved adapter, in the backbone's own format or in peft's or diffusers'.
+
+    Raises:
+        WeightsError: there is no adapter, or none that can be read.
+    """
+    from vader import adapters
+
+    own = backbone.capability("adapter_spec", None)
+    found: AdapterSpec | None = own(path) if own is not None and path.is_file() else None
+    return found.model_copy(update={"init": str(path)}) if found is not None else adapters.spec_of(path)
+
+
+def foreign_adapter(part: Part, backbone: Backbone, path: Path | None) -> Mapping[str, Tensor] | None:
+    """The tensors of an adapter in the backbone's own format; None for one in peft's or diffusers', or none at all.
+
+    Raises:
+        WeightsError: it is of another model.
+    """
+    own = part.capability("adapter_spec", None)
+    if own is None or path is None or not path.is_file() or own(path) is None:
+        return None
+    return cast("Mapping[str, Tensor]", cast(Any, backbone).adapter_state(path))
+
+
 def assemble_rewards(parts: Mapping[str, Part], device: torch.device, dtype: torch.dtype) -> dict[str, Reward]:
     """Construct rewards; those that are modules are moved, frozen and put in eval mode."""
     from torch import nn
@@ -367,7 +400,7 @@ def assemble_backbone(plan: Plan, device: torch.device, dtype: torch.dtype) -> B
     """Load the backbone's weights."""
     from vader.protocols import Runtime
 
-    backbone = cast("Backbone", plan.backbone.build(runtime=Runtime(device, dtype)))
+    backbone = cast("Backbone", plan.backbone.build(runtime=Runtime(device, dtype), video=plan.video))
     if plan.spec.train.gradient_checkpointing:
         backbone.enable_gradient_checkpointing()
     return backbone

@@ -28,9 +28,13 @@ def register(app: typer.Typer) -> None:
 
 def plugins(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Import each in another process, and say what came of it.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Import each in another process, and say what came of it.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Like --check; exit code 1 if any is broken.")] = False,
-    disable: Annotated[list[str] | None, typer.Option(help="Leave a distribution, or KIND:NAME, out from now on.")] = None,
+    disable: Annotated[
+        list[str] | None, typer.Option(help="Leave a distribution, or KIND:NAME, out from now on.")
+    ] = None,
     enable: Annotated[list[str] | None, typer.Option(help="Undo --disable.")] = None,
 ) -> None:
     """List every installed component, broken ones with the cause, and the known ones that are not installed."""
@@ -131,9 +135,15 @@ def _capable(capabilities: Mapping[str, Any]) -> str:
 
 def check(
     name: Annotated[str, typer.Argument(help="A registered name, or ./file.py:Name with --kind.")],
-    kind: Annotated[str | None, typer.Option(help="backbone, reward, sampler or prompts, where a name has several.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the component.")] = None,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Prompts that mean something to it.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="backbone, reward, sampler or prompts, where a name has several.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the component.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="Prompts that mean something to it.")
+    ] = None,
     size: Annotated[str, typer.Option(help="Height and width of the clips given to a reward.")] = "32x32",
     expect: Annotated[
         list[str] | None, typer.Option(metavar="CHECK=REASON", help="A check that cannot hold, and why.")
@@ -239,11 +249,11 @@ def new(
     from vader.scaffold import write
 
     folder = write(kind, name, into)
-    typer.echo(f"wrote {folder}. Next:\n  pip install -e {folder}\n  pytest {folder}\n  vader check {folder_name(name)}")
+    typer.echo(
+        f"wrote {folder}. Next:\n  pip install -e {folder}\n  pytest {folder}\n  vader check {folder_name(name)}"
+    )
 
 
 def folder_name(name: str) -> str:
     """The component's name for a plugin's."""
     return name.replace("-", "_")
-
-

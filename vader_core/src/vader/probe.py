@@ -21,6 +21,7 @@ from vader.registry import CAPABILITIES, Entry, misfit
 HEAVY = ("torch", "diffusers", "transformers", "tensorflow", "jax")
 """Modules that take seconds to import; judging a spec must not."""
 
+
 @dataclass(frozen=True)
 class Report:
     """What importing a component did.

@@ -2,7 +2,8 @@
 
 Capabilities are class attributes, so that a spec can be judged before any weight is loaded.
 A component is constructed as ``Component(options)`` or, when its constructor has a parameter of that name,
-``Component(options, runtime=...)`` (:class:`Runtime`) or ``Sampler(options, context=...)`` (:class:`SamplerContext`).
+``Component(options, runtime=...)`` (:class:`Runtime`), ``Backbone(options, video=...)`` (:class:`Video`, the clip that
+``resolve_video`` gave) or ``Sampler(options, context=...)`` (:class:`SamplerContext`).
 """
 
 from __future__ import annotations
@@ -149,6 +150,8 @@ class Backbone(Protocol):
         default_sampler: name of the sampler used when a spec names none.
         lora_target_modules: names of the linear layers that carry adapters by default.
         gradient_checkpointing: whether ``enable_gradient_checkpointing`` works.
+        adapter_spec: optional; a class method ``(path) -> AdapterSpec | None`` that knows adapter files of the
+            backbone's own format, with a method ``adapter_state(path)`` that gives their tensors by plain name.
         denoiser_name: name of the denoiser in its diffusers pipeline ("transformer", "unet"), for adapters that
             ``load_lora_weights`` reads; None where diffusers has no such pipeline.
     """

@@ -195,7 +195,7 @@ def incompatible(found: Found) -> Verdict | None:
 
 
 def entries(kind: str) -> list[Entry]:
-    """The components of a kind that take part, sorted by name; of a contested name, every claim. Nothing is imported."""
+    """The components of a kind that take part, sorted by name. A contested name has several."""
     taking_part = [entry for entry in claims(kind) if entry.refusal is None]
     own = {entry.name for entry in taking_part if entry.built_in}
     return [entry for entry in taking_part if entry.built_in or entry.name not in own]

@@ -14,7 +14,6 @@ from vader.errors import RunFolderError, WeightsError
 from vader.methods.scene import Scene
 from vader.run_folder import SPEC
 from vader.seeding import derive
-from vader.spec import AdapterSpec
 
 
 @dataclass(frozen=True)
@@ -86,17 +85,13 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
     plan = build.plan(spec_source, overrides, training=False)
     accelerator = make_accelerator(plan.spec)
     device, dtype = accelerator.device, DTYPES[plan.spec.train.mixed_precision]
-    shape = adapters.spec_of(path) if path is not None else _initial(plan)
+    init = path or plan.initial_adapter
+    shape = build.adapter_shape(plan.backbone, init) if init is not None else None
     backbone = build.assemble_backbone(plan, device, dtype)
     rewards = build.assemble_rewards({**plan.rewards, **plan.held_out}, device, dtype) if judged else {}
     if shape is not None:
-        adapters.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"))
+        tensors = build.foreign_adapter(plan.backbone, backbone, init)
+        adapters.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"), tensors)
     denoiser = accelerator.prepare_model(backbone.denoiser, evaluation_mode=True)
     scene = build.assemble_scene(plan, backbone, denoiser, rewards, device)
-    return Session(plan, scene, ConditioningCache(backbone, device), Path(shape.init) if shape and shape.init else None)
-
-
-def _initial(plan: build.Plan) -> AdapterSpec | None:
-    """The adapter that the spec itself starts from, if any."""
-    init = plan.spec.backbone.adapter.init
-    return adapters.spec_of(Path(init).expanduser()) if init is not None else None
+    return Session(plan, scene, ConditioningCache(backbone, device), init)

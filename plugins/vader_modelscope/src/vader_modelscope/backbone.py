@@ -198,7 +198,7 @@ class ModelScope:
         """Pixels of the wanted frames as the VAE gives them: about [-1, 1], not clamped.
 
         Frames are decoded ``decode_slice`` at a time; with gradient checkpointing each slice is recomputed in backward,
-        so that memory does not grow with the number of frames.
+        so that the activations of one slice alone are held at a time.
 
         Args:
             latents: ``(b c f h w)``, scaled as the denoiser sees them.
@@ -220,7 +220,8 @@ class ModelScope:
         size = self._options.decode_slice
         with torch.autocast(latents.device.type, enabled=False):
             slices = [self._decode_slice(part) for part in scaled.to(self.vae.dtype).split(size)]
-        return torch.cat(slices).float().unflatten(0, (len(latents), len(wanted)))
+        pixels = torch.cat(slices).float()
+        return pixels.reshape(len(latents), len(wanted), *pixels.shape[1:])
 
     def _decode_slice(self, latents: Tensor) -> Tensor:
         """``(n c h w)`` to ``(n 3 h w)``."""

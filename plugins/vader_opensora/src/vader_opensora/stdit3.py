@@ -88,28 +88,28 @@ class STDiT3(ModelMixin, ConfigMixin):
             mask: ``(b n)``, true for tokens to attend to; None for all. At least one a row.
             x_mask: ``(b f)``, false for latent frames that are given, which are modulated as at timestep 0.
 
-        Returns:
-            ``(b out_channels f h w)``.
+        Returns: ``(b out_channels f h w)``.
         """
         height_cells, width_cells = x.shape[-2:]
         x = functional.pad(x, (0, width_cells % PATCH[2], 0, height_cells % PATCH[1]))
         grid = (x.shape[-2] // PATCH[1], x.shape[-1] // PATCH[2])
         tokens = self.x_embedder(x) + self._positions(grid, (height * width) ** 0.5, x)
-        speed = self.fps_embedder(fps, tokens.dtype)
-        time, start = (
-            (self.t_embedder(t, tokens.dtype) + speed)[:, None] for t in (timestep, torch.zeros_like(timestep))
-        )
+        time, start = (self._time(t, fps, tokens.dtype) for t in (timestep, torch.zeros_like(timestep)))
         of_frame = time if x_mask is None else torch.where(x_mask[..., None], time, start)
         modulation = self.t_block(of_frame).unflatten(-1, (6, -1))
-        text = self.y_embedder.y_proj(y)
+        text, rotary = self.y_embedder.y_proj(y), self.rope(x.shape[2])
         attended = None if mask is None else mask.bool()[:, None, None]
-        rotary = self.rope(x.shape[2])
         for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
             tokens = self._run(spatial, tokens, text, attended, modulation.unsqueeze(2), None)
             across = tokens.transpose(1, 2)
             tokens = self._run(temporal, across, text, attended, modulation.unsqueeze(1), rotary).transpose(1, 2)
         patches = self.final_layer(tokens, time, start, x_mask)
         return self._unpatched(patches, grid)[..., :height_cells, :width_cells]
+
+    def _time(self, timestep: Tensor, fps: Tensor, dtype: torch.dtype) -> Tensor:
+        """``(b 1 d)``, the embedding of timestep and fps."""
+        embedding: Tensor = self.t_embedder(timestep, dtype) + self.fps_embedder(fps, dtype)
+        return embedding[:, None]
 
     def _run(self, block: nn.Module, *arguments: Tensor | Rotary | None) -> Tensor:
         """A block, recomputed in backward when gradient checkpointing is on."""
@@ -136,6 +136,8 @@ class STDiT3(ModelMixin, ConfigMixin):
 
 class Rope(nn.Module):
     """Rotary positions in time (Su et al. 2021, arXiv 2104.09864); neighbours are a pair."""
+
+    freqs: Tensor
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -175,6 +177,8 @@ class ScalarEmbedder(nn.Module):
 
 class CaptionEmbedder(nn.Module):
     """Projects text embeddings, and holds the embedding of no text (``y_embedding``, not projected)."""
+
+    y_embedding: Tensor
 
     def __init__(self, channels: int, hidden_size: int, tokens: int) -> None:
         super().__init__()

@@ -122,6 +122,8 @@ def load_denoiser(folder: Path, dtype: torch.dtype) -> STDiT3:
 def load_vae(folder: Path) -> OpenSoraVAE:
     """The video autoencoder on the CPU, in float32.
 
+    The published ``config.json`` says no sizes; one that has ``spatial`` or ``temporal`` changes those it names.
+
     Raises:
         vader.WeightsError: a file is missing, truncated or of another model.
     """

@@ -84,7 +84,6 @@ class Action:
         import torch
 
         from vader_rewards import pixels
-        from vader_rewards.towers import score_dtype
 
         wanted = torch.tensor([self._names.index(prompt) for prompt in prompts], device=frames.device)
         size = self._network.config.image_size
@@ -96,6 +95,6 @@ class Action:
             images = pixels.resize(images, (size, size), "bilinear")
         images = pixels.normalise(images, self._mean, self._std)
         logits = self._network(pixels.by_clip(images, clips).to(self._network.dtype)).logits
-        logs = logits.to(score_dtype(logits.dtype)).log_softmax(-1)
-        chosen: Tensor = logs.gather(1, wanted[:, None]).squeeze(1).to(frames.dtype)
+        logs = logits.to(pixels.wide(logits.dtype)).log_softmax(-1)
+        chosen: Tensor = logs.gather(1, wanted[:, None]).squeeze(1)
         return chosen if self._options.scale == "log" else chosen.exp()

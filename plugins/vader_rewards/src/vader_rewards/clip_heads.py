@@ -62,11 +62,11 @@ class _HeadOnClip:
 
     def __init__(self, options: Any, runtime: Runtime, between: Any, output: Any) -> None:
         from vader import WeightsError
-        from vader_rewards import towers, weights
+        from vader_rewards import pixels, towers, weights
         from vader_rewards.heads import load_head
 
         path = weights.file(options.head, "head")
-        self._head = load_head(path, between, output, towers.score_dtype(runtime.dtype)).to(runtime.device)
+        self._head = load_head(path, between, output, pixels.wide(runtime.dtype)).to(runtime.device)
         self._tower = towers.clip_vision(options.weights, options.revision, runtime)
         self._how: str = options.preprocess
         if self._head.width != self._tower.width:

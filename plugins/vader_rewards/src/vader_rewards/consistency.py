@@ -47,4 +47,4 @@ class TemporalConsistency:
 
         features = self._tower(self._tower.prepare(pixels.images(frames), self._how))
         clips = pixels.by_clip(features, frames)
-        return (clips[:, 1:] * clips[:, :-1]).sum(-1).mean(1).to(frames.dtype)
+        return (clips[:, 1:] * clips[:, :-1]).sum(-1).mean(1)

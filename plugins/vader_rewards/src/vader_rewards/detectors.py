@@ -13,7 +13,6 @@ from torch import Tensor
 from vader import Prompt, Runtime
 from vader_rewards import pixels, weights
 from vader_rewards.labels import ClassNames
-from vader_rewards.towers import score_dtype
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Yolos:
         wanted = torch.tensor([self._names.index(Prompt(name)) for name in objects], device=images.device)
         x = prepare(images, self._how, self._size, 16).to(self._network.dtype)
         logits = self._network(pixel_values=x).logits
-        shares = logits.to(score_dtype(logits.dtype)).softmax(-1)[..., :-1]
+        shares = logits.to(pixels.wide(logits.dtype)).softmax(-1)[..., :-1]
         confidence = shares.gather(2, wanted[:, None, None].expand(-1, shares.shape[1], 1)).squeeze(2)
         likeliest = shares.argmax(-1) == wanted[:, None]
         return Boxes(confidence, likeliest & (confidence > threshold))
@@ -128,5 +127,5 @@ class GroundingDino:
         tokens: Any = self._tokenizer(texts, padding=True, return_tensors="pt").to(images.device)
         x = prepare(images, self._how, self._size, 1).to(self._network.dtype)
         logits = self._network(pixel_values=x, input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).logits
-        confidence = logits.to(score_dtype(logits.dtype)).sigmoid().amax(-1)
+        confidence = logits.to(pixels.wide(logits.dtype)).sigmoid().amax(-1)
         return Boxes(confidence, confidence > threshold)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -54,44 +54,43 @@ class ClipTextOptions(Options):
     """Options of :class:`ClipText`."""
 
     model: str = Field(
-        "ViT-B-32",
+        "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
         min_length=1,
-        description="Architecture: a name of open_clip, hf-hub:owner/name, or a folder with open_clip_config.json.",
+        description="hf-hub:owner/name, a folder with open_clip_config.json, or a name of open_clip such as ViT-B-32.",
     )
     weights: str | None = Field(
-        "laion2b_s34b_b79k",
+        None,
         min_length=1,
-        description="Published weights of that architecture by name, or a file. Not used with hf-hub: or a folder.",
+        description="A file of weights for it or, for a name of open_clip, published weights by their name, such as "
+        "openai. Null: the model's own.",
     )
 
     @model_validator(mode="after")
     def _complete(self) -> ClipTextOptions:
-        if self.weights is None and not self.model.startswith("hf-hub:") and not Path(self.model).expanduser().is_dir():
+        if self.weights is None and not self.has_weights:
             raise ValueError(
-                f"weights is null, but model {self.model!r} is neither hf-hub:owner/name nor a folder. Name published "
-                "weights of that architecture (`open_clip.list_pretrained()`), or a local file."
+                f"model {self.model!r} is neither hf-hub:owner/name nor a folder, so it has no weights of its own. Set "
+                "`weights` to published ones (`open_clip.list_pretrained()`) or to a file."
             )
         return self
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the model comes with weights."""
+        return self.model.startswith("hf-hub:") or Path(self.model).expanduser().is_dir()
 
-def _open_clip(model: str, weights: str | None, runtime: Runtime) -> Any:
-    """The tower for what a user wrote: a folder, ``hf-hub:``, or an architecture with weights."""
-    from vader_rewards import towers
-    from vader_rewards.weights import file
 
-    if Path(model).expanduser().is_dir():
-        return towers.open_clip(f"local-dir:{Path(model).expanduser()}", None, runtime)
-    if model.startswith("hf-hub:") or weights is None:
-        return towers.open_clip(model, None, runtime)
-    is_file = ":" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
-    return towers.open_clip(model, file(weights, "weights") if is_file else weights, runtime)
+def _local(model: str) -> str:
+    """A folder in the form that open_clip wants; anything else as it is."""
+    folder = Path(model).expanduser()
+    return f"local-dir:{folder}" if folder.is_dir() else model
 
 
 def _similarity(images: Tensor, texts: Tensor, frames: Tensor) -> Tensor:
     """Mean over frames of each clip's cosine with its own prompt: ``(b*f d)``, ``(b d)`` -> ``(b,)``."""
     from vader_rewards import pixels
 
-    return (pixels.by_clip(images, frames) * texts[:, None]).sum(-1).mean(1).to(frames.dtype)
+    return (pixels.by_clip(images, frames) * texts[:, None]).sum(-1).mean(1)
 
 
 class Hps:
@@ -115,17 +114,16 @@ class Hps:
 
     def __init__(self, options: HpsOptions, runtime: Runtime) -> None:
         require("hps", "hps", "open_clip")
-        name = options.weights or HPS_FILES[options.version]
-        is_folder = Path(name).expanduser().is_dir()
-        self._tower = _open_clip(name, None, runtime) if is_folder else self._published(name, runtime)
-        self._how = options.preprocess
-
-    @staticmethod
-    def _published(name: str, runtime: Runtime) -> Any:
         from vader_rewards import towers
         from vader_rewards.weights import file
 
-        return towers.open_clip("ViT-H-14", file(name, "weights"), runtime)
+        name = options.weights or HPS_FILES[options.version]
+        is_folder = Path(name).expanduser().is_dir()
+        if is_folder:
+            self._tower = towers.open_clip(_local(name), None, runtime)
+        else:
+            self._tower = towers.open_clip("ViT-H-14", file(name, "weights"), runtime)
+        self._how = options.preprocess
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
@@ -160,7 +158,13 @@ class ClipText:
 
     def __init__(self, options: ClipTextOptions, runtime: Runtime) -> None:
         require("clip_text", "clip", "open_clip")
-        self._tower = _open_clip(options.model, options.weights, runtime)
+        from vader_rewards import towers
+        from vader_rewards.weights import file
+
+        given: str | Path | None = options.weights
+        if given is not None and (options.has_weights or Path(given).suffix or ":" in given):
+            given = file(given, "weights")
+        self._tower = towers.open_clip(_local(options.model), given, runtime)
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
@@ -207,16 +211,15 @@ class PickScore:
         from torch.nn import functional
 
         from vader_rewards import pixels
-        from vader_rewards.towers import score_dtype
 
         size = self._model.config.vision_config.image_size
         images = pixels.center_crop(pixels.short_side(pixels.images(frames), size, "bicubic"), size)
         images = pixels.normalise(images, pixels.CLIP_MEAN, pixels.CLIP_STD).to(self._model.dtype)
-        wide = score_dtype(self._model.dtype)
+        wide = pixels.wide(self._model.dtype)
         embedded = self._model.get_image_features(pixel_values=images).pooler_output
         features = functional.normalize(embedded.to(wide), dim=-1)
         scale = self._model.logit_scale.to(wide).exp()
-        score: Tensor = scale.to(frames.dtype) * _similarity(features, self._texts(prompts).to(wide), frames)
+        score: Tensor = scale * _similarity(features, self._texts(prompts).to(wide), frames)
         return score
 
     def _texts(self, prompts: Sequence[Prompt]) -> Tensor:
@@ -224,11 +227,11 @@ class PickScore:
         import torch
         from torch.nn import functional
 
-        from vader_rewards.towers import score_dtype
+        from vader_rewards import pixels
 
         tokens = self._tokenizer(
             [prompt.text for prompt in prompts], padding=True, truncation=True, max_length=77, return_tensors="pt"
         ).to(self._model.device)
         with torch.no_grad():
             embedded = self._model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
-        return functional.normalize(embedded.to(score_dtype(embedded.dtype)), dim=-1)
+        return functional.normalize(embedded.to(pixels.wide(embedded.dtype)), dim=-1)

@@ -75,13 +75,12 @@ class ImageNet:
         import torch
 
         from vader_rewards import pixels
-        from vader_rewards.towers import score_dtype
 
         wanted = torch.tensor([self._names.index(prompt) for prompt in prompts], device=frames.device)
         images = pixels.short_side(pixels.images(frames), int(self._size / CROP), "bicubic").clamp(0, 1)
         images = pixels.center_crop(images, self._size, nearest=True)
         logits = self._network(pixels.normalise(images, (0.5,) * 3, (0.5,) * 3).to(self._dtype))
-        logs = logits.to(score_dtype(self._dtype)).log_softmax(-1)
+        logs = logits.to(pixels.wide(self._dtype)).log_softmax(-1)
         chosen = logs.gather(1, wanted.repeat_interleave(frames.shape[1])[:, None]).squeeze(1)
         return pixels.per_clip(chosen, frames)
 

@@ -40,12 +40,14 @@ class JpegSize:
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] -> ``(b,)``, without gradient."""
+        import torch
+
         from vader.frames import to_uint8
         from vader_rewards import pixels
 
         sizes = [self._size(image) for image in to_uint8(pixels.images(frames))]
         sign = -1.0 if self._options.favour == "small" else 1.0
-        return pixels.per_clip(frames.new_tensor(sizes).mul(sign), frames.detach())
+        return pixels.per_clip(sign * torch.tensor(sizes, device=frames.device), frames)
 
     def _size(self, image: np.ndarray) -> float:
         from io import BytesIO

@@ -41,10 +41,10 @@ class Nsfw:
 
     def __init__(self, options: NsfwOptions, runtime: Runtime) -> None:
         require("nsfw", "nsfw", PACKAGE, "onnx2torch")
+        from vader_rewards import pixels
         from vader_rewards.converted import load_onnx
-        from vader_rewards.towers import score_dtype
 
-        self._dtype = score_dtype(runtime.dtype)
+        self._dtype = pixels.wide(runtime.dtype)
         self._network, _ = load_onnx(packaged(PACKAGE, "open_nsfw.onnx"), runtime.device, self._dtype)
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:

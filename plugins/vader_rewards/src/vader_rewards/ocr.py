@@ -59,7 +59,7 @@ class OcrText:
     Raises:
         vader.RegistryError: if rapidocr or onnx2torch is not installed.
         vader.WeightsError: if the network's file is damaged.
-        vader.SpecError: if the option's text has a letter that the network does not know, or is too long.
+        vader.SpecError: if the option's text has a letter that the network does not know.
 
     Source: the recognition network of PP-OCRv6 under the CTC loss (Graves et al. 2006).
     """
@@ -70,11 +70,11 @@ class OcrText:
 
     def __init__(self, options: OcrTextOptions, runtime: Runtime) -> None:
         require("ocr_text", "ocr", "rapidocr", "onnx2torch")
+        from vader_rewards import pixels
         from vader_rewards.converted import load_onnx
-        from vader_rewards.towers import score_dtype
 
         path = packaged("rapidocr", "models", "PP-OCRv6_rec_small.onnx")
-        self._dtype = score_dtype(runtime.dtype)
+        self._dtype = pixels.wide(runtime.dtype)
         self._network, metadata = load_onnx(path, runtime.device, self._dtype)
         letters = [*metadata["character"].rstrip("\n").split("\n"), " "]
         self._numbers = {letter: number for number, letter in enumerate(letters, start=1)}

@@ -18,6 +18,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Mode = Literal["bilinear", "bicubic"]
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Float32, or what is wider: pixels, features and scores are never rounded to the precision of frozen weights."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def images(frames: Tensor) -> Tensor:
     """The frames of all clips, one after another.
 
@@ -25,7 +30,7 @@ def images(frames: Tensor) -> Tensor:
         frames: ``(b f 3 h w)``.
 
     Returns:
-        ``(b*f 3 h w)``.
+        ``(b*f 3 h w)`` of float32 or wider.
 
     Raises:
         ValueError: for another shape, or for whole numbers.
@@ -34,7 +39,7 @@ def images(frames: Tensor) -> Tensor:
         raise ValueError(
             f"frames are {tuple(frames.shape)} of {frames.dtype}; expected (b, f, 3, h, w), floating point in [0, 1]."
         )
-    return frames.flatten(0, 1)
+    return frames.flatten(0, 1).to(wide(frames.dtype))
 
 
 def by_clip(x: Tensor, frames: Tensor) -> Tensor:
@@ -43,8 +48,8 @@ def by_clip(x: Tensor, frames: Tensor) -> Tensor:
 
 
 def per_clip(scores: Tensor, frames: Tensor) -> Tensor:
-    """Mean over each clip's frames: ``(b*f,)`` -> ``(b,)``, in the dtype of the frames."""
-    return by_clip(scores.to(frames.dtype), frames).mean(1)
+    """Mean over each clip's frames: ``(b*f,)`` -> ``(b,)``."""
+    return by_clip(scores, frames).mean(1)
 
 
 def normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

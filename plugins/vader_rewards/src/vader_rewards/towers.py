@@ -41,7 +41,7 @@ class ClipVision:
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised pixels ``(n 3 size size)`` -> unit features ``(n width)`` of float32 or wider."""
         features: Tensor = self.network(pixel_values=images.to(self.network.dtype)).image_embeds
-        return functional.normalize(features.to(score_dtype(features.dtype)), dim=-1)
+        return functional.normalize(features.to(pixels.wide(features.dtype)), dim=-1)
 
     def prepare(self, images: Tensor, how: str) -> Tensor:
         """Images ``(n 3 h w)`` in [0, 1] -> normalised pixels.
@@ -54,11 +54,6 @@ class ClipVision:
         else:
             images = pixels.resize(images, (self.size, self.size), "bilinear")
         return pixels.normalise(images, pixels.CLIP_MEAN, pixels.CLIP_STD)
-
-
-def score_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Float32, or what is wider: features and scores are never rounded to the precision of the frozen weights."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def clip_vision(name: str, revision: str | None, runtime: Runtime) -> ClipVision:
@@ -130,7 +125,7 @@ class OpenClip:
 
     @staticmethod
     def _unit(features: Tensor) -> Tensor:
-        return functional.normalize(features.to(score_dtype(features.dtype)), dim=-1)
+        return functional.normalize(features.to(pixels.wide(features.dtype)), dim=-1)
 
 
 def open_clip(architecture: str, source: str | Path | None, runtime: Runtime) -> OpenClip:

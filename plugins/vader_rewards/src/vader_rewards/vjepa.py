@@ -76,14 +76,14 @@ class VJepa:
         last = clips.shape[1] - window
         starts = sorted({*range(0, last + 1, self._options.stride), last})
         errors = [self._error(clips[:, start : start + window]) for start in starts]
-        return -torch.stack(errors).mean(0).to(frames.dtype)
+        return -torch.stack(errors).mean(0)
 
     def _error(self, window: Tensor) -> Tensor:
         """Mean absolute error of the second half's features, ``(b w 3 size size)`` -> ``(b,)``."""
         import torch
         from torch.nn import functional
 
-        from vader_rewards.towers import score_dtype
+        from vader_rewards import pixels
 
         window = window.to(self._network.dtype)
         truth = self._network.encoder(window).last_hidden_state
@@ -91,7 +91,7 @@ class VJepa:
         context, total = seen.shape[1], truth.shape[1]
         places = torch.arange(total, device=window.device).expand(len(window), -1)
         guess = self._network.predictor(seen, [places[:, :context]], [places[:, context:]]).last_hidden_state
-        wide = score_dtype(guess.dtype)
+        wide = pixels.wide(guess.dtype)
         target = functional.layer_norm(truth[:, context:].to(wide), (truth.shape[-1],))
         error: Tensor = (guess.to(wide) - target).abs().mean(dim=(1, 2))
         return error

@@ -94,9 +94,7 @@ class Server:
             raise ValueError(str(verdict))
         return component
 
-    def score(
-        self, id: int, shape: list[int], dtype: str, size: int, prompts: list[Any], grad: bool
-    ) -> dict[str, Any]:
+    def score(self, id: int, shape: list[int], dtype: str, size: int, prompts: list[Any], grad: bool) -> dict[str, Any]:
         """Score the frames in the shared memory; keep the graph under ``id`` when a gradient may be asked for."""
         import torch
 
@@ -149,12 +147,12 @@ class Server:
 def main() -> None:
     """Serve until the run is gone."""
     sys.path.pop(0)  # this script's own folder
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 (this is another Python than the one that the package asks for)
         sys.exit("an isolated reward needs Python 3.10 or newer, this is " + sys.version.split()[0])
     folder, channel_fd, life, memory = sys.argv[1], *map(int, sys.argv[2:5])
     sys.argv[1:] = []
     sys.path.insert(0, "")
-    sys.meta_path.insert(0, _Finder(folder))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Finder(folder))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears Ctrl-C, saves, and ends this process
     threading.Thread(target=_watch, args=(life,), daemon=True).start()
     from vader.isolation.channel import Channel, Closed

@@ -23,7 +23,16 @@ from vader.isolation.channel import Channel, Closed
 
 _FOLDER = Path(vader.__file__).parent
 _LINES = 20
-_NOT_PASSED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_NOT_PASSED = (
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "VIRTUAL_ENV",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 
 class Process:
@@ -42,7 +51,7 @@ class Process:
         if os.name != "posix":
             raise IsolationError(f"{self._label}: rewards in another process need Linux or macOS.")
         shared = "/dev/shm" if Path("/dev/shm").is_dir() else None
-        self._file: IO[bytes] = tempfile.TemporaryFile(dir=shared, prefix="vader-")
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=shared, prefix="vader-")  # noqa: SIM115 (_end closes it)
         self._map: mmap.mmap | None = None
         ours, theirs = socket.socketpair()
         read, self._life = os.pipe()
@@ -110,7 +119,9 @@ class Process:
         except Closed as error:
             code = self._wait()
             self.end()
-            raise IsolationError(f"{self._label}: it ended ({code}) at {message['op']!r}.{self._last_lines()}") from error
+            raise IsolationError(
+                f"{self._label}: it ended ({code}) at {message['op']!r}.{self._last_lines()}"
+            ) from error
         if "error" in reply:
             self._raise(reply)
         answer: dict[str, Any] = reply["answer"]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from vader import adapters, registry
+from vader import registry
 from vader.protocols import Backbone, Conditioning, Video
-from vader.spec import AdapterSpec
-from vader.testing.checks import Failed, NotApplicable, check, expect
+from vader.testing.checks import Failed, check, expect
 from vader.testing.reward import modules_of, unmoved
 from vader.testing.subject import Subject
 
@@ -21,26 +17,26 @@ TINY = 50_000_000
 """Parameters that a tiny configuration stays under."""
 
 
-def _live(subject: Subject) -> Backbone:
+def live_backbone(subject: Subject) -> Backbone:
     return cast(Backbone, subject.live())
 
 
-def _latents(subject: Subject, b: int = 2, seed: int = 0) -> Tensor:
-    shape = _live(subject).latent_shape(subject.video)
+def random_latents(subject: Subject, b: int = 2, seed: int = 0) -> Tensor:
+    shape = live_backbone(subject).latent_shape(subject.video)
     return torch.randn(b, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
-def _conditioning(subject: Subject, b: int = 2) -> Conditioning:
-    return _live(subject).encode([prompt.text for prompt in subject.texts(b)])
+def encoded(subject: Subject, b: int = 2) -> Conditioning:
+    return live_backbone(subject).encode([prompt.text for prompt in subject.texts(b)])
 
 
-def _predict(backbone: Backbone, denoiser: nn.Module, latents: Tensor, t: float, conditioning: Conditioning) -> Tensor:
+def predicted(backbone: Backbone, denoiser: nn.Module, latents: Tensor, t: float, conditioning: Conditioning) -> Tensor:
     timestep = torch.full((len(latents),), t)
     return backbone.predict(denoiser, latents, timestep, conditioning.prompt_embeds, conditioning.extras)
 
 
-def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
+def near(one: Tensor, other: Tensor, tolerance: float) -> bool:
     scale = 1 + float(one.abs().max())
     return one.shape == other.shape and bool((one.double() - other.double()).abs().max() <= tolerance * scale)
 
@@ -48,7 +44,7 @@ def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
 @check("backbone", needs=("denoiser_is_a_module",))
 def a_tiny_configuration_exists(subject: Subject) -> None:
     """It can be built small, so that its tests and a first run of a spec take seconds."""
-    count = sum(parameter.numel() for parameter in _live(subject).denoiser.parameters())
+    count = sum(parameter.numel() for parameter in live_backbone(subject).denoiser.parameters())
     message = f"its denoiser has {count:,} parameters; expected under {TINY:,}. Write tiny.py beside it, with "
     expect(count < TINY, message + "write(folder) -> Path, or give the kit options of a tiny random checkpoint.")
 
@@ -56,14 +52,14 @@ def a_tiny_configuration_exists(subject: Subject) -> None:
 @check("backbone")
 def denoiser_is_a_module(subject: Subject) -> None:
     """Its denoiser is one torch module, which carries the adapters."""
-    found = getattr(_live(subject), "denoiser", None)
+    found = getattr(live_backbone(subject), "denoiser", None)
     expect(isinstance(found, nn.Module), f"denoiser is {type(found).__name__}; expected a torch.nn.Module.")
 
 
 @check("backbone")
 def schedule_is_sound(subject: Subject) -> None:
     """Its noise schedule says what the denoiser predicts, one of the declared kinds, and how noise grows."""
-    schedule, declared = _live(subject).schedule, subject.capability("predictions", ())
+    schedule, declared = live_backbone(subject).schedule, subject.capability("predictions", ())
     kind = schedule.prediction
     expect(kind in declared, f"the checkpoint predicts {kind!r}; its class declares {', '.join(declared)}.")
     table = schedule.alphas_cumprod
@@ -75,7 +71,7 @@ def schedule_is_sound(subject: Subject) -> None:
     count = schedule.train_timesteps
     expect(tuple(table.shape) == (count,), f"alphas_cumprod has shape {tuple(table.shape)}; expected ({count},).")
     expect(table.dtype == torch.float64, f"alphas_cumprod is {table.dtype}; expected float64.")
-    falls = bool((table.diff() < 0).all()) and 0 <= float(table[-1]) and float(table[0]) <= 1
+    falls = bool((table.diff() < 0).all()) and float(table[-1]) >= 0 and float(table[0]) <= 1
     expect(falls, "alphas_cumprod does not fall from near 1 to near 0.")
 
 
@@ -109,10 +105,10 @@ def video_is_resolved(subject: Subject) -> None:
 def latent_shape_is_right(subject: Subject) -> None:
     """Its latent shape is (c, f, h, w) of whole numbers, and decodes to the clip it stands for."""
     video = subject.video
-    shape = _live(subject).latent_shape(video)
+    shape = live_backbone(subject).latent_shape(video)
     whole = len(shape) == 4 and all(isinstance(size, int) and size > 0 for size in shape)
     expect(whole, f"latent_shape gave {shape}; expected four whole numbers, (c, f, h, w).")
-    found = tuple(_decode(subject, _latents(subject, 1)).shape)
+    found = tuple(_decode(subject, random_latents(subject, 1)).shape)
     wanted = (1, video.frames, 3, video.height, video.width)
     expect(found == wanted, f"latents of {shape} decode to {found}; expected {wanted}.")
 
@@ -120,7 +116,7 @@ def latent_shape_is_right(subject: Subject) -> None:
 @check("backbone", needs=("denoiser_is_a_module",))
 def networks_are_frozen(subject: Subject) -> None:
     """No weight asks for a gradient before adapters are put on, and every network is in evaluation mode."""
-    for module in [_live(subject).denoiser, *modules_of(_live(subject))]:
+    for module in [live_backbone(subject).denoiser, *modules_of(live_backbone(subject))]:
         name = type(module).__name__
         count = sum(parameter.requires_grad for parameter in module.parameters())
         expect(count == 0, f"{count} parameters of {name} ask for gradients. Call requires_grad_(False).")
@@ -131,7 +127,7 @@ def networks_are_frozen(subject: Subject) -> None:
 def conditioning_has_the_shape(subject: Subject) -> None:
     """Prompts become embeddings (b n d), the negative ones alike, and extras have b rows."""
     for b in (1, 3):
-        found = _conditioning(subject, b)
+        found = encoded(subject, b)
         for name in ("prompt_embeds", "negative_prompt_embeds"):
             shape = tuple(getattr(found, name).shape)
             expect(len(shape) == 3 and shape[0] == b, f"{name} of {b} prompts is {shape}; expected ({b}, n, d).")
@@ -144,12 +140,12 @@ def conditioning_has_the_shape(subject: Subject) -> None:
 @check("backbone", needs=("conditioning_has_the_shape",))
 def prompts_are_independent(subject: Subject) -> None:
     """A prompt's embedding depends on that prompt alone."""
-    backbone, texts = _live(subject), [prompt.text for prompt in subject.texts(3)]
+    backbone, texts = live_backbone(subject), [prompt.text for prompt in subject.texts(3)]
     with torch.no_grad():
         together = backbone.encode(texts)
         for i, text in enumerate(texts):
             alone = backbone.encode([text])
-            fine = _near(alone.prompt_embeds[0], together.prompt_embeds[i], 1e-4)
+            fine = near(alone.prompt_embeds[0], together.prompt_embeds[i], 1e-4)
             expect(fine, f"the embedding of {text!r} differs alone and among others.")
 
 
@@ -157,9 +153,9 @@ def prompts_are_independent(subject: Subject) -> None:
 @torch.no_grad()
 def prediction_has_the_shape(subject: Subject) -> None:
     """A prediction has the latents' shape and is finite."""
-    latents = _latents(subject)
-    backbone = _live(subject)
-    found = _predict(backbone, backbone.denoiser, latents, 500.0, _conditioning(subject))
+    latents = random_latents(subject)
+    backbone = live_backbone(subject)
+    found = predicted(backbone, backbone.denoiser, latents, 500.0, encoded(subject))
     expect(found.shape == latents.shape, f"predict gave {tuple(found.shape)} for latents {tuple(latents.shape)}.")
     expect(bool(found.isfinite().all()), "the prediction is not finite at unit noise.")
 
@@ -168,31 +164,31 @@ def prediction_has_the_shape(subject: Subject) -> None:
 @torch.no_grad()
 def predictions_are_deterministic(subject: Subject) -> None:
     """The same latents give the same prediction, and no global random generator is drawn from."""
-    backbone, latents, conditioning = _live(subject), _latents(subject), _conditioning(subject)
+    backbone, latents, conditioning = live_backbone(subject), random_latents(subject), encoded(subject)
     seen: list[Tensor] = []
-    unmoved(lambda: seen.append(_predict(backbone, backbone.denoiser, latents, 500.0, conditioning)))
-    again = _predict(backbone, backbone.denoiser, latents, 500.0, conditioning)
-    expect(_near(seen[0], again, 1e-6), "the same latents give two predictions. Is a network in training mode?")
+    unmoved(lambda: seen.append(predicted(backbone, backbone.denoiser, latents, 500.0, conditioning)))
+    again = predicted(backbone, backbone.denoiser, latents, 500.0, conditioning)
+    expect(near(seen[0], again, 1e-6), "the same latents give two predictions. Is a network in training mode?")
 
 
 @check("backbone", needs=("predictions_are_deterministic",))
 @torch.no_grad()
 def clips_are_predicted_independently(subject: Subject) -> None:
     """A clip's prediction depends on that clip alone."""
-    backbone, latents, conditioning = _live(subject), _latents(subject, 3), _conditioning(subject, 3)
-    together = _predict(backbone, backbone.denoiser, latents, 500.0, conditioning)
+    backbone, latents, conditioning = live_backbone(subject), random_latents(subject, 3), encoded(subject, 3)
+    together = predicted(backbone, backbone.denoiser, latents, 500.0, conditioning)
     for i in range(3):
-        alone = _predict(backbone, backbone.denoiser, latents[i : i + 1], 500.0, conditioning[i : i + 1])
-        expect(_near(alone[0], together[i], 1e-4), f"the prediction of clip {i} differs alone and among others.")
+        alone = predicted(backbone, backbone.denoiser, latents[i : i + 1], 500.0, conditioning[i : i + 1])
+        expect(near(alone[0], together[i], 1e-4), f"the prediction of clip {i} differs alone and among others.")
 
 
 @check("backbone", needs=("prediction_has_the_shape",))
 @torch.no_grad()
 def predict_calls_the_denoiser_it_is_given(subject: Subject) -> None:
     """It calls the module that it is handed, not its own: else processes do not share gradients."""
-    backbone = _live(subject)
+    backbone = live_backbone(subject)
     given = _Watched(backbone.denoiser)
-    _predict(backbone, given, _latents(subject), 500.0, _conditioning(subject))
+    predicted(backbone, given, random_latents(subject), 500.0, encoded(subject))
     expect(given.calls > 0, "predict does not call the denoiser that it is given. Use the argument, not self.denoiser.")
 
 
@@ -212,26 +208,26 @@ class _Watched(nn.Module):
 @torch.no_grad()
 def prompt_and_timestep_matter(subject: Subject) -> None:
     """Another prompt and another timestep give another prediction."""
-    backbone, latents, conditioning = _live(subject), _latents(subject, 1), _conditioning(subject, 2)
+    backbone, latents, conditioning = live_backbone(subject), random_latents(subject, 1), encoded(subject, 2)
     one, other = conditioning[0:1], conditioning[1:2]
-    base = _predict(backbone, backbone.denoiser, latents, 500.0, one)
+    base = predicted(backbone, backbone.denoiser, latents, 500.0, one)
     for what, found in (
-        ("prompt", _predict(backbone, backbone.denoiser, latents, 500.0, other)),
-        ("timestep", _predict(backbone, backbone.denoiser, latents, 100.0, one)),
+        ("prompt", predicted(backbone, backbone.denoiser, latents, 500.0, other)),
+        ("timestep", predicted(backbone, backbone.denoiser, latents, 100.0, one)),
     ):
         expect(not torch.equal(base, found), f"the prediction does not depend on the {what}.")
 
 
 @torch.no_grad()
 def _decode(subject: Subject, latents: Tensor, frames: list[int] | None = None) -> Tensor:
-    return _live(subject).decode(latents, frames)
+    return live_backbone(subject).decode(latents, frames)
 
 
 @check("backbone", needs=("latent_shape_is_right",))
 def frames_are_in_range(subject: Subject) -> None:
     """Decoded frames are in [0, 1], for latents of any size."""
     for scale in (1.0, 10.0):
-        found = _decode(subject, scale * _latents(subject, 1))
+        found = _decode(subject, scale * random_latents(subject, 1))
         low, high = float(found.min()), float(found.max())
         expect(low >= 0 and high <= 1, f"frames run from {low:.3g} to {high:.3g}; expected [0, 1].")
 
@@ -239,28 +235,28 @@ def frames_are_in_range(subject: Subject) -> None:
 @check("backbone", needs=("latent_shape_is_right",))
 def clips_are_decoded_independently(subject: Subject) -> None:
     """A clip's frames depend on that clip alone."""
-    latents = _latents(subject)
+    latents = random_latents(subject)
     together, alone = _decode(subject, latents), _decode(subject, latents[1:])
-    expect(_near(alone[0], together[1], 1e-4), "a clip's frames differ alone and among others.")
+    expect(near(alone[0], together[1], 1e-4), "a clip's frames differ alone and among others.")
 
 
 @check("backbone", needs=("latent_shape_is_right",))
 def chosen_frames_are_those_of_the_whole(subject: Subject) -> None:
     """Decoding chosen frames, in any order, equals choosing them from the whole clip."""
-    latents, count = _latents(subject, 1), subject.video.frames
+    latents, count = random_latents(subject, 1), subject.video.frames
     whole = _decode(subject, latents)
     for frames in ([0], [count - 1], [count - 1, 0], sorted({0, count // 2, count - 1})):
         found = _decode(subject, latents, frames)
-        expect(_near(found, whole[:, frames], 1e-4), f"frames {frames} decoded alone differ from those of the clip.")
+        expect(near(found, whole[:, frames], 1e-4), f"frames {frames} decoded alone differ from those of the clip.")
 
 
 @check("backbone", needs=("latent_shape_is_right",))
 def latents_are_not_changed(subject: Subject) -> None:
     """Prediction and decoding do not write to the latents they are given."""
-    backbone, latents, conditioning = _live(subject), _latents(subject), _conditioning(subject)
+    backbone, latents, conditioning = live_backbone(subject), random_latents(subject), encoded(subject)
     given = latents.clone()
     with torch.no_grad():
-        _predict(backbone, backbone.denoiser, given, 500.0, conditioning)
+        predicted(backbone, backbone.denoiser, given, 500.0, conditioning)
         backbone.decode(given)
     expect(torch.equal(latents, given), "predict or decode changed the latents in place. Work on a copy.")
 
@@ -268,90 +264,13 @@ def latents_are_not_changed(subject: Subject) -> None:
 @check("backbone", needs=("latent_shape_is_right",))
 def gradient_reaches_the_latents(subject: Subject) -> None:
     """The gradient of decoded frames reaches the latents, finite and not zero."""
-    latents = (0.3 * _latents(subject, 1)).requires_grad_(True)
-    frames = _live(subject).decode(latents, [0])
+    latents = (0.3 * random_latents(subject, 1)).requires_grad_(True)
+    frames = live_backbone(subject).decode(latents, [0])
     if not frames.requires_grad:
         raise Failed("decoded frames carry no gradient. The caller owns grad mode: use no no_grad and no detach.")
     (gradient,) = torch.autograd.grad(frames.mean(), latents)
     fine = bool(gradient.isfinite().all()) and bool(gradient.abs().max() > 0)
     expect(fine, "the gradient of decoded frames with respect to the latents is zero or not finite.")
-
-
-def _adapted(subject: Subject) -> tuple[Backbone, list[nn.Parameter]]:
-    """A backbone of the check's own, with an adapter on it."""
-    backbone = cast(Backbone, subject.build())
-    targets = subject.capability("lora_target_modules", ())
-    return backbone, adapters.inject(backbone.denoiser, AdapterSpec(rank=2), targets, seed=0)
-
-
-@check("backbone", needs=("predictions_are_deterministic",))
-@torch.no_grad()
-def a_new_adapter_changes_nothing(subject: Subject) -> None:
-    """Adapters fit on its declared layers, and a new one gives the base model's prediction bit for bit."""
-    plain, (adapted, _) = _live(subject), _adapted(subject)
-    latents, conditioning = _latents(subject), _conditioning(subject)
-    before = _predict(plain, plain.denoiser, latents, 500.0, conditioning)
-    after = _predict(adapted, adapted.denoiser, latents, 500.0, conditioning)
-    expect(torch.equal(before, after), "a zero adapter changes the prediction. Is construction random?")
-
-
-def _stirred(parameters: list[nn.Parameter]) -> None:
-    """Make an adapter do something."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
-@check("backbone", needs=("prediction_has_the_shape", "a_new_adapter_changes_nothing"))
-def gradient_reaches_the_adapter_alone(subject: Subject) -> None:
-    """The gradient of a prediction reaches every adapter weight and no other."""
-    backbone, parameters = _adapted(subject)
-    _stirred(parameters)
-    output = _predict(backbone, backbone.denoiser, _latents(subject), 500.0, _conditioning(subject))
-    if not output.requires_grad:
-        raise Failed("the prediction carries no gradient. The caller owns grad mode: use no no_grad and no detach.")
-    (output**2).mean().backward()
-    named = dict(backbone.denoiser.named_parameters())
-    dead = [
-        name for name, p in named.items() if p.requires_grad and (p.grad is None or not bool(p.grad.abs().max() > 0))
-    ]
-    expect(not dead, f"{len(dead)} adapter weights get no gradient, such as {dead[0] if dead else ''}.")
-    frozen = [name for name, p in named.items() if not p.requires_grad and p.grad is not None]
-    expect(not frozen, f"{len(frozen)} frozen weights get a gradient, such as {frozen[0] if frozen else ''}.")
-
-
-@check("backbone", needs=("a_new_adapter_changes_nothing",))
-def an_adapter_is_saved_exactly(subject: Subject) -> None:
-    """An adapter comes back from its file bit for bit, into another instance."""
-    backbone, parameters = _adapted(subject)
-    _stirred(parameters)
-    other, loaded = _adapted(subject)
-    with tempfile.TemporaryDirectory() as folder:
-        name = subject.capability("denoiser_name", None)
-        adapters.save(backbone.denoiser, Path(folder), name)
-        adapters.load_into(other.denoiser, Path(folder))
-    wrong = sum(not torch.equal(before, after) for before, after in zip(parameters, loaded, strict=True))
-    expect(wrong == 0, f"{wrong} of {len(parameters)} adapter tensors change on their way through a file.")
-
-
-@check("backbone", needs=("gradient_reaches_the_adapter_alone",))
-def checkpointing_keeps_the_gradient(subject: Subject) -> None:
-    """With gradient checkpointing the gradient is the same."""
-    if not subject.capability("gradient_checkpointing", False):
-        raise NotApplicable("it says gradient_checkpointing = False.")
-    latents, conditioning = _latents(subject, 1), _conditioning(subject, 1)
-    gradients = []
-    for enable in (False, True):
-        backbone, parameters = _adapted(subject)
-        _stirred(parameters)
-        if enable:
-            cast("Callable[[], None]", backbone.enable_gradient_checkpointing)()
-        output = _predict(backbone, backbone.denoiser, latents, 500.0, conditioning)
-        grads = torch.autograd.grad((output**2).mean(), parameters, allow_unused=True)
-        gradients.append([torch.zeros(1) if grad is None else grad for grad in grads])
-    same = all(_near(a, b, 1e-5) for a, b in zip(*gradients, strict=True))
-    expect(same, "gradients with and without checkpointing differ.")
 
 
 @check("backbone", needs=("prediction_has_the_shape",))
@@ -360,8 +279,8 @@ def half_precision_is_tolerated(subject: Subject) -> None:
     backbone = cast(Backbone, subject.live(torch.bfloat16))
     with torch.no_grad():
         texts = [prompt.text for prompt in subject.texts(1)]
-        conditioning, latents = backbone.encode(texts), _latents(subject, 1)
-        found = _predict(backbone, backbone.denoiser, latents, 500.0, conditioning)
+        conditioning, latents = backbone.encode(texts), random_latents(subject, 1)
+        found = predicted(backbone, backbone.denoiser, latents, 500.0, conditioning)
         frames = backbone.decode(latents, [0])
     fine = bool(found.isfinite().all()) and bool(frames.isfinite().all())
     expect(fine, "with bfloat16 weights, predictions or frames are not finite.")

@@ -60,13 +60,18 @@ class Outcome:
         return self.status in ("failed", "surprise")
 
 
+_MODULES = {kind: ("common", kind) for kind in KINDS} | {"backbone": ("common", "backbone", "backbone_adapters")}
+"""Kind -> modules of its checks."""
+
 CHECKS: dict[str, dict[str, Check]] = {kind: {} for kind in KINDS}
 """Kind -> name -> check, in the order in which they are run."""
 
 Function = TypeVar("Function", bound="Callable[[Subject], None]")
 
 
-def check(*kinds: str, needs: tuple[str, ...] = (), live: bool = True, first: bool = False) -> Callable[[Function], Function]:
+def check(
+    *kinds: str, needs: tuple[str, ...] = (), live: bool = True, first: bool = False
+) -> Callable[[Function], Function]:
     """Register a check under its function's name; the docstring's first line is its promise.
 
     Args:
@@ -98,6 +103,6 @@ def expect(holds: bool, message: str) -> None:
 
 def checks_of(kind: str) -> dict[str, Check]:
     """The checks of a kind, by name, those of every kind first."""
-    for module in ("common", kind):
+    for module in _MODULES[kind]:
         importlib.import_module(f"vader.testing.{module}")  # registers its checks
     return CHECKS[kind]

@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import ValidationError
-
 from vader import registry
 from vader.errors import VaderError, WeightsError
 from vader.overview import NAME

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar
 
 import pytest
@@ -21,19 +21,15 @@ class _Contract:
 
     expected_failures: ClassVar[Mapping[str, str]] = {}
     kind: ClassVar[str] = ""
-    _subjects: ClassVar[dict[Any, Subject]] = {}
+    _subjects: ClassVar[dict[Hashable, Subject]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         cls._subjects = {}
 
     def _judge(self, value: Any, name: str) -> None:
-        known = isinstance(value, str | type)
-        subject = type(self)._subjects.get(value) if known else None
-        if subject is None:
-            subject = as_subject(self.kind, value, self.expected_failures)
-            if known:
-                type(self)._subjects[value] = subject
+        fresh = as_subject(self.kind, value, self.expected_failures)
+        subject = type(self)._subjects.setdefault(fresh.key, fresh)
         outcome = subject.outcome(name)
         if outcome.status == "not applicable":
             pytest.skip(outcome.message)
@@ -76,7 +72,7 @@ class RewardContract(_Contract):
 
 @_with_tests("backbone", "backbone")
 class BackboneContract(_Contract):
-    """What a backbone promises. Give the fixture ``backbone``, of scope class, as building one takes time."""
+    """What a backbone promises. Give the fixture ``backbone``; it is built once for a class."""
 
 
 @_with_tests("sampler", "sampler")

@@ -14,8 +14,8 @@ def noise_schedule(prediction: Prediction, train_timesteps: int = 1000) -> Noise
     """A schedule of the kind: Stable Diffusion's (betas linear in their root), or a flow's without shift."""
     if prediction == "flow":
         return NoiseSchedule("flow", train_timesteps=train_timesteps)
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, train_timesteps, dtype=torch.float64) ** 2
-    return NoiseSchedule(prediction, torch.cumprod(1 - betas, dim=0), train_timesteps)
+    roots = torch.linspace(0.00085**0.5, 0.012**0.5, train_timesteps, dtype=torch.float64)
+    return NoiseSchedule(prediction, torch.cumprod(1 - roots * roots, dim=0), train_timesteps)
 
 
 def levels(schedule: NoiseSchedule, timestep: float) -> tuple[float, float]:
@@ -45,7 +45,8 @@ class Gaussian:
     def start(self, timestep: float, z: Tensor) -> Tensor:
         """The latents at a timestep whose quantiles are ``z``'s."""
         alpha, sigma = levels(self.schedule, timestep)
-        return alpha * self.mean + (alpha**2 * self.std**2 + sigma**2) ** 0.5 * z
+        spread: float = (alpha**2 * self.std**2 + sigma**2) ** 0.5
+        return alpha * self.mean + spread * z
 
     def predict(self, x: Tensor, timestep: float) -> Tensor:
         """What the ideal denoiser predicts."""

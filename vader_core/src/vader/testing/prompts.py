@@ -63,7 +63,9 @@ def metadata_is_json(subject: Subject) -> None:
 def draws_are_seeded(subject: Subject) -> None:
     """The same state of the generator gives the same prompts, in any instance: so ranks agree."""
     first, other = (subject.build().draw(8, random.Random(3)) for _ in range(2))
-    expect(_texts(first) == _texts(other), f"seed 3 gives {_texts(first)[:3]} and {_texts(other)[:3]} in two instances.")
+    expect(
+        _texts(first) == _texts(other), f"seed 3 gives {_texts(first)[:3]} and {_texts(other)[:3]} in two instances."
+    )
 
 
 @check("prompts", needs=("draws_are_seeded",))

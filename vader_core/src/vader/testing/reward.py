@@ -264,20 +264,26 @@ def modules_of(owner: Any, depth: int = 3) -> Iterator[nn.Module]:
         yield from modules_of(value, depth - 1)
 
 
+def _random_states() -> dict[str, bytes]:
+    """The state of each global random generator."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch's": torch.random.get_rng_state().numpy().tobytes(),
+        "numpy's": repr((kind, np.asarray(keys).tolist(), rest)).encode(),
+        "Python's": repr(random.getstate()).encode(),
+    }
+
+
 def unmoved(action: Callable[[], Any]) -> None:
     """Run an action and see that it drew from no global random generator.
 
     Raises:
         Failed: it did.
     """
-    before = (torch.random.get_rng_state(), np.random.get_state(legacy=True)[1], random.getstate())
-    old = np.array(before[1], copy=True)
+    before = _random_states()
     action()
-    moved = {
-        "torch's": not torch.equal(before[0], torch.random.get_rng_state()),
-        "numpy's": not np.array_equal(old, np.asarray(np.random.get_state(legacy=True)[1])),
-        "Python's": before[2] != random.getstate(),
-    }
+    after = _random_states()
+    moved = {name: state != after[name] for name, state in before.items()}
     names = [name for name, yes in moved.items() if yes]
     message = f"it draws from {' and '.join(names)} global random generator. Use a generator of its own, with a seed."
     expect(not names, message)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
@@ -92,6 +94,19 @@ class Subject:
         return registry.load(self.kind, self.given) if isinstance(self.given, str) else self.given
 
     @property
+    def key(self) -> Hashable:
+        """Equal for subjects that would be judged alike."""
+        given = self.given if isinstance(self.given, str) else id(self.given)
+        return (
+            given,
+            repr(self.raw_options),
+            repr(self.prompts),
+            self.size,
+            repr(self.video_wanted),
+            id(self.make_clips),
+        )
+
+    @property
     def title(self) -> str:
         """What it is called in messages."""
         return self.given if isinstance(self.given, str) else getattr(self.given, "__name__", type(self.given).__name__)
@@ -132,8 +147,9 @@ class Subject:
         tiny = self.tiny_writer()
         if tiny is None:
             return {}
-        self._folder = TemporaryDirectory(prefix="vader-tiny-")
-        return {"weights": str(tiny(Path(self._folder.name) / "tiny"))}
+        folder = tempfile.mkdtemp(prefix="vader-tiny-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return {"weights": str(tiny(Path(folder) / "tiny"))}
 
     def tiny_writer(self) -> Callable[[Path], Path] | None:
         """``write(folder)`` of the module ``tiny`` beside the backbone's module; None when there is none."""

@@ -1,0 +1,176 @@
+"""Every code block of README and docs is executed, page by page, in a folder of its own.
+
+A block with ``title="..."`` is written to that file. A YAML block is judged as (part of) a spec. A shell block runs;
+its ``pip`` installs local folders into that page's own place and sees that other requirements are there. Of pages
+whose commands need large weights or the network (README, and those outside :data:`RUN`), the shell lines that call
+``vader`` are parsed by its own command line, and the rest is what CI itself runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from tests.integration.harness import environment, merged
+
+import vader
+from vader.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    "README.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "adr" not in path.parts),
+]
+RUN = ["docs/tutorial.md", "docs/index.md", *(page for page in PAGES if page.startswith("docs/how-to/"))]
+"""Pages whose shell blocks run."""
+
+BASE = {"backbone": "shapes", "prompts": "shapes", "rewards": ["shapes_colourfulness"]}
+"""What a YAML block is laid over."""
+
+PIP = """#!{python}
+import importlib.metadata, re, subprocess, sys
+words = [word for word in sys.argv[2:] if not word.startswith("-")]
+assert sys.argv[1] == "install" and words, sys.argv
+for word in words:
+    if "/" in word or word.startswith("vader-plugin-warm"):
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+        subprocess.run([*install, "--target", {site!r}, word], check=True)
+    else:
+        importlib.metadata.version(re.match(r"[\\w.-]+", word)[0])
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced code block."""
+
+    line: int
+    language: str
+    title: str | None
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    found: list[Block] = []
+    inside: tuple[int, str, str | None] | None = None
+    lines: list[str] = []
+    for number, line in enumerate((ROOT / page).read_text(encoding="utf-8").splitlines(), 1):
+        fence = re.fullmatch(r'```(\w*)(?: title="([^"]+)")?', line)
+        if fence and inside is None:
+            inside, lines = (number, fence[1], fence[2]), []
+        elif line == "```" and inside is not None:
+            found.append(Block(*inside, "\n".join(lines) + "\n"))
+            inside = None
+        elif inside is not None:
+            lines.append(line)
+    assert inside is None, f"{page}: the block at line {inside} is not closed"
+    return found
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a page, with ``pip``, ``vader`` and ``pytest`` on the path."""
+    tools, work, site = tmp_path / "tools", tmp_path / "work", tmp_path / "site"
+    for folder in (tools, work, site):
+        folder.mkdir()
+    (tools / "pip").write_text(PIP.format(python=sys.executable, site=str(site)))
+    for name in ("vader", "pytest"):
+        (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {name} "$@"\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    (work / "examples").symlink_to(ROOT / "examples")
+    for key, value in environment(VADER_CONFIG_HOME=str(tmp_path / "config")).items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.chdir(work)
+    return work
+
+
+def execute(page: str, block: Block) -> None:
+    """Do with a block what its language asks for."""
+    where = f"{page}, line {block.line}"
+    if block.title is not None:
+        path = Path(block.title)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text, encoding="utf-8")
+    if block.language == "toml":
+        tomllib.loads(block.text)
+    elif block.language == "yaml":
+        judge(yaml.safe_load(block.text))
+    elif block.language == "sh":
+        shell(page, block, where)
+    elif block.language == "python":
+        compile(block.text, where, "exec")
+        if block.title is None:
+            run([sys.executable, "-W", "error::SyntaxWarning", "-c", block.text], where)
+    else:
+        raise AssertionError(f"{where}: a block of {block.language or 'no language'} is not executed")
+
+
+def judge(part: Any) -> None:
+    """A whole spec, or a part of one laid over :data:`BASE`."""
+    assert isinstance(part, dict)
+    vader.check(part if {"backbone", "prompts"} <= part.keys() else merged(BASE, part))
+
+
+def shell(page: str, block: Block, where: str) -> None:
+    if page in RUN:
+        run(["bash", "-euo", "pipefail", "-c", block.text], where)
+        return
+    command = typer.main.get_command(app)
+    for line in block.text.splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["vader"]:
+            name, *arguments = words[1:]
+            command.commands[name].make_context(f"vader {name}", arguments)  # type: ignore[attr-defined]
+        else:
+            assert any(tool in line for tool in ("nox", "pip install", "python -m ", "torchrun")), f"{where}: {line}"
+
+
+def run(command: list[str], where: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, f"{where}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_works(page: str, place: Path) -> None:
+    found = blocks(page)
+    for block in found:
+        if page == "README.md" and block.language == "python" and "class Brightness" in block.text:
+            (place / "brightness.py").write_text(block.text)
+    if page.endswith("isolate.md"):  # the file is shown after the spec that names it
+        found.sort(key=lambda block: block.language != "python")
+    for block in found:
+        execute(page, block)
+
+
+def test_the_tutorial_ends_with_a_tested_package_and_a_report(place: Path) -> None:
+    """The tutorial again as one reading: what it promises is there."""
+    page = "docs/tutorial.md"
+    titles = {block.title for block in blocks(page) if block.title}
+    assert titles >= {
+        "warmth.py",
+        "run.yaml",
+        "vader-plugin-warm-colours/src/vader_warm_colours/reward.py",
+        "vader-plugin-warm-colours/tests/test_warm_colours.py",
+    }
+    commands = "".join(block.text for block in blocks(page) if block.language == "sh")
+    for command in ("vader check", "vader train run.yaml", "vader plugin new reward", "pytest", "vader plugins"):
+        assert command in commands
+
+
+def test_pages_of_reference_name_every_public_module() -> None:
+    text = "".join((ROOT / page).read_text() for page in PAGES if page.startswith("docs/reference/"))
+    for module in ("protocols", "spec", "hooks", "errors", "registry", "choice", "overview", "testing"):
+        assert f"::: vader.{module}" in text
