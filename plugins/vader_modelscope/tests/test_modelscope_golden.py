@@ -142,13 +142,20 @@ def assert_gradients(sampler, adapted, golden, run):
     assert float(norm) == pytest.approx(golden.facts["runs"][run]["gradnorm"], rel=1e-4)
 
 
-@torch.no_grad()
 def test_the_reference_s_own_lora_file(sampler, small, small_folder, golden, tmp_path):
     torch.save(golden.lora_list(), tmp_path / "450_unet.pt")
     shape = spec_of(lora.convert(tmp_path / "450_unet.pt", tmp_path / "adapter", str(small_folder)))
     assert (shape.rank, shape.alpha) == (4, 4)
     inject(small.denoiser, shape, (), seed=0)
-    assert_frames(clip(sampler, small, golden, "clone_ddim_last_f0"), golden, "clone_ddim_last_f0")
+    frames = clip(sampler, small, golden, "clone_ddim_last_f0")
+    assert_frames(frames, golden, "clone_ddim_last_f0")
+    frames.square().mean().backward()
+    found = {
+        name.replace("lora_A.default", "lora_down").replace("lora_B.default", "lora_up"): float(parameter.grad.norm())
+        for name, parameter in small.denoiser.named_parameters()
+        if parameter.requires_grad
+    }
+    assert found == pytest.approx(golden.facts["cloneofsimo"]["grad_norms_ddim_last_f0"], rel=1e-4)
 
 
 def test_frames_are_clamped_after_the_vae(small):

@@ -107,12 +107,25 @@ def test_generate_with_a_trained_and_an_imported_adapter(spec, tmp_path, tiny_fi
     lora.export_adapter(tmp_path / "run" / "adapter", tmp_path / "out.pt", names)
     lora.import_adapter(tmp_path / "out.pt", tmp_path / "back", names)
     back = vader.generate(spec("x"), prompts, adapter=tmp_path / "back")
-    for one, other, changed, again in zip(base, zero, full, back, strict=True):
+    published = vader.generate(spec("x"), prompts, adapter=tmp_path / "out.pt")
+    for one, other, changed, again, direct in zip(base, zero, full, back, published, strict=True):
         assert torch.equal(one.frames, other.frames), "scale 0 is the base model"
         assert not torch.equal(one.frames, changed.frames)
         assert torch.equal(changed.frames, again.frames), "the format loses nothing"
+        assert torch.equal(changed.frames, direct.frames), "a published file loads as it is"
         assert one.frames.shape == (2, 3, 16, 16)
     assert sorted(path.suffix for path in (tmp_path / "clips").iterdir()) == [".gif"] * 3
+
+
+def test_training_goes_on_from_a_published_adapter(spec, tmp_path, tiny_file):
+    vader.train(spec("first", steps=1))
+    lora.export_adapter(tmp_path / "first" / "adapter", tmp_path / "it.pt", lora._names(tiny_file()))
+    adapter = {"rank": 2, "alpha": 8, "init": str(tmp_path / "it.pt")}
+    vader.train(spec("second", adapter=adapter, steps=1, learning_rate=1e-9))
+    first, second = (load_file(tmp_path / name / ADAPTER) for name in ("first", "second"))
+    assert any(tensor.abs().max() > 1e-3 for name, tensor in first.items() if "lora_B" in name)
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 # -- recipes

@@ -59,7 +59,8 @@ def inject(
         except ValueError as error:
             raise WeightsError(
                 f"no adapter can be put on {type(denoiser).__name__}: no layer matches target_modules {wanted}. "
-                f"It has linear layers called {', '.join(_linear_names(denoiser))}."
+                f"It has linear layers called {', '.join(_linear_names(denoiser))}. "
+                f"peft says: {str(error).splitlines()[0]}"
             ) from error
     parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     for parameter in parameters:

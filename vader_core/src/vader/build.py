@@ -231,7 +231,7 @@ class _Judge:
         held_out = self._rewards(("validation", "rewards"), ())
         if training:
             self._judge_rewards(method, rewards, video)
-        self._judge_adapter()
+        spec = self._resolve_adapter(backbone)
         prompts = self._prompts(("prompts",))
         validation = self._prompts(("validation", "prompts")) if spec.validation.prompts else prompts
         if self._problems:
@@ -321,19 +321,22 @@ class _Judge:
                 self._say(f"rewards.{index}.name", message)
             self._judge_frames(f"rewards.{index}.name", part, video)
 
-    def _judge_adapter(self) -> None:
-        init = self._spec.backbone.adapter.init
-        if init is None:
-            return
-        from vader.adapters import locate
-
-        path, backbone = Path(init).expanduser(), self._parts.get(("backbone",))
-        if path.is_file() and backbone is not None and backbone.capability("adapter_spec", None) is not None:
-            return  # perhaps in the backbone's own format
+    def _resolve_adapter(self, backbone: Part | None) -> RunSpec:
+        """The spec with what the file that its adapter starts from decides, wherever the spec is silent."""
+        adapter = self._spec.backbone.adapter
+        if adapter.init is None or backbone is None:
+            return self._spec
         try:
-            locate(path)
+            found = adapter_shape(backbone, Path(adapter.init).expanduser())
         except WeightsError as error:
             self._say("backbone.adapter.init", str(error))
+            return self._spec
+        said = {name: getattr(adapter, name) for name in adapter.model_fields_set}
+        if said.get("rank", found.rank) != found.rank:
+            message = f"{adapter.init} has rank {found.rank}, found {adapter.rank}. Leave rank out, or set it to that."
+            self._say("backbone.adapter.rank", message)
+        section = self._spec.backbone.model_copy(update={"adapter": found.model_copy(update=said)})
+        return self._spec.model_copy(update={"backbone": section})
 
     def _judge_frames(self, path: str, part: Part, video: Video | None) -> None:
         if video is None or (self._spec.frames.index or 0) >= video.frames:
