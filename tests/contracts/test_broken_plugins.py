@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 
 import pytest
 from tests.contracts.conftest import Install
-from tests.integration.harness import environment, tiny
+from tests.integration.harness import ROOT, environment, tiny
 
 import vader
 from vader import choice
@@ -19,7 +20,7 @@ from vader.discovery import plugin_distributions
 from vader.errors import BrokenComponent, SpecError, UnknownComponent
 from vader.overview import Row, rows
 from vader.probe import probe
-from vader.registry import Entry, claims, find, load
+from vader.registry import GROUPS, NOT_INSTALLED, Entry, claims, find, load
 
 GOOD = (
     "class Good:\n    differentiable = True\n    def score(self, frames, prompts): return frames.mean((1, 2, 3, 4))\n"
@@ -259,3 +260,14 @@ class TestCommandLine:
 
 def test_an_entry_says_what_it_is() -> None:
     assert str(Entry("reward", "a", "m:A", "dist", "1")) == "reward 'a' of dist 1"
+
+
+def test_what_could_be_installed_is_what_the_plugins_of_this_repository_offer() -> None:
+    kinds = {group: kind for kind, group in GROUPS.items()}
+    offered: dict[str, dict[str, str]] = {}
+    for path in sorted((ROOT / "plugins").glob("*/pyproject.toml")):
+        project = tomllib.loads(path.read_text())["project"]
+        for group, entries in project.get("entry-points", {}).items():
+            if group in kinds:
+                offered.setdefault(kinds[group], {}).update(dict.fromkeys(entries, project["name"]))
+    assert offered == NOT_INSTALLED

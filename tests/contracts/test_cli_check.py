@@ -77,6 +77,7 @@ def test_a_reward_gets_the_size_and_prompts_asked_for(check: Check, install: Ins
         (["./mine.py:Mine"], "--kind: './mine.py:Mine' is unpackaged code; say what it is"),
         (["list", "--kind", "promts"], "--kind: expected reward, backbone, sampler, prompts; found 'promts'."),
         (["list", "--size", "big"], "--size: expected HEIGHTxWIDTH such as 64x64; found 'big'."),
+        (["wan", "--video", "5x64"], "--video: expected FRAMESxHEIGHTxWIDTH such as 5x64x64; found '5x64'."),
         (["list", "--set", "prompts"], "--set: expected NAME=VALUE; found 'prompts'."),
         (["list", "--expect", "speed=slow"], "--expect: no check of a prompts is called speed."),
     ],

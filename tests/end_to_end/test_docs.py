@@ -42,7 +42,7 @@ import importlib.metadata, re, subprocess, sys
 words = [word for word in sys.argv[2:] if not word.startswith("-")]
 assert sys.argv[1] == "install" and words, sys.argv
 for word in words:
-    if "/" in word or word.startswith("vader-plugin-warm"):
+    if "/" in word:
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
         subprocess.run([*install, "--target", {site!r}, word], check=True)
     else:

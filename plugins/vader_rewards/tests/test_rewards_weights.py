@@ -147,12 +147,10 @@ def test_clip_text_offline(offline, cpu):
         ClipText(ClipText.Options(), cpu)
 
 
-@pytest.mark.parametrize(
-    "chosen", [{"model": "ViT-B-33", "weights": "openai"}, {"model": "ViT-B-32", "weights": "no_such_tag"}]
-)
-def test_clip_text_of_an_unknown_name(cpu, chosen):
+@pytest.mark.parametrize(("model", "name"), [("ViT-B-33", "openai"), ("ViT-B-32", "no_such_tag")])
+def test_clip_text_of_an_unknown_name(cpu, model, name):
     with pytest.raises(WeightsError, match="open_clip cannot give"):
-        ClipText(ClipText.Options(**chosen), cpu)
+        ClipText(ClipText.Options(model=model, weights=name), cpu)
 
 
 def test_clip_text_without_weights():
@@ -245,23 +243,21 @@ def test_hps_file(cpu, tmp_path, head, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(hps._tower.network.parameters(), network.parameters(), strict=True))
 
 
-def test_towers_are_shared(options, cpu):
+def test_towers_are_shared(tiny, tmp_path, options, cpu):
     """One CLIP for the rewards that use it; another precision is another tower; none outlives its rewards."""
+    clip = str(shutil.copytree(tiny / "clip", tmp_path / "clip"))  # its own: no other test holds it
     kinds = {entry.name: entry.load() for entry in entry_points(group="vader.rewards")}
-    names = ["aesthetic", "compression", "weather"]
-    made = [kinds[name](kinds[name].Options(**options[name]), cpu) for name in names]
-    held = {id(reward._network._tower.network) for reward in made}
-    consistency = TemporalConsistency(TemporalConsistency.Options(**options["temporal_consistency"]), cpu)
-    assert held == {id(consistency._tower.network)}
-    half = TemporalConsistency(
-        TemporalConsistency.Options(**options["temporal_consistency"]), Runtime(torch.device("cpu"), torch.bfloat16)
-    )
-    assert half._tower is not consistency._tower
+    names = ["aesthetic", "compression", "weather", "temporal_consistency"]
+    made = [kinds[name](kinds[name].Options(**{**options[name], "weights": clip}), cpu) for name in names]
+    held = {id(reward._network._tower.network) for reward in made[:3]}
+    assert held == {id(made[3]._tower.network)}
+    half = TemporalConsistency(TemporalConsistency.Options(weights=clip), Runtime(torch.device("cpu"), torch.bfloat16))
+    assert half._tower is not made[3]._tower
     hps, plain = Hps(Hps.Options(**options["hps"]), cpu), ClipText(ClipText.Options(**options["clip_text"]), cpu)
     assert hps._tower is plain._tower
-    key = ("clip_vision", options["aesthetic"]["weights"], None, "cpu", torch.float32)
+    key = ("clip_vision", clip, None, "cpu", torch.float32)
     assert key in towers._HELD
-    del made, consistency, half
+    del made
     gc.collect()
     assert key not in towers._HELD
 

@@ -145,13 +145,14 @@ def check(
         list[str] | None, typer.Option("--prompt", "-p", help="Prompts that mean something to it.")
     ] = None,
     size: Annotated[str, typer.Option(help="Height and width of the clips given to a reward.")] = "32x32",
+    video: Annotated[str | None, typer.Option(help="Frames, height and width of a backbone's clip, 5x64x64.")] = None,
     expect: Annotated[
         list[str] | None, typer.Option(metavar="CHECK=REASON", help="A check that cannot hold, and why.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Check that a component keeps its contract: on the CPU, offline, in seconds."""
-    subjects = _subjects(name, kind, set_ or [], prompt or [], size, expect or [])
+    subjects = _subjects(name, kind, set_ or [], prompt or [], (size, video), expect or [])
     results = [(subject, subject.outcomes()) for subject in subjects]
     if as_json:
         data = [
@@ -168,7 +169,12 @@ def check(
 
 
 def _subjects(
-    name: str, kind: str | None, options: list[str], prompts: list[str], size: str, expected: list[str]
+    name: str,
+    kind: str | None,
+    options: list[str],
+    prompts: list[str],
+    sizes: tuple[str, str | None],
+    expected: list[str],
 ) -> list[Subject]:
     """What the command line asks to check.
 
@@ -189,9 +195,8 @@ def _subjects(
             raise _wrong("--kind", f"{name!r} is unpackaged code; say what it is, such as --kind reward.")
         offered = sorted({f"{entry.name} ({one})" for one in KINDS for entry in registry.entries(one)})
         raise UnknownComponent(f"no component is called {name!r}. Installed: {', '.join(offered)}.")
-    height, _, width = size.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise _wrong("--size", f"expected HEIGHTxWIDTH such as 64x64; found {size!r}.")
+    height, width = _numbers("--size", sizes[0], "HEIGHTxWIDTH such as 64x64", 2)
+    video = _numbers("--video", sizes[1], "FRAMESxHEIGHTxWIDTH such as 5x64x64", 3) if sizes[1] else None
     try:
         return [
             Subject(
@@ -199,7 +204,8 @@ def _subjects(
                 name,
                 _pairs("--set", options, as_yaml=True) if options else None,
                 prompts=[Prompt(text) for text in prompts] or PROMPTS,
-                size=(int(height), int(width)),
+                size=(height, width),
+                video=dict(zip(("frames", "height", "width"), video, strict=True)) if video else None,
                 expected_failures=_pairs("--expect", expected),
             )
             for one in kinds
@@ -210,6 +216,14 @@ def _subjects(
 
 def _wrong(argument: str, message: str) -> SpecError:
     return SpecError([Problem(argument, message)], "the command")
+
+
+def _numbers(argument: str, text: str, form: str, count: int) -> list[int]:
+    """``"5x64x64"`` as numbers."""
+    parts = text.split("x")
+    if len(parts) != count or not all(part.isdigit() and int(part) for part in parts):
+        raise _wrong(argument, f"expected {form}; found {text!r}.")
+    return [int(part) for part in parts]
 
 
 def _pairs(argument: str, items: Sequence[str], *, as_yaml: bool = False) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 from vader import choice
 from vader.discovery import CORE, Found, Verdict, normalized, plugin_distributions
 from vader.errors import AmbiguousComponent, BrokenComponent, UnknownComponent
+from vader.known import NOT_INSTALLED as NOT_INSTALLED
 
 API_VERSION = 1
 """Version of the protocols. A component may say ``api_version``, the one it was written for; without it any will do."""
@@ -56,24 +57,6 @@ CAPABILITIES = (
     "api_version",
 )
 """Class attributes that a spec is judged by."""
-
-NOT_INSTALLED = {
-    "backbone": {
-        "shapes": "vader-plugin-shapes",
-        "wan": "vader-plugin-wan",
-        "modelscope": "vader-plugin-modelscope",
-        "videocrafter2": "vader-plugin-videocrafter",
-        "opensora": "vader-plugin-opensora",
-    },
-    "reward": {
-        "shapes_alignment": "vader-plugin-shapes",
-        "aesthetic": "vader-plugin-rewards",
-        "hps": "vader-plugin-rewards",
-        "pickscore": "vader-plugin-rewards",
-    },
-    "prompts": {"shapes": "vader-plugin-shapes"},
-}
-"""Components that exist elsewhere: kind -> name -> the distribution that offers it."""
 
 
 @dataclass(frozen=True)

@@ -161,10 +161,10 @@ class ClipText:
         from vader_rewards import towers
         from vader_rewards.weights import file
 
-        given: str | Path | None = options.weights
-        if given is not None and (options.has_weights or Path(given).suffix or ":" in given):
-            given = file(given, "weights")
-        self._tower = towers.open_clip(_local(options.model), given, runtime)
+        given = options.weights
+        is_file = given is not None and (options.has_weights or Path(given).suffix or ":" in given)
+        source = file(given, "weights") if given is not None and is_file else given
+        self._tower = towers.open_clip(_local(options.model), source, runtime)
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""

@@ -56,7 +56,9 @@ def gradient_reaches_the_adapter_alone(subject: Subject) -> None:
     dead = [
         name for name, p in named.items() if p.requires_grad and (p.grad is None or not bool(p.grad.abs().max() > 0))
     ]
-    expect(not dead, f"{len(dead)} adapter weights get no gradient, such as {dead[0] if dead else ''}.")
+    example = f"such as {dead[0]} in clips of {subject.video}" if dead else ""
+    hint = "An attention that sees a single token has none: if that is why, give the kit a larger video."
+    expect(not dead, f"{len(dead)} adapter weights get no gradient, {example}. {hint}")
     frozen = [name for name, p in named.items() if not p.requires_grad and p.grad is not None]
     expect(not frozen, f"{len(frozen)} frozen weights get a gradient, such as {frozen[0] if frozen else ''}.")
 

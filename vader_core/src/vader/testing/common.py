@@ -18,7 +18,7 @@ from vader.testing.subject import Subject
 
 _PROTOCOLS: dict[str, type] = {"backbone": Backbone, "reward": Reward, "sampler": Sampler, "prompts": PromptSource}
 _OFFERED = {
-    "backbone": {"runtime"},
+    "backbone": {"runtime", "video"},
     "reward": {"runtime"},
     "sampler": {"context"},
     "prompts": set[str](),
@@ -184,7 +184,7 @@ def is_constructed(subject: Subject) -> None:
         raise Failed(f"it cannot be constructed: {error} Give the kit options with which it can.") from error
 
 
-@check(*KINDS, live=False, needs=("options_are_options",))
+@check(*KINDS, needs=("options_are_options",))
 def missing_weights_are_said(subject: Subject) -> None:
     """Weights that are not there raise vader.WeightsError, which names them."""
     model = _model(subject)

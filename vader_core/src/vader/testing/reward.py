@@ -120,13 +120,13 @@ def scores_are_deterministic(subject: Subject) -> None:
     expect(_close(first, second, 1e-6), f"the same clips score {_show(first)}, then {_show(second)}; expected equal.")
 
 
-@check("reward")
+@check("reward", needs=("scores_have_the_shape",))
 def global_random_state_is_left_alone(subject: Subject) -> None:
     """It draws nothing from the global random generators of torch, numpy and Python."""
     unmoved(lambda: _score(subject, subject.clips(BATCH, _needed(subject))))
 
 
-@check("reward")
+@check("reward", needs=("scores_have_the_shape",))
 def input_is_not_changed(subject: Subject) -> None:
     """The frames it is given are not written to."""
     clips = subject.clips(BATCH, _needed(subject))
@@ -135,7 +135,7 @@ def input_is_not_changed(subject: Subject) -> None:
     expect(torch.equal(clips, given), "scoring changed the frames in place. Work on a copy.")
 
 
-@check("reward")
+@check("reward", needs=("scores_have_the_shape",))
 def parameters_are_frozen(subject: Subject) -> None:
     """Its own weights do not ask for gradients."""
     _score(subject, subject.clips(BATCH, _needed(subject)))
@@ -145,7 +145,7 @@ def parameters_are_frozen(subject: Subject) -> None:
     expect(count == 0, f"{count} of its parameters ask for gradients. Call requires_grad_(False) on its networks.")
 
 
-@check("reward")
+@check("reward", needs=("scores_have_the_shape",))
 def networks_are_in_eval_mode(subject: Subject) -> None:
     """Its networks are in evaluation mode: no dropout, no batch statistics."""
     _score(subject, subject.clips(BATCH, _needed(subject)))

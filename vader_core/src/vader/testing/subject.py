@@ -184,7 +184,7 @@ class Subject:
         runtime = Runtime(torch.device("cpu"), dtype or torch.float32)
         if self.kind == "reward":
             return assemble_rewards({"reward": part}, runtime.device, runtime.dtype)["reward"]
-        return part.build(runtime=runtime, **offered)
+        return part.build(runtime=runtime, video=self.video, **offered)
 
     def live(self, dtype: torch.dtype | None = None) -> Any:
         """An instance that checks share; they do not change it."""
@@ -212,7 +212,7 @@ class Subject:
         if self.video_wanted is not None:
             return cast(Video, resolve(self.options, self.video_wanted))
         for frames in (5, 4, 8, 9, 16, 17):
-            for side in (8, 16, 32, 64, 128):
+            for side in (16, 32, 64, 8, 128):
                 try:
                     return cast(Video, resolve(self.options, {"frames": frames, "height": side, "width": side}))
                 except ValueError:
