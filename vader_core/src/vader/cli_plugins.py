@@ -263,11 +263,6 @@ def new(
     from vader.scaffold import write
 
     folder = write(kind, name, into)
-    typer.echo(
-        f"wrote {folder}. Next:\n  pip install -e {folder}\n  pytest {folder}\n  vader check {folder_name(name)}"
-    )
-
-
-def folder_name(name: str) -> str:
-    """The component's name for a plugin's."""
-    return name.replace("-", "_")
+    place = folder if folder.is_absolute() else f"./{folder}"
+    component = name.replace("-", "_")
+    typer.echo(f"wrote {folder}. Next:\n  pip install --editable {place}\n  pytest {place}\n  vader check {component}")

@@ -57,7 +57,7 @@ def locate(module: str) -> Path | None:
 
 def _spec(module: str) -> ModuleSpec | None:
     top, *rest = module.split(".")
-    spec, name = _top(top), top
+    spec, name = _top(top, tuple(sys.path)), top
     for part in rest:
         if spec is None or spec.submodule_search_locations is None:
             return None
@@ -66,7 +66,8 @@ def _spec(module: str) -> ModuleSpec | None:
     return spec
 
 
-def _top(name: str) -> ModuleSpec | None:
+@cache
+def _top(name: str, path: tuple[str, ...]) -> ModuleSpec | None:
     """The spec of a top-level module, by every finder there is; editable installations bring their own."""
     for finder in sys.meta_path:
         try:
@@ -79,7 +80,8 @@ def _top(name: str) -> ModuleSpec | None:
 
 
 def _findable(name: str) -> bool:
-    return name in sys.builtin_module_names or name in sys.stdlib_module_names or _top(name) is not None
+    built_in = name in sys.builtin_module_names or name in sys.stdlib_module_names
+    return built_in or _top(name, tuple(sys.path)) is not None
 
 
 def _parents(module: str) -> Iterator[Path]:

@@ -81,7 +81,10 @@ class AccuracyOptions(Options):
 
 
 class Accuracy:
-    """1 where the exact evaluator reads the prompt's attributes back from the pixels, else 0. Not differentiable."""
+    """1 where the exact evaluator reads the prompt's attributes back from the pixels, else 0. Not differentiable.
+
+    Clips of another size than the world's are resized to it.
+    """
 
     Options = AccuracyOptions
     differentiable: ClassVar[bool] = False
@@ -93,7 +96,14 @@ class Accuracy:
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] -> ``(b,)`` of 0 and 1."""
-        from vader_shapes.evaluator import accuracy
+        from torch.nn import functional
 
-        read = accuracy(frames.detach(), [prompt.text for prompt in prompts])
+        from vader_shapes.evaluator import accuracy
+        from vader_shapes.world import SIZE
+
+        clips = frames.detach().float()
+        if clips.shape[-2:] != (SIZE, SIZE):
+            pixels = functional.interpolate(clips.flatten(0, 1), (SIZE, SIZE), mode="bilinear", antialias=True)
+            clips = pixels.clamp(0, 1).unflatten(0, clips.shape[:2])
+        read = accuracy(clips, [prompt.text for prompt in prompts])
         return read[self._attribute].to(frames.device, frames.dtype)
