@@ -2,13 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from vader_shapes import model, world
-
-HAS_WEIGHTS = (model.PIPELINE / "model_index.json").exists()
-needs_weights = pytest.mark.skipif(not HAS_WEIGHTS, reason="the embedded weights are not built; see PRETRAINING.md")
 
 
 def call(pipeline: object, prompts: list[str]) -> torch.Tensor:
@@ -47,7 +43,6 @@ def test_a_fresh_pipeline_saves_loads_offline_and_runs(tmp_path: Path) -> None:
     assert torch.allclose(frames, call(pipeline, prompts), atol=1e-4)
 
 
-@needs_weights
 def test_embedded_weights_load_and_run() -> None:
     pipeline = model.load_pipeline()
     assert pipeline.transformer.dtype == pipeline.vae.dtype == torch.float32
@@ -56,7 +51,6 @@ def test_embedded_weights_load_and_run() -> None:
     assert torch.isfinite(frames).all()
 
 
-@needs_weights
 def test_embedded_weights_are_small_and_safe() -> None:
     files = [path for path in model.WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 10 * 2**20

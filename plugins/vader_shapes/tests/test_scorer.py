@@ -5,7 +5,6 @@ import torch
 
 from vader_shapes import scorer, world
 
-needs_weights = pytest.mark.skipif(not scorer.SCORER.exists(), reason="the scorer is not trained; see PRETRAINING.md")
 PROMPT = "a red circle moving left on a black background"
 
 
@@ -36,7 +35,6 @@ def test_wrong_arguments_are_refused() -> None:
         scorer.ShapesScorer()(torch.rand(2, 9, 3, 32, 32), [PROMPT])
 
 
-@needs_weights
 def test_the_trained_scorer_prefers_the_right_prompt() -> None:
     held_out = world.held_out_combinations()
     frames = world.render_batch(held_out, torch.Generator().manual_seed(0))
@@ -46,7 +44,6 @@ def test_the_trained_scorer_prefers_the_right_prompt() -> None:
     assert sum(right) / len(right) >= 0.9
 
 
-@needs_weights
 def test_the_trained_scorer_has_gradients_in_the_pixels() -> None:
     held_out = world.held_out_combinations()[:4]
     frames = world.render_batch(held_out, torch.Generator().manual_seed(0)).requires_grad_()

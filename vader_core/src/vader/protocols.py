@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -289,10 +289,6 @@ class Loss:
     scores: Mapping[str, Tensor]
     reward: Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-    def with_metrics(self, **metrics: float) -> Loss:
-        """The same loss with further metrics."""
-        return replace(self, metrics={**self.metrics, **metrics})
 
 
 @runtime_checkable
