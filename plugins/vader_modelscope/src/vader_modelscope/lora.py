@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import VaderError, WeightsError
+from vader.weight_files import first_line
 from vader_modelscope import weights as files
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _read_pairs(path: Path) -> list[tuple[Tensor, Tensor]]:
     except FileNotFoundError as error:
         raise WeightsError(f"no LoRA file at {str(path)!r}. {expected}") from error
     except Exception as error:  # foreign bytes make the unpickler fail in any way: KeyError, EOFError, ...
-        why = files.first_line(error)
+        why = first_line(error)
         raise WeightsError(f"{str(path)!r} is truncated or not a file of weights ({why}). {expected}") from error
     if not isinstance(found, list) or not found or not all(isinstance(tensor, torch.Tensor) for tensor in found):
         raise WeightsError(f"{str(path)!r} holds {_what(found)}. {expected}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import NoiseSchedule, WeightsError
+from vader.weight_files import check_safetensors, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ def locate(weights: str, revision: str | None = None, variant: str | None = None
             weights, revision, [*_CONFIG_FILES, "tokenizer/*", *(f"{part}/{pattern}" for part in MODULES)]
         )
     for part in MODULES:
-        _check_files(folder / part, weights)
+        check_safetensors(folder / part, weights, FIX)
     return folder
 
 
@@ -205,25 +206,6 @@ def _download(weights: str, revision: str | None, patterns: list[str]) -> Path:
         ) from error
 
 
-def _check_files(folder: Path, name: str) -> None:
-    """Every safetensors file of a part is whole."""
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        held = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise WeightsError(f"{name}: {folder.name} holds no .safetensors file, only {held}. {FIX}")
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{name}: {folder.name}/{file.name} ({file.stat().st_size:,} bytes) is truncated or not a safetensors "
-                f"file: {first_line(error)}. Delete it and fetch it again with `hf download`."
-            ) from error
-
-
 def _module(kind: Any, folder: Path, part: str, name: str, variant: str | None, dtype: torch.dtype) -> Any:
     """One network, with every weight from its files and no weight of theirs left over."""
     try:
@@ -263,11 +245,6 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise WeightsError(f"{name}: {path.name} holds {type(data).__name__}; expected a JSON object. {FIX}")
     return data
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, in short."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _some(names: list[str]) -> str:

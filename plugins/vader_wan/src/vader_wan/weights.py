@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import NoiseSchedule, WeightsError
+from vader.weight_files import check_safetensors, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -89,11 +90,11 @@ def load(folder: Path, name: str, variant: str | None, dtype: torch.dtype) -> Pa
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     for part in MODULES:
-        _check_files(folder / part, name)
+        check_safetensors(folder / part, name, FIX)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise WeightsError(f"{name}: the tokenizer cannot be loaded: {_first_line(error)}. {FIX}") from error
+        raise WeightsError(f"{name}: the tokenizer cannot be loaded: {first_line(error)}. {FIX}") from error
     return Parts(
         transformer=_module(WanTransformer3DModel, folder, "transformer", name, variant, dtype),
         text_encoder=_module(UMT5EncoderModel, folder, "text_encoder", name, variant, dtype),
@@ -159,7 +160,7 @@ def _download(weights: str, revision: str | None, patterns: list[str]) -> Path:
     except Exception as error:  # the hub client's own errors and its transport's have no public base in common
         at = f" at revision {revision!r}" if revision else ""
         raise WeightsError(
-            f"{weights} is no folder here, and the hub did not give it{at}: {_first_line(error)}. Check the name and "
+            f"{weights} is no folder here, and the hub did not give it{at}: {first_line(error)}. Check the name and "
             f"the connection; without one, run `hf download {weights}` where there is, or set `weights` to a local "
             "folder. With HF_HUB_OFFLINE=1 only what is in the hub's cache is found."
         ) from error
@@ -169,25 +170,6 @@ def _patterns(variant: str | None) -> list[str]:
     files = f"*.{variant}*.safetensors" if variant else "*.safetensors"
     modules = [f"{part}/{pattern}" for part in MODULES for pattern in ("*.json", files)]
     return [INDEX, "scheduler/*.json", "tokenizer/*", *modules]
-
-
-def _check_files(folder: Path, name: str) -> None:
-    """Every safetensors file of a part is whole."""
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        held = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise WeightsError(f"{name}: {folder.name} holds no .safetensors file, only {held}. {FIX}")
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{name}: {folder.name}/{file.name} ({file.stat().st_size:,} bytes) is truncated or not a safetensors "
-                f"file: {_first_line(error)}. Delete it and fetch it again with `hf download`."
-            ) from error
 
 
 def _module(kind: Any, folder: Path, part: str, name: str, variant: str | None, dtype: torch.dtype) -> Any:
@@ -203,9 +185,7 @@ def _module(kind: Any, folder: Path, part: str, name: str, variant: str | None, 
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{name}: {part} cannot be loaded as {kind.__name__}: {_first_line(error)}. {FIX}"
-        ) from error
+        raise WeightsError(f"{name}: {part} cannot be loaded as {kind.__name__}: {first_line(error)}. {FIX}") from error
     if missing := sorted(map(str, info["missing_keys"])):
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise WeightsError(f"{name}: {len(missing)} weights of {part} are not in its files ({shown}). {FIX}")
@@ -218,11 +198,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise WeightsError(f"{name} has no {path.name}, so it is not a pipeline in diffusers' layout. {FIX}") from error
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{name}: {path.name} is not readable JSON: {_first_line(error)}. {FIX}") from error
+        raise WeightsError(f"{name}: {path.name} is not readable JSON: {first_line(error)}. {FIX}") from error
     if not isinstance(data, dict):
         raise WeightsError(f"{name}: {path.name} holds {type(data).__name__}; expected a JSON object. {FIX}")
     return data
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
