@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from vader import RunSpec, Runtime, SamplerContext, Video
-from vader.build import Part
 from vader.gradient import Window
+from vader.parts import Part
 from vader.protocols import Backbone, Sampler
 from vader.rollout import ClipNoise, rollout
 from vader_videocrafter import layout, network, tiny

@@ -14,7 +14,7 @@ _PUBLIC = {
     "train": "vader.training",
     "generate": "vader.generation",
     "evaluate": "vader.evaluation",
-    "check": "vader.build",
+    "check": "vader.planning",
     "RunSpec": "vader.spec",
     "Options": "vader.options",
     "Backbone": "vader.protocols",
@@ -48,7 +48,6 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
-    from vader.build import check as check
     from vader.errors import CheckpointError as CheckpointError
     from vader.errors import LaunchError as LaunchError
     from vader.errors import NonFiniteError as NonFiniteError
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
     from vader.hooks import Validation as Validation
     from vader.hooks import hookimpl as hookimpl
     from vader.options import Options as Options
+    from vader.planning import check as check
     from vader.protocols import Backbone as Backbone
     from vader.protocols import Batch as Batch
     from vader.protocols import Conditioning as Conditioning

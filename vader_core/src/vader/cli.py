@@ -100,12 +100,12 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the spec and stop.")] = False,
 ) -> None:
     """Align a model: train an adapter on rewards, and write a report."""
-    from vader import build, launch
+    from vader import launch, planning
 
     overrides = list(set_ or [])
     if processes is not None:
         overrides.append(f"train.processes={processes}")
-    checked = build.check(spec, overrides)
+    checked = planning.check(spec, overrides)
     if dry_run:
         typer.echo(f"{spec} is sound.")
         return

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vader import build
+from vader import planning
 from vader.errors import Problem, SpecError
 from vader.hooks import Validation
 from vader.session import Session, open_session
@@ -22,7 +22,7 @@ class Evaluation:
 
 
 def evaluate(
-    source: build.Spec,
+    source: planning.Spec,
     *,
     adapter: str | Path | None = None,
     adapter_scale: float = 1.0,

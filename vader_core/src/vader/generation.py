@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vader import build
+from vader import planning
 from vader.errors import RunFolderError
 from vader.frames import tile, write_clip
 from vader.gradient import no_gradient
@@ -29,7 +29,7 @@ class Generated:
 
 
 def generate(
-    source: build.Spec,
+    source: planning.Spec,
     prompts: Sequence[str],
     *,
     seeds: Sequence[int] = (0,),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vader import adapters, build, checkpoint
+from vader import adapter_source, adapters, build, checkpoint, planning
 from vader.conditioning import ConditioningCache
 from vader.device import DTYPES, make_accelerator
 from vader.errors import RunFolderError, WeightsError
@@ -20,7 +20,7 @@ from vader.seeding import derive
 class Session:
     """A scene with the encoder of its prompts. ``adapter`` is where the adapter came from, None for the base model."""
 
-    plan: build.Plan
+    plan: planning.Plan
     scene: Scene
     encode: ConditioningCache
     adapter: Path | None
@@ -82,15 +82,15 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
         WeightsError: weights or adapter cannot be loaded.
     """
     spec_source, path = locate(source, adapter)
-    plan = build.plan(spec_source, overrides, training=False)
+    plan = planning.plan(spec_source, overrides, training=False)
     accelerator = make_accelerator(plan.spec)
     device, dtype = accelerator.device, DTYPES[plan.spec.train.mixed_precision]
     init = path or plan.initial_adapter
-    shape = build.adapter_shape(plan.backbone, init) if init is not None else None
+    shape = adapter_source.shape_of(plan.backbone, init) if init is not None else None
     backbone = build.assemble_backbone(plan, device, dtype)
     rewards = build.assemble_rewards({**plan.rewards, **plan.held_out}, device, dtype) if judged else {}
     if shape is not None:
-        tensors = build.foreign_adapter(plan.backbone, backbone, init)
+        tensors = adapter_source.foreign_state(plan.backbone, backbone, init)
         adapters.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"), tensors)
     denoiser = accelerator.prepare_model(backbone.denoiser, evaluation_mode=True)
     scene = build.assemble_scene(plan, backbone, denoiser, rewards, device)

@@ -1,6 +1,6 @@
 """The run spec: what a run is made of, as frozen pydantic models, and how it is read.
 
-This module knows no component and imports no torch: options of components are checked in :mod:`vader.build`, where
+This module knows no component and imports no torch: options of components are checked in :mod:`vader.planning`, where
 the registry is at hand.
 """
 

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vader import adapters, build, checkpoint, code_record
+from vader import adapter_source, adapters, build, checkpoint, code_record, planning
 from vader.conditioning import ConditioningCache
 from vader.device import DTYPES, make_accelerator, peak_bytes
 from vader.errors import CheckpointError, NonFiniteError
@@ -35,7 +35,7 @@ from vader.validation import chosen, clip_writer, judge_clips, read_validation, 
 
 
 def train(
-    spec: build.Spec,
+    spec: planning.Spec,
     overrides: Sequence[str] = (),
     *,
     rewards: Sequence[Any] = (),
@@ -61,7 +61,7 @@ def train(
         NonFiniteError: loss or gradient stayed NaN or infinite.
         CheckpointError: a checkpoint could not be written or resumed.
     """
-    plan = build.plan(spec, overrides, rewards)
+    plan = planning.plan(spec, overrides, rewards)
     require_processes(plan.spec.train.processes)
     accelerator = make_accelerator(plan.spec)
     try:
@@ -73,7 +73,9 @@ def train(
 class _Trainer:
     """The live objects of one run, and its course."""
 
-    def __init__(self, plan: build.Plan, accelerator: Accelerator, resume: bool, listeners: Sequence[object]) -> None:
+    def __init__(
+        self, plan: planning.Plan, accelerator: Accelerator, resume: bool, listeners: Sequence[object]
+    ) -> None:
         self._plan, self._spec, self._accelerator = plan, plan.spec, accelerator
         self._folder = RunFolder(Path(plan.spec.output).expanduser())
         self._notices: list[str] = []
@@ -113,7 +115,7 @@ class _Trainer:
             self._held_out = build.assemble_rewards(held_out, accelerator.device, dtype)
         targets = self._plan.backbone.capability("lora_target_modules", ())
         seed = derive(spec.train.seed, "adapter")
-        tensors = build.foreign_adapter(self._plan.backbone, self._backbone, self._plan.initial_adapter)
+        tensors = adapter_source.foreign_state(self._plan.backbone, self._backbone, self._plan.initial_adapter)
         self._parameters = adapters.inject(self._backbone.denoiser, spec.backbone.adapter, targets, seed, tensors)
         self._folder.require_space(20 * sum(parameter.numel() for parameter in self._parameters))
         self._encode = ConditioningCache(self._backbone, accelerator.device)

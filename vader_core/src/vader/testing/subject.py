@@ -172,7 +172,8 @@ class Subject:
             options: in place of the subject's own.
             offered: further objects for the constructor.
         """
-        from vader.build import Part, assemble_rewards
+        from vader.build import assemble_rewards
+        from vader.parts import Part
 
         part = Part(self.kind, self.title, self.component, options if options is not None else self.options)
         if self.kind not in ("reward", "backbone"):
