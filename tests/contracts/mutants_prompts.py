@@ -24,6 +24,11 @@ class Sound:
     def __init__(self, options: Any) -> None:
         pass
 
+    @classmethod
+    def named_sets(cls) -> Any:
+        """All of them."""
+        return {"shapes": [Prompt(text) for text in TEXTS[:3]], "others": [Prompt(text) for text in TEXTS[3:]]}
+
     def draw(self, n: int, rng: random.Random) -> list[Prompt]:
         """``n`` prompts."""
         return [Prompt(text, {"letters": len(text)}) for text in rng.choices(TEXTS, k=n)]
@@ -84,6 +89,12 @@ class Unordered(Sound):
         return [Prompt(text) for text in rng.choices(list(set(TEXTS)), k=n)]
 
 
+class EmptySet(Sound):
+    @classmethod
+    def named_sets(cls) -> Any:
+        return {**super().named_sets(), "none": []}
+
+
 MUTANTS: dict[str, Any] = {
     "draws_are_lists_of_prompts": Texts,
     "prompts_have_text": Blank,
@@ -93,5 +104,6 @@ MUTANTS: dict[str, Any] = {
     "seeds_matter": Unseeded,
     "draws_go_on": Copying,
     "global_random_state_is_left_alone": Global,
+    "named_sets_hold_prompts": EmptySet,
     "processes_agree": f"{Path(__file__).resolve()}:Unordered",
 }

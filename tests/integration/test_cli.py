@@ -68,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["plugins"], ["plugins", "--json"], ["train", "--help"], ["--version"]]
+    "arguments", [["--help"], ["plugins"], ["plugins", "--json"], ["prompts"], ["train", "--help"], ["--version"]]
 )
 def test_answers_without_importing_torch(arguments: list[str]) -> None:
     probe = (
@@ -87,7 +87,7 @@ def test_answers_without_importing_torch(arguments: list[str]) -> None:
 def test_help_names_every_command(vader_command: Any) -> None:
     code, out, _ = vader_command("--help")
     assert code == 0
-    for name in ("train", "generate", "evaluate", "plugins", "schema", "init", "report"):
+    for name in ("train", "generate", "evaluate", "plugins", "prompts", "schema", "init", "report"):
         assert re.search(rf"^\W*{name} ", out, re.MULTILINE), name
     for name in ("train", "generate", "evaluate"):
         code, out, _ = vader_command(name, "--help")

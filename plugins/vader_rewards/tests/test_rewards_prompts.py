@@ -39,7 +39,7 @@ def test_set_source():
 
 
 def test_unknown_set():
-    with pytest.raises(ValueError, match=r"no set is called 'anmals'; there are .*animals"):
+    with pytest.raises(ValueError, match=r"no set is called 'anmals'\. Did you mean 'animals'\? There are .*weather"):
         PromptSet.Options(sets=("anmals",))
 
 
@@ -63,6 +63,28 @@ def test_nouns_activities(files):
     }
     assert {"object": "owl", "activity": "riding a bike"} in [prompt.metadata for prompt in drawn]
     assert source.draw(6, random.Random(0)) == drawn
+
+
+def test_nouns_activities_by_weight(tmp_path):
+    """Weights multiply: 6 of 12 for the heavy noun with the heavy activity."""
+    (tmp_path / "nouns").write_text("[3] owl\ncat\n")
+    (tmp_path / "activities").write_text("riding a bike\n[2] washing dishes\n")
+    options = NounsActivities.Options(nouns=str(tmp_path / "nouns"), activities=str(tmp_path / "activities"))
+    drawn = Counter(prompt.text for prompt in NounsActivities(options).draw(12, random.Random(0)))
+    assert drawn == {
+        "an owl washing dishes": 6,
+        "an owl riding a bike": 3,
+        "a cat washing dishes": 2,
+        "a cat riding a bike": 1,
+    }
+
+
+def test_named_sets_are_those_that_the_source_draws_from():
+    sets = PromptSet.named_sets()
+    assert list(sets) == set_names()
+    for name in ("rain", "signs"):
+        drawn = PromptSet(PromptSet.Options(sets=(name,))).draw(len(sets[name]), random.Random(0))
+        assert sorted(drawn, key=str) == sorted(sets[name], key=str)
 
 
 def test_nouns_activities_without_a_file(files):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vader import __version__, cli_plugins
+from vader import __version__, cli_plugins, cli_prompts
 from vader.errors import VaderError
 
 if TYPE_CHECKING:
@@ -280,3 +280,4 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) ->
 
 
 cli_plugins.register(app)
+cli_prompts.register(app)

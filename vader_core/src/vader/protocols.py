@@ -274,6 +274,10 @@ class Batch:
     rng: random.Random
 
 
+    Class attributes:
+        named_sets: optional; a class method ``() -> Mapping[str, Sequence[Prompt]]`` that gives the sets of prompts that
+            the source holds, by name, before it has options. ``vader prompts`` lists and prints them.
+
 @dataclass(frozen=True)
 class Loss:
     """What a method gives back.

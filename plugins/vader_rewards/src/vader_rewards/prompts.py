@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 import re
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
 from vader import Options, Prompt
-from vader.prompts import draw_evenly
-from vader.prompts.file import read_prompts
+from vader.prompts import draw_evenly, draw_weighted
+from vader.prompts.file import read_prompts, read_weighted
 
 SETS = Path(__file__).parent / "prompt_sets"
 _SPOKEN_VOWEL = re.compile(r"(?:hour|honest|honou?r|heir)", re.IGNORECASE)
@@ -25,20 +27,23 @@ class NounsActivitiesOptions(Options):
     """Options of :class:`NounsActivities`."""
 
     nouns: str = Field(
-        min_length=1, description="Text file with one noun a line, such as cat; # starts a comment line."
+        min_length=1,
+        description="Text file with one noun a line, such as cat; comments and weights as in the source `file`.",
     )
     activities: str = Field(
-        min_length=1, description="Text file with one activity a line, such as riding a bike; # starts a comment line."
+        min_length=1,
+        description="Text file with one activity a line, such as riding a bike; comments and weights likewise.",
     )
 
 
 class NounsActivities:
     """Every noun with every activity, with the right article: "an owl riding a bike".
 
-    A prompt's metadata are ``object`` (the noun) and ``activity``, for rewards that ask for them.
+    A prompt's metadata are ``object`` (the noun) and ``activity``, for rewards that ask for them. It is drawn as often
+    as the product of its lines' weights says.
 
     Raises:
-        ValueError: a file cannot be read or holds no line.
+        ValueError: a file cannot be read, holds no line, or has a weight that is none.
 
     Source: the prompts of DDPO (Black et al. 2023, arXiv 2305.13301).
     """
@@ -46,15 +51,16 @@ class NounsActivities:
     Options = NounsActivitiesOptions
 
     def __init__(self, options: NounsActivitiesOptions) -> None:
-        nouns, activities = (read_prompts(Path(path)) for path in (options.nouns, options.activities))
+        pairs = list(product(*(read_weighted(Path(path)) for path in (options.nouns, options.activities))))
         self._prompts = [
             Prompt(f"{with_article(noun)} {activity}", {"object": noun, "activity": activity})
-            for noun, activity in product(nouns, activities)
+            for (noun, _), (activity, _) in pairs
         ]
+        self._weights = [of_noun * of_activity for (_, of_noun), (_, of_activity) in pairs]
 
     def draw(self, n: int, rng: random.Random) -> list[Prompt]:
         """See :class:`vader.PromptSource`."""
-        return draw_evenly(self._prompts, n, rng)
+        return draw_weighted(self._prompts, self._weights, n, rng)
 
 
 class PromptSetOptions(Options):
@@ -68,23 +74,36 @@ class PromptSetOptions(Options):
         known = set_names()
         unknown = [name for name in sets if name not in known]
         if unknown:
-            raise ValueError(f"no set is called {', '.join(map(repr, unknown))}; there are {', '.join(known)}.")
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            what = ", ".join(map(repr, unknown))
+            raise ValueError(f"no set is called {what}.{hint} There are {', '.join(known)}; see 'vader prompts'.")
         return sets
 
 
 class PromptSet:
-    """Prompts of one or more named sets; a prompt's metadata ``set`` names its own."""
+    """Named sets: {name: set, options: {sets: [NAME, ...]}}.
+
+    A prompt's metadata ``set`` names its own.
+    """
 
     Options = PromptSetOptions
 
     def __init__(self, options: PromptSetOptions) -> None:
-        self._prompts = [
-            Prompt(text, {"set": name}) for name in dict.fromkeys(options.sets) for text in prompts_of(name)
-        ]
+        self._prompts = [prompt for name in dict.fromkeys(options.sets) for prompt in _prompts(name)]
+
+    @classmethod
+    def named_sets(cls) -> Mapping[str, Sequence[Prompt]]:
+        """Every set, by name."""
+        return {name: _prompts(name) for name in set_names()}
 
     def draw(self, n: int, rng: random.Random) -> list[Prompt]:
         """See :class:`vader.PromptSource`."""
         return draw_evenly(self._prompts, n, rng)
+
+
+def _prompts(name: str) -> list[Prompt]:
+    return [Prompt(text, {"set": name}) for text in prompts_of(name)]
 
 
 def set_names() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import accumulate
 
 from vader.protocols import Prompt
 
@@ -16,3 +17,31 @@ def draw_evenly(prompts: Sequence[Prompt], n: int, rng: random.Random) -> list[P
         rng.shuffle(deck)
         drawn += deck
     return drawn[:n]
+
+
+def draw_weighted(prompts: Sequence[Prompt], weights: Sequence[float], n: int, rng: random.Random) -> list[Prompt]:
+    """``n`` of ``prompts`` in random order, each as often as its weight says.
+
+    A prompt with the share s of all weight comes n * s times, rounded up or down at random: systematic sampling, which
+    for equal weights repeats none before every one has come.
+
+    Args:
+        prompts: what is drawn from.
+        weights: one for each, above 0.
+        n: how many, at least 1.
+        rng: the only source of chance.
+
+    Source: Madow and Madow 1944, "On the theory of systematic sampling".
+    """
+    order = list(range(len(prompts)))
+    rng.shuffle(order)
+    ends = list(accumulate(weights[i] for i in order))
+    gap = ends[-1] / n
+    place, drawn = rng.random() * gap, list[Prompt]()
+    for i, end in zip(order, ends, strict=True):
+        while place < end and len(drawn) < n:
+            drawn.append(prompts[i])
+            place += gap
+    drawn += [prompts[order[-1]]] * (n - len(drawn))  # where rounding has carried the last place past the end
+    rng.shuffle(drawn)
+    return drawn

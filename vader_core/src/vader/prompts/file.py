@@ -1,56 +1,93 @@
-"""Prompts from a text file."""
+"""Prompts from a text file: one a line, `#` comments, and weights."""
 
 from __future__ import annotations
 
+import math
 import random
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field
 
-from vader.prompts import draw_evenly
+from vader.prompts import draw_weighted
 from vader.protocols import Prompt
 from vader.spec import Options
+
+_WEIGHTED = re.compile(r"\[\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*\]\s*(.*)")
 
 
 class FileOptions(Options):
     """Options of :class:`FilePrompts`."""
 
     path: str = Field(
-        min_length=1, description="Text file with one prompt a line; lines that start with # are comments."
+        min_length=1,
+        description="Text file with one prompt a line; a line that starts with # is a comment, and one that starts "
+        "with a number in brackets, as in [3] a fox, is drawn that many times as often as the others.",
     )
 
 
 class FilePrompts:
-    """Draws from the lines of a text file.
+    """Draws from the lines of a text file, each as often as its weight says.
 
     Raises:
-        ValueError: the file cannot be read or holds no prompt.
+        ValueError: the file cannot be read, holds no prompt, or has a weight that is none.
     """
 
     Options = FileOptions
 
     def __init__(self, options: FileOptions) -> None:
-        self._prompts = [Prompt(line) for line in read_prompts(Path(options.path))]
+        lines = read_weighted(Path(options.path))
+        self._prompts = [Prompt(text) for text, _ in lines]
+        self._weights = [weight for _, weight in lines]
 
     def draw(self, n: int, rng: random.Random) -> list[Prompt]:
         """See :class:`vader.protocols.PromptSource`."""
-        return draw_evenly(self._prompts, n, rng)
+        return draw_weighted(self._prompts, self._weights, n, rng)
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file: its lines, without blank ones and comments.
+    """The prompts of a file, without blank lines, comments and weights.
 
     Raises:
-        ValueError: the file cannot be read or holds no prompt.
+        ValueError: see :class:`FilePrompts`.
+    """
+    return [text for text, _ in read_weighted(path)]
+
+
+def read_weighted(path: Path) -> list[tuple[str, float]]:
+    """The prompts of a file, each with its weight; 1 for a line that names none.
+
+    Raises:
+        ValueError: see :class:`FilePrompts`.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(
             f"cannot read the prompt file {str(path)!r}: {reason}. Expected UTF-8 text, one prompt a line."
         ) from error
-    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not prompts:
+    stripped = ((number, line.strip()) for number, line in enumerate(lines, 1))
+    wanted = [(number, line) for number, line in stripped if line and not line.startswith("#")]
+    if not wanted:
         raise ValueError(f"the prompt file {str(path)!r} holds no prompt. Add at least one line that is not a comment.")
-    return prompts
+    return [_weighted(line, f"line {number} of the prompt file {str(path)!r}") for number, line in wanted]
+
+
+def _weighted(line: str, where: str) -> tuple[str, float]:
+    match = _WEIGHTED.fullmatch(line)
+    if match is None:
+        return line, 1.0
+    weight, text = float(match[1]), match[2]
+    if not (math.isfinite(weight) and weight > 0):
+        raise ValueError(f"{where} has the weight {match[1]}; expected a finite number above 0. Or delete the line.")
+    if not text:
+        raise ValueError(f"{where} has a weight and no prompt; expected a line such as [3] a fox.")
+    return text, weight
+
+
+def as_lines(texts: Iterable[str]) -> list[str]:
+    """Lines that :func:`read_prompts` reads back as these texts; line breaks within a text become spaces."""
+    flat = (" ".join(text.split()) for text in texts)
+    return [f"[1] {text}" if text.startswith("#") or _WEIGHTED.fullmatch(text) else text for text in flat]

@@ -95,6 +95,21 @@ def draws_go_on(subject: Subject) -> None:
     expect(len(draws) > 1, "six draws from one generator are equal. Draw with it, not with a copy.")
 
 
+@check("prompts")
+def named_sets_hold_prompts(subject: Subject) -> None:
+    """The sets that it offers by name hold prompts, at least one each, none twice in a set."""
+    offer = subject.capability("named_sets", None)
+    if offer is None:
+        raise NotApplicable("it offers no named sets.")
+    for name, held in offer().items():
+        expect(isinstance(name, str) and bool(name.strip()), f"a set is called {name!r}; expected a name.")
+        odd = [type(prompt).__name__ for prompt in held if not isinstance(prompt, Prompt)]
+        expect(not odd, f"set {name!r} holds {odd[0] if odd else ''}; expected vader.Prompt.")
+        texts = _texts(list(held))
+        expect(bool(texts) and all(text.strip() for text in texts), f"set {name!r} is empty, or a prompt has no text.")
+        expect(len(set(texts)) == len(texts), f"set {name!r} holds a prompt twice.")
+
+
 @check("prompts", needs=("draws_are_lists_of_prompts",))
 def global_random_state_is_left_alone(subject: Subject) -> None:
     """It draws nothing from the global random generators of torch, numpy and Python."""
