@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,20 @@ def set_scale(denoiser: nn.Module, scale: float) -> None:
         layer.enable_adapters(enabled=scale != 0.0)
         if scale != 0.0:
             layer.set_scale(NAME, scale)
+
+
+@contextmanager
+def switched_off(denoiser: nn.Module) -> Iterator[None]:
+    """The base model, bit for bit, for as long as the context lasts. Unlike peft's own way it leaves ``requires_grad``."""
+    layers = _layers(denoiser)
+    scales = [layer.scaling[NAME] for layer in layers]
+    try:
+        for layer in layers:
+            layer.scaling[NAME] = 0.0
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling[NAME] = scale
 
 
 def state_dict(denoiser: nn.Module) -> dict[str, Tensor]:

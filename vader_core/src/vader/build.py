@@ -75,9 +75,14 @@ def assemble_sampler(plan: Plan, backbone: Backbone, device: torch.device) -> Sa
 
 
 def assemble_scene(
-    plan: Plan, backbone: Backbone, denoiser: nn.Module, rewards: Mapping[str, Reward], device: torch.device
+    plan: Plan,
+    backbone: Backbone,
+    denoiser: nn.Module,
+    rewards: Mapping[str, Reward],
+    device: torch.device,
+    gather: Callable[[list[Any]], list[Any]] = list,
 ) -> Scene:
-    """Put live components together for a method."""
+    """Put live components together for a method. ``gather`` collects small values from every process."""
     import random
 
     from vader import frames
@@ -101,12 +106,19 @@ def assemble_scene(
         rewards=rewards,
         objective=Objective(terms),
         draw_window=window(
-            gradient.mode, steps, k=gradient.k, from_step=gradient.from_step, original=gradient.original
+            gradient.mode,
+            steps,
+            k=gradient.k,
+            from_step=gradient.from_step,
+            original=gradient.original,
+            detached=gradient.stop_gradient,
         ),
         choose_frames=choose_frames,
         guidance_scale=spec.sampler.guidance_scale,
         branches=gradient.branches,
         recompute=gradient.recompute,
+        renoise=gradient.renoise,
         device=device,
         clock=Clock(device),
+        gather=gather,
     )

@@ -91,6 +91,8 @@ class RunResult:
     """Of the last optimizer step."""
     validations: tuple[Validation, ...] = field(default=())
     skipped_steps: int = 0
+    adapter_step: int = 0
+    """Optimizer step of the adapter that was kept; an earlier one under ``train.early_stop``."""
 
 
 class Events:

@@ -94,25 +94,34 @@ class Optimization:
             self._optimizer.zero_grad(set_to_none=True)
         return metrics, notice
 
-    def _backward(self, step: int) -> list[Loss]:
-        """Every micro-step's losses, back-propagated; gradients are synchronised in the very last pass."""
+    def _batches(self, step: int) -> list[Batch]:
+        """This process's batch of every micro-step. Optimizer steps on the same clips have equal prompts and seeds."""
         spec, accelerator = self._spec, self._accelerator
         size, world, rank = spec.batch_size, accelerator.num_processes, accelerator.process_index
-        prompts = self._prompts.draw(size * world * spec.gradient_accumulation, stream(spec.seed, "prompts", step))
-        losses: list[Loss] = []
+        shared, start = self._method.clips_per_prompt, step - step % self._method.updates
+        clips = size * world * spec.gradient_accumulation
+        drawn = self._prompts.draw(clips // shared, stream(spec.seed, "prompts", start))
+        prompts = [prompt for prompt in drawn for _ in range(shared)]
+        batches: list[Batch] = []
         for micro in range(spec.gradient_accumulation):
             first = (micro * world + rank) * size
             mine = tuple(prompts[first : first + size])
-            seeds = tuple(derive(spec.seed, "clip", step, first + row) for row in range(size))
-            batch = Batch(mine, self._encode(mine), seeds, stream(spec.seed, "draw", step, micro))
-            passes = self._method.losses(batch)
-            for index in range(self._method.passes):
-                last = micro == spec.gradient_accumulation - 1 and index == self._method.passes - 1
-                with nullcontext() if last else accelerator.no_sync(self._denoiser):
-                    loss = next(passes)
-                    with self._clock("backward"):
-                        accelerator.backward(loss.value / spec.gradient_accumulation)
-                losses.append(loss)
+            seeds = tuple(derive(spec.seed, "clip", start, first + row) for row in range(size))
+            batches.append(Batch(mine, self._encode(mine), seeds, stream(spec.seed, "draw", step, micro)))
+        return batches
+
+    def _backward(self, step: int) -> list[Loss]:
+        """Every loss, back-propagated; gradients are synchronised in the very last pass."""
+        accelerator, method, accumulation = self._accelerator, self._method, self._spec.gradient_accumulation
+        passes = method.losses(self._batches(step), step % method.updates)
+        total = accumulation * method.passes
+        losses: list[Loss] = []
+        for index in range(total):
+            with nullcontext() if index == total - 1 else accelerator.no_sync(self._denoiser):
+                loss = next(passes)
+                with self._clock("backward"):
+                    accelerator.backward(loss.value / accumulation)
+            losses.append(loss)
         return losses
 
     def _gather(self, losses: list[Loss]) -> dict[str, float]:
@@ -123,7 +132,7 @@ class Optimization:
             return float(gather(torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors])).mean())
 
         metrics = {
-            "loss": mean([loss.value for loss in losses]),
+            "loss": mean([loss.value for loss in losses]) * self._method.passes,
             "reward": mean([loss.reward for loss in losses]),
         }
         for key in losses[0].scores:

@@ -110,6 +110,7 @@ class _Judge:
         held_out = self._rewards(("validation", "rewards"), ())
         if training:
             self._judge_rewards(method, rewards, video)
+            self._judge_method(method, sampler)
         spec = self._resolve_adapter(backbone)
         prompts = self._prompts(("prompts",))
         validation = self._prompts(("validation", "prompts")) if spec.validation.prompts else prompts
@@ -181,6 +182,13 @@ class _Judge:
             options = getattr(component, "Options", None) if isinstance(component, type) else None
             parts[name] = Part("reward", name, component, options() if options is not None else None)
         return parts
+
+    def _judge_method(self, method: Part | None, sampler: Part | None) -> None:
+        judge = method.capability("judge", None) if method is not None else None
+        if method is None or sampler is None or judge is None:
+            return
+        for path, message in judge(method.options, self._spec, sampler.component):
+            self._say(path, message)
 
     def _judge_rewards(self, method: Part | None, rewards: Mapping[str, Part], video: Video | None) -> None:
         spec = self._spec

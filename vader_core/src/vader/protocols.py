@@ -81,7 +81,7 @@ class Conditioning:
         extras = {name: tensor.detach() for name, tensor in self.extras.items()}
         return Conditioning(self.prompt_embeds.detach(), self.negative_prompt_embeds.detach(), extras)
 
-    def __getitem__(self, rows: slice) -> Conditioning:
+    def __getitem__(self, rows: slice | list[int]) -> Conditioning:
         extras = {name: tensor[rows] for name, tensor in self.extras.items()}
         return Conditioning(self.prompt_embeds[rows], self.negative_prompt_embeds[rows], extras)
 
@@ -103,6 +103,21 @@ class NoiseSchedule:
     train_timesteps: int = 1000
     shift: float = 1.0
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    def levels(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise level at training's timesteps: ``latents = signal * clean + sigma * noise``.
+
+        Args:
+            timestep: ``(b,)``; whole numbers below ``train_timesteps`` or, for a flow, any in 0 to ``train_timesteps``.
+
+        Returns:
+            Two float64 tensors ``(b,)`` on the CPU.
+        """
+        if self.alphas_cumprod is None:
+            sigma = timestep.cpu().double() / self.train_timesteps
+            return 1 - sigma, sigma
+        alphas = self.alphas_cumprod.cpu().double()[timestep.cpu().long()]
+        return alphas.sqrt(), (1 - alphas).sqrt()
 
 
 @dataclass(frozen=True)
@@ -225,6 +240,7 @@ class Sampler(Protocol):
     Class attributes:
         predictions: the kinds of prediction it can integrate.
         stochastic: whether ``eta`` above 0 means anything to it.
+        any_order: whether a step can be taken by itself, as log-probabilities need it; default False.
     """
 
     predictions: ClassVar[tuple[Prediction, ...]]
@@ -257,6 +273,10 @@ class PromptSource(Protocol):
     """Gives prompts. It keeps no state: the same ``rng`` state gives the same prompts, which is what makes runs resume.
 
     Ranks are disjoint because every rank draws the whole batch from one ``rng`` and takes its own rows.
+
+    Class attributes:
+        named_sets: optional; a class method ``() -> Mapping[str, Sequence[Prompt]]`` that gives the sets of prompts that
+            the source holds, by name, before it has options. ``vader prompts`` lists and prints them.
     """
 
     def draw(self, n: int, rng: random.Random) -> list[Prompt]:
@@ -266,7 +286,7 @@ class PromptSource(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """What a method gets for one micro-step: prompts, their conditioning and the seed of every clip."""
+    """What a method gets for one micro-step: prompts, conditioning, the seed of every clip, and chance of its own."""
 
     prompts: tuple[Prompt, ...]
     conditioning: Conditioning
@@ -274,16 +294,12 @@ class Batch:
     rng: random.Random
 
 
-    Class attributes:
-        named_sets: optional; a class method ``() -> Mapping[str, Sequence[Prompt]]`` that gives the sets of prompts that
-            the source holds, by name, before it has options. ``vader prompts`` lists and prints them.
-
 @dataclass(frozen=True)
 class Loss:
-    """What a method gives back.
+    """What a method gives back for one backward pass.
 
     Args:
-        value: scalar tensor to be minimised, the mean over the batch.
+        value: scalar tensor to be minimised, a mean over the clips of a batch; the passes of a batch add up.
         scores: raw scores per reward, each ``(b,)``, detached.
         reward: ``(b,)``, the weighted combination, detached, for logs.
         metrics: further scalars for the log.
@@ -297,20 +313,49 @@ class Loss:
 
 @runtime_checkable
 class Method(Protocol):
-    """Turns a batch into losses for one micro-step. Built-in: ``reward_gradient``.
+    """Turns the batches of one optimizer step into losses. Built-in: ``reward_gradient``, ``ddpo``, ``dpo``.
+
+    It is constructed as ``Method(options, scene=...)`` (:class:`vader.methods.scene.Scene`).
 
     Class attributes:
         needs_gradient: whether every reward must be differentiable.
+        judge: optional; a class method ``(options, spec, sampler) -> Iterable[(path, message)]`` that says what of a
+            spec it cannot work with, before any weight is loaded. ``sampler`` is the sampler's class.
     """
 
     needs_gradient: ClassVar[bool]
     Options: ClassVar[type[Options]]
 
-    def losses(self, batch: Batch) -> Iterator[Loss]:
-        """Losses of one micro-step; each is back-propagated before the next is computed. ``passes`` of them."""
+    @property
+    def clips_per_prompt(self) -> int:
+        """How many neighbouring clips of a batch share their prompt; 1 for none. It divides ``train.batch_size``."""
+        ...
+
+    @property
+    def updates(self) -> int:
+        """How many optimizer steps use the same clips: their batches have the same prompts and seeds."""
         ...
 
     @property
     def passes(self) -> int:
-        """How many losses :meth:`losses` gives."""
+        """How many losses :meth:`losses` gives for each batch."""
+        ...
+
+    def losses(self, batches: Sequence[Batch], update: int) -> Iterator[Loss]:
+        """Losses of one optimizer step, ``passes`` for each batch, batch by batch.
+
+        Each is back-propagated before the next is computed.
+
+        Args:
+            batches: of this process, one for each micro-step.
+            update: 0 for the first optimizer step on these clips, up to ``updates - 1``.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resumption needs of this process: tensors, numbers, strings, lists and dicts of them."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state that :meth:`state_dict` gave."""
         ...

@@ -71,18 +71,54 @@ def rollout(
     """
     latents = noise.draw()
     for i in range(window.last + 1):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and i in window):
-            timestep = sampler.timesteps[i].expand(len(conditioning))
-            arguments = (predict, latents, timestep, conditioning, guidance_scale, branches)
-            if recompute and torch.is_grad_enabled():
-                output = cast(Tensor, _recomputed(guided, *arguments))
-            else:
-                output = guided(*arguments)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and i >= window.start):
+            output = predict_step(
+                predict,
+                sampler,
+                conditioning,
+                latents.detach() if window.detached else latents,
+                i,
+                guidance_scale=guidance_scale,
+                branches=branches,
+                recompute=recompute,
+                differentiate=i in window,
+            )
             step = sampler.step(output, i, latents, noise.draw())
         if on_step is not None:
             on_step(i, latents, step)
         latents = step.original if window.original and i == window.last else step.prev
     return latents
+
+
+def predict_step(
+    predict: Predict,
+    sampler: Sampler,
+    conditioning: Conditioning,
+    latents: Latents,
+    i: int,
+    *,
+    guidance_scale: float,
+    branches: Literal["both", "conditional"],
+    recompute: bool,
+    differentiate: bool = True,
+) -> Tensor:
+    """The guided prediction of step ``i``: what the sampler is given.
+
+    Args:
+        predict: see :func:`rollout`, like all that is not named here.
+        latents: ``(b c f h w)``, those before the step.
+        i: 0 to steps - 1.
+        differentiate: whether it carries gradient, where the caller's grad mode is on.
+
+    Returns:
+        ``(b c f h w)``.
+    """
+    timestep = sampler.timesteps[i].expand(len(conditioning))
+    arguments = (predict, latents, timestep, conditioning, guidance_scale, branches)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and differentiate):
+        if recompute and torch.is_grad_enabled():
+            return cast(Tensor, _recomputed(guided, *arguments))
+        return guided(*arguments)
 
 
 def _recomputed(function: Callable[..., Tensor], *arguments: Any) -> Any:

@@ -51,6 +51,16 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def adapter(self) -> Path:
+        """Folder of the adapter that the run ended with."""
+        return self.path / "adapter"
+
+    @property
+    def best(self) -> Path:
+        """Folder of the adapter with the best validation, under ``train.early_stop``."""
+        return self.path / "best"
+
+    @property
     def samples(self) -> Path:
         """Folder of the validations' clips."""
         return self.path / "samples"

@@ -104,14 +104,21 @@ class RewardSpec(ScoreSpec):
 class GradientSpec(Options):
     """Which denoising steps carry gradient (the gradient window), and how."""
 
-    mode: Literal["last", "rand", "specific", "tail"] = Field(
+    mode: Literal["last", "rand", "specific", "tail", "uniform", "subset"] = Field(
         "last",
-        description="last step; tail: last k; rand: last K, K uniform in 1..N; specific: from_step to the end.",
+        description="last step; tail: last k; rand: last K, K uniform in 1..N (1..k); specific: from_step to the end; "
+        "uniform: k evenly spaced; subset: k at random.",
     )
-    k: int | None = Field(None, ge=1, description="Steps with gradient, for mode tail.")
+    k: int | None = Field(None, ge=1, description="Steps with gradient, for tail, uniform and subset; most for rand.")
     from_step: int | None = Field(None, ge=0, description="First step with gradient, for mode specific.")
     original: bool = Field(
         False, description="Stop after the window's first step and decode its predicted clean latents."
+    )
+    stop_gradient: bool = Field(
+        False, description="Cut the denoiser's input from its graph (DRTune): gradient skips through the sampler alone."
+    )
+    renoise: int | None = Field(
+        None, ge=1, description="Average this many re-noised last steps of a finished clip (DRaFT-LV); mode last."
     )
     branches: Literal["both", "conditional"] = Field("both", description="Guidance branches that carry gradient.")
     recompute: bool = Field(
@@ -128,6 +135,13 @@ class FramesSpec(Options):
     index: int | None = Field(None, ge=0, description="The frame, for mode index.")
 
 
+class EarlyStopSpec(Options):
+    """Ends a run when a held-out score no longer rises, and keeps the adapter of its best validation."""
+
+    score: str = Field(min_length=1, description="Key of a reward of validation.rewards, or of rewards.")
+    patience: int = Field(3, ge=1, description="Validations without a new best after which the run ends.")
+
+
 class TrainSpec(Options):
     """The optimisation."""
 
@@ -139,6 +153,10 @@ class TrainSpec(Options):
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Course of the learning rate.")
     warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient's norm is clipped to this.")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="Decay of the adapter's moving average, which is what is kept. Null: none."
+    )
+    early_stop: EarlyStopSpec | None = Field(None, description="End when a held-out score no longer rises.")
     mixed_precision: Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_unswitched)] = Field(
         "no", description="Precision of the frozen weights and of autocast."
     )
@@ -220,6 +238,7 @@ FREE_ON_RESUME = (
     "train.device",
     "train.checkpoint_every",
     "train.validate_every",
+    "train.early_stop",
     "train.max_nonfinite",
 )
 """Fields that may change between an interrupted run and its resumption."""

@@ -232,9 +232,9 @@ def impossible(spec: RunSpec, source: SpecSource) -> list[Problem]:
     def add(path: str, message: str) -> None:
         found.append(source.problem(path, message))
 
-    if gradient.mode == "tail" and gradient.k is None:
-        add("gradient.k", "mode tail needs k, the number of last steps with gradient. Add k: 1 or more.")
-    if gradient.mode != "tail" and gradient.k is not None:
+    if gradient.mode in ("tail", "uniform", "subset") and gradient.k is None:
+        add("gradient.k", f"mode {gradient.mode} needs k, the number of steps with gradient. Add k: 1 or more.")
+    if gradient.mode in ("last", "specific") and gradient.k is not None:
         add("gradient.k", f"k = {gradient.k} means nothing to mode {gradient.mode}. Use mode: tail, or remove k.")
     if gradient.k is not None and gradient.k > steps:
         add("gradient.k", f"k = {gradient.k} is more than sampler.steps = {steps}. Expected 1 to {steps}.")
@@ -247,6 +247,14 @@ def impossible(spec: RunSpec, source: SpecSource) -> list[Problem]:
             "gradient.from_step",
             f"{gradient.from_step} is past the last step. Expected 0 to {steps - 1} (sampler.steps = {steps}).",
         )
+    if gradient.original and gradient.mode in ("uniform", "subset"):
+        add("gradient.original", f"mode {gradient.mode} has steps after its first. Use mode: rand, or original: false.")
+    for name in ("original", "stop_gradient"):
+        if gradient.renoise is not None and getattr(gradient, name):
+            add(f"gradient.{name}", "renoise already decodes one predicted step. Remove one of the two.")
+    if gradient.renoise is not None and gradient.mode != "last":
+        add("gradient.renoise", f"it re-noises the last step; mode {gradient.mode} is another. Use mode: last.")
+    found += _early_stop(spec, source)
     if spec.frames.mode == "index" and spec.frames.index is None:
         add("frames.index", "mode index needs index, the frame to decode.")
     if spec.frames.mode != "index" and spec.frames.index is not None:
@@ -254,6 +262,24 @@ def impossible(spec: RunSpec, source: SpecSource) -> list[Problem]:
     if spec.train.warmup_steps >= spec.train.steps and spec.train.warmup_steps > 0:
         add("train.warmup_steps", f"{spec.train.warmup_steps} is not less than train.steps = {spec.train.steps}.")
     found += _duplicate_labels(spec, source)
+    return found
+
+
+def _early_stop(spec: RunSpec, source: SpecSource) -> list[Problem]:
+    """What ``train.early_stop`` needs: a score that validations have, and validations to look at."""
+    stop = spec.train.early_stop
+    if stop is None:
+        return []
+    found: list[Problem] = []
+    known = [reward.key for reward in (*spec.validation.rewards, *spec.rewards)]
+    if stop.score not in known:
+        near = difflib.get_close_matches(stop.score, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        message = f"no reward is called {stop.score!r}.{hint} Known: {', '.join(known) or 'none'}."
+        found.append(source.problem("train.early_stop.score", message))
+    if spec.train.validate_every is None or spec.validation.clips == 0:
+        message = "it looks at validations. Set train.validate_every, and validation.clips above 0."
+        found.append(source.problem("train.early_stop", message))
     return found
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
 import math
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vader import adapter_source, adapters, build, checkpoint, code_record, planning
+from vader import adapter_source, adapters, build, checkpoint, code_record, early_stop, planning
+from vader.averaging import Average
 from vader.conditioning import ConditioningCache
 from vader.device import DTYPES, make_accelerator, peak_bytes
 from vader.errors import CheckpointError, NonFiniteError
@@ -29,9 +29,8 @@ from vader.optimization import Counters, Optimization
 from vader.report import ReportListener
 from vader.run_folder import RunFolder
 from vader.seeding import derive
-from vader.shapes import Frames
 from vader.signals import StopSignals
-from vader.validation import chosen, clip_writer, judge_clips, read_validation, write_validation
+from vader.validator import Validator
 
 
 def train(
@@ -81,9 +80,11 @@ class _Trainer:
         self._notices: list[str] = []
         found = self._open(resume)
         self._load()
+        self._prepare()
         self._step, counters = self._restore(found)
         self._build_optimization(counters)
         self._metrics: dict[str, float] = {}
+        self._learnt = False  # whether the score of train.early_stop no longer rises
         self._run = Run(self._folder.path, self._spec, self._step, accelerator.num_processes, plan.video.fps or 8.0)
         own: list[object] = [MetricsFile(self._folder.metrics), ReportListener(), *listeners]
         if self._spec.trackers:
@@ -120,13 +121,23 @@ class _Trainer:
         self._folder.require_space(20 * sum(parameter.numel() for parameter in self._parameters))
         self._encode = ConditioningCache(self._backbone, accelerator.device)
 
-    def _restore(self, found: checkpoint.Checkpoint | None) -> tuple[int, Counters]:
+    def _prepare(self) -> None:
+        """Optimizer, the objects that accelerate wraps, and what works with them."""
         optimizer = torch.optim.AdamW(
             self._parameters, lr=self._spec.train.learning_rate, weight_decay=self._spec.train.weight_decay
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
             self._denoiser, self._optimizer = self._accelerator.prepare(self._backbone.denoiser, optimizer)
+        decay = self._spec.train.ema_decay
+        self._average = Average(self._parameters, decay) if decay is not None else None
+        device = self._accelerator.device
+        self._scene = build.assemble_scene(
+            self._plan, self._backbone, self._denoiser, self._rewards, device, gather_object
+        )
+        self._method = self._plan.method.build(scene=self._scene)
+
+    def _restore(self, found: checkpoint.Checkpoint | None) -> tuple[int, Counters]:
         if found is None:
             torch.manual_seed(derive(self._spec.train.seed, "global", self._accelerator.process_index))
             return 0, Counters()
@@ -145,25 +156,32 @@ class _Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         if self._accelerator.scaler is not None and state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self._method.load_state_dict(state["methods"][self._accelerator.process_index])
         checkpoint.restore_rng_state(found.rng_state(self._accelerator.process_index))
         return found.step, Counters(**found.counters)
 
     def _build_optimization(self, counters: Counters) -> None:
-        spec = self._spec
-        device = self._accelerator.device
-        self._scene = build.assemble_scene(self._plan, self._backbone, self._denoiser, self._rewards, device)
-        method = self._plan.method.build(scene=self._scene)
         self._optimization = Optimization(
-            spec.train,
+            self._spec.train,
             self._accelerator,
             self._denoiser,
             self._optimizer,
             self._parameters,
-            method,
+            self._method,
             self._plan.prompts,
             self._encode,
             counters,
             self._scene.clock,
+        )
+        self._validator = Validator(
+            self._plan,
+            self._accelerator,
+            replace(self._scene, rewards={**self._rewards, **self._held_out}),
+            self._encode,
+            self._folder.samples,
+            lambda step, done, total: self._emit("validation_progress", step=step, done=done, total=total),
         )
 
     # -- the course of a run
@@ -177,7 +195,7 @@ class _Trainer:
                 self._emit("notice", text=text)
             self._validate_if_due()
             stopped = self._agree(signals.received)
-            while self._step < total and stopped is None:
+            while self._step < total and stopped is None and not self._learnt:
                 self._one_step()
                 stopped = self._agree(signals.received)
                 if stopped or self._step == total or self._step % self._spec.train.checkpoint_every == 0:
@@ -185,6 +203,8 @@ class _Trainer:
                 if stopped is None:
                     self._validate_if_due()
                     stopped = self._agree(signals.received) if self._step < total else None
+        if self._learnt and self._step < total:
+            self._save()
         return self._finish(stopped)
 
     def _emit(self, event: str, **arguments: Any) -> None:
@@ -205,6 +225,8 @@ class _Trainer:
             self._scene.clock.read()
             raise
         self._step += 1
+        if self._average is not None:
+            self._average.update()
         phases = self._scene.clock.read()
         metrics.update({f"time/{phase}": seconds for phase, seconds in phases.items()})
         metrics["time/step"] = time.perf_counter() - start
@@ -216,6 +238,7 @@ class _Trainer:
 
     def _save(self) -> None:
         rng = gather_object([checkpoint.rng_state()])
+        methods = gather_object([self._method.state_dict()])
         if self._accelerator.is_main_process:
             scaler = self._accelerator.scaler
             path = checkpoint.save(
@@ -226,6 +249,8 @@ class _Trainer:
                 training={
                     "optimizer": self._optimizer.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
+                    "average": self._average.state_dict() if self._average is not None else None,
+                    "methods": methods,
                 },
                 rng=rng,
                 counters=asdict(self._optimization.counters),
@@ -236,59 +261,51 @@ class _Trainer:
     # -- validation
 
     def _validate_if_due(self) -> None:
-        spec, every = self._spec, self._spec.train.validate_every
-        due = self._step in (0, spec.train.steps) or (every is not None and self._step % every == 0)
-        if spec.validation.clips == 0 or not due:
+        if not self._validator.due(self._step):
             return
-        settings = self._validation_settings()
-        done = read_validation(self._folder.samples, self._step, settings)
-        if done is None:
-            state = checkpoint.rng_state()
-            done = self._validate(settings)
-            checkpoint.restore_rng_state(state)
+        with self._kept_weights():
+            done = self._validator.at(self._step)
+            stop = self._spec.train.early_stop
+            if stop is not None:
+                validations = self._validator.done(self._step)
+                self._learnt = early_stop.exhausted(stop, validations)
+                if early_stop.best(stop, validations).step == self._step:
+                    self._write_adapter(self._folder.best)
         self._emit("validation_finished", validation=done)
 
-    def _validation_settings(self) -> str:
-        """Names everything a validation depends on besides the adapter."""
-        spec = self._spec.model_dump(mode="json")
-        shown = ("save_clips", "batch_size")
-        spec["validation"] = {key: value for key, value in spec["validation"].items() if key not in shown}
-        parts = [spec[key] for key in ("validation", "backbone", "video", "sampler", "rewards", "prompts")]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    def _kept_weights(self) -> AbstractContextManager[None]:
+        """The weights that are validated and kept: the moving average where there is one."""
+        return self._average.swapped_in() if self._average is not None else nullcontext()
 
-    def _validate(self, settings: str) -> Validation:
-        accelerator, spec = self._accelerator, self._spec.validation
-        folder = self._folder.samples / checkpoint.folder_name(self._step)
-        folder.mkdir(exist_ok=True)
-        prompts, seeds = chosen(spec, self._plan.validation_prompts)
-        mine = list(range(accelerator.process_index, spec.clips, accelerator.num_processes))
-        scene = replace(self._scene, rewards={**self._rewards, **self._held_out})
-        size = spec.batch_size or self._spec.train.batch_size
-        write, made_here = clip_writer(folder, spec.save_clips, self._run.fps), itertools.count(1)
-
-        def keep(index: int, frames: Frames) -> str | None:
-            self._emit("validation_progress", step=self._step, done=next(made_here), total=len(mine))
-            return write(index, frames)
-
-        made = judge_clips(scene, self._encode, prompts, seeds, mine, size, keep)
-        clips = sorted(gather_object(made), key=lambda clip: clip.index)
-        validation = Validation(self._step, tuple(clips))
-        if accelerator.is_main_process:
-            write_validation(folder, validation, settings)
-        self._scene.clock.read()
-        return validation
+    def _write_adapter(self, folder: Path) -> None:
+        """The adapter as it is now, for peft and for diffusers."""
+        if self._accelerator.is_main_process:
+            name = self._plan.backbone.capability("denoiser_name", None)
+            checkpoint.replace_folder(folder, partial(adapters.save, self._backbone.denoiser, denoiser_name=name))
+        self._accelerator.wait_for_everyone()
 
     def _finish(self, stopped: str | None) -> RunResult:
         skipped = self._optimization.counters.skipped
         metrics = {key: value for key, value in self._metrics.items() if math.isfinite(value)}
-        settings = self._validation_settings()
-        steps = sorted(int(path.name.removeprefix("step-")) for path in self._folder.samples.glob("step-*"))
-        read = [read_validation(self._folder.samples, step, settings) for step in steps if step <= self._step]
-        validations = tuple(validation for validation in read if validation is not None)
-        if stopped is None and self._accelerator.is_main_process:
-            name = self._plan.backbone.capability("denoiser_name", None)
-            write = partial(adapters.save, self._backbone.denoiser, denoiser_name=name)
-            checkpoint.replace_folder(self._folder.path / "adapter", write)
-        result = RunResult(self._folder.path, self._step, stopped, metrics, validations, skipped)
+        validations = self._validator.done(self._step)
+        kept = self._step
+        if stopped is None:
+            kept = self._keep_adapter(validations)
+        result = RunResult(self._folder.path, self._step, stopped, metrics, validations, skipped, kept)
         self._emit("run_finished", result=result)
         return result
+
+    def _keep_adapter(self, validations: Sequence[Validation]) -> int:
+        """Write ``adapter/``; the optimizer step that it is of."""
+        stop = self._spec.train.early_stop
+        if stop is None:
+            with self._kept_weights():
+                self._write_adapter(self._folder.adapter)
+            return self._step
+        best: Validation = early_stop.best(stop, validations)
+        if self._accelerator.is_main_process:
+            copy = partial(shutil.copytree, self._folder.best, dirs_exist_ok=True)
+            checkpoint.replace_folder(self._folder.adapter, copy)
+        why = f"{stop.score} was highest there ({best.mean(stop.score):.4g})"
+        self._emit("notice", text=f"the adapter of optimizer step {best.step} is kept: {why}.")
+        return best.step

@@ -26,7 +26,7 @@ class OpenSoraRFlowOptions(Options):
 
 
 class OpenSoraRFlow:
-    """Euler steps over sigmas 1, 1 - 1/N, ..., 1/N, 0, each but the last moved by the size of the clip.
+    """Euler steps (stochastic ones with ``eta`` above 0) over sigmas 1, 1 - 1/N, ..., 1/N, 0, each but the last moved by the size of the clip.
 
     The move is ``r sigma / (1 + (r - 1) sigma)`` with ``r = sqrt(pixels of a frame / 512^2) sqrt(latent frames)``.
     Like the reference it counts 5 latent frames for every whole 17 frames; for 2 to 16 frames, for which the reference
@@ -34,12 +34,14 @@ class OpenSoraRFlow:
     """
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("flow",)
-    stochastic: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = True
+    any_order: ClassVar[bool] = True
     Options = OpenSoraRFlowOptions
 
     def __init__(self, options: OpenSoraRFlowOptions, context: SamplerContext) -> None:
         import torch
 
+        self._eta = context.eta
         sigmas = 1 - torch.arange(context.steps, dtype=torch.float64) / context.steps
         if options.transform:
             dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -50,9 +52,9 @@ class OpenSoraRFlow:
 
     def step(self, model_output: Tensor, i: int, latents: Latents, noise: Tensor) -> StepOutput:
         """See :class:`vader.Sampler`."""
-        sigma, following = self._sigmas[i], self._sigmas[i + 1]
-        prev = latents - (sigma - following) * model_output
-        return StepOutput(prev, latents - sigma * model_output, prev, latents.new_zeros(()))
+        from vader.samplers.flow_euler import flow_step
+
+        return flow_step(model_output, latents, noise, self._sigmas[i], self._sigmas[i + 1], self._eta)
 
 
 def _ratio(video: Video, dtype: torch.dtype) -> Tensor:

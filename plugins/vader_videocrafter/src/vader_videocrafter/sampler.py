@@ -41,6 +41,7 @@ class VideoCrafterDDIM:
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon",)
     stochastic: ClassVar[bool] = True
+    any_order: ClassVar[bool] = True
     Options = VideoCrafterDDIMOptions
 
     timesteps: Tensor

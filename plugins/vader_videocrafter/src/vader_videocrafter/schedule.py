@@ -21,3 +21,10 @@ class ScaledSchedule(NoiseSchedule):
     """
 
     signal_scale: Tensor | None = None
+
+    def levels(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`vader.NoiseSchedule.levels`."""
+        signal, sigma = super().levels(timestep)
+        if self.signal_scale is None:
+            return signal, sigma
+        return signal * self.signal_scale.double().to(timestep.device)[timestep.long()], sigma

@@ -2,38 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
 
 from vader.protocols import Batch, Loss
 from vader.spec import Options
 
 if TYPE_CHECKING:
-    from vader.methods.scene import Scene
+    from torch import Tensor
+
+    from vader.methods.scene import Made, Scene
+    from vader.protocols import StepOutput
+    from vader.shapes import Latents
 
 
 class RewardGradientOptions(Options):
-    """No options: window, frames and objective are fields of the run spec."""
+    """Options of :class:`RewardGradient`; window, frames and objective are fields of the run spec."""
+
+    kl_weight: float = Field(0.0, ge=0, description="Weight of the divergence from the base model; 0 is off.")
 
 
 class RewardGradient:
-    """Minus the reward of the clips, differentiable through reward, decoder and the gradient window."""
+    """Minus the reward of the clips, differentiable through reward, decoder and the gradient window.
+
+    With ``gradient.renoise`` each clip is made without gradient, noised again to the last step, and the clean latents
+    predicted there are judged, once for each of that many draws of noise (DRaFT-LV, arXiv 2309.17400, algorithm 2).
+
+    The divergence is measured at one step of each rollout, drawn uniformly: an unbiased estimate of its mean over them.
+    """
 
     Options = RewardGradientOptions
     needs_gradient: ClassVar[bool] = True
-    passes = 1
+    clips_per_prompt = 1
+    updates = 1
 
     def __init__(self, options: RewardGradientOptions, scene: Scene) -> None:
-        self._scene = scene
+        self._scene, self._kl_weight = scene, options.kl_weight
 
-    def losses(self, batch: Batch) -> Iterator[Loss]:
+    @property
+    def passes(self) -> int:
         """See :class:`vader.protocols.Method`."""
-        scene = self._scene
-        window = scene.draw_window(batch.rng)
-        chosen = scene.choose_frames(batch.rng)
-        latents = scene.roll(batch.conditioning, batch.seeds, window)
-        scores = scene.judge(scene.decode(latents, chosen), batch.prompts)
-        reward = scene.objective.reward(scores)
-        detached = {key: score.detach() for key, score in scores.items()}
-        metrics = {"gradient/k": float(window.last + 1 - window.start)}
-        yield Loss(scene.objective.loss(scores), detached, reward.detach(), metrics)
+        return self._scene.renoise or 1
+
+    def losses(self, batches: Sequence[Batch], update: int) -> Iterator[Loss]:
+        """See :class:`vader.protocols.Method`."""
+        for batch in batches:
+            yield from self._renoised(batch) if self._scene.renoise else self._direct(batch)
+
+    def _direct(self, batch: Batch) -> Iterator[Loss]:
+        """One loss: through the gradient window."""
+        window = self._scene.draw_window(batch.rng)
+        visited = _Visited(batch.rng.randrange(window.last + 1) if self._kl_weight else None)
+        made = self._scene.make(batch, window, visited)
+        yield self._loss(batch, made, visited, 1, {"gradient/k": float(window.k)})
+
+    def _renoised(self, batch: Batch) -> Iterator[Loss]:
+        """A loss for every draw of noise at the last step."""
+        from vader.gradient import no_gradient
+        from vader.noising import add_noise, predicted_clean
+        from vader.seeding import derive
+
+        scene, schedule, times = self._scene, self._scene.backbone.schedule, self._scene.sampler.timesteps
+        chosen, last = scene.choose_frames(batch.rng), len(times) - 1
+        clean = scene.roll(batch.conditioning, batch.seeds, no_gradient(len(times))).detach()
+        timestep = times[last].expand(len(batch.seeds))
+        draws = scene.renoise or 0
+        for draw in range(draws):
+            noise = scene.noise([derive(seed, "renoise", draw) for seed in batch.seeds]).draw()
+            latents = add_noise(schedule, clean, noise, timestep)
+            prediction = scene.predict_at(batch.conditioning, latents, last, recompute=scene.recompute)
+            made = scene.show(predicted_clean(schedule, prediction, latents, timestep), chosen, batch.prompts)
+            yield self._loss(batch, made, _Visited(last, latents), draws, {"gradient/k": 1.0})
+
+    def _loss(self, batch: Batch, made: Made, at: _Visited, draws: int, metrics: dict[str, float]) -> Loss:
+        value = -made.reward.mean()
+        if self._kl_weight:
+            divergence = self._divergence(batch, at)
+            value = value + self._kl_weight * divergence
+            metrics["kl"] = float(divergence.detach())
+        return Loss(value / draws, made.detached_scores(), made.reward.detach(), metrics)
+
+    def _divergence(self, batch: Batch, at: _Visited) -> Tensor:
+        scene, conditioning = self._scene, batch.conditioning
+        assert at.step is not None
+        assert at.latents is not None
+        prediction = scene.predict_at(conditioning, at.latents, at.step, recompute=scene.recompute)
+        return scene.divergence(prediction, conditioning, at.latents, at.step).mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :class:`vader.protocols.Method`."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See :class:`vader.protocols.Method`."""
+
+
+class _Visited:
+    """The latents before one step of a rollout, without their graph."""
+
+    def __init__(self, step: int | None, latents: Latents | None = None) -> None:
+        self.step, self.latents = step, latents
+
+    def __call__(self, i: int, latents: Latents, output: StepOutput) -> None:
+        if i == self.step:
+            self.latents = latents.detach()

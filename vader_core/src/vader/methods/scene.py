@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vader import adapters
 from vader.gradient import Draw, Window
 from vader.objective import Objective
-from vader.protocols import Backbone, Conditioning, Prompt, Reward, Sampler, Video
-from vader.rollout import ClipNoise, OnStep, rollout
-from vader.shapes import Frames, Latents
+from vader.protocols import Backbone, Batch, Conditioning, Prompt, Reward, Sampler, Video
+from vader.rollout import ClipNoise, OnStep, predict_step, rollout
+from vader.shapes import Frames, Latents, Scores
 
 
 class Clock:
@@ -46,6 +47,25 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class Made:
+    """Clips that have been made and judged.
+
+    Args:
+        latents: ``(b c f h w)``, clean.
+        scores: raw scores by reward, each ``(b,)``.
+        reward: their weighted combination, ``(b,)``.
+    """
+
+    latents: Latents
+    scores: Mapping[str, Scores]
+    reward: Scores
+
+    def detached_scores(self) -> dict[str, Scores]:
+        """Raw scores without their graph, for logs."""
+        return {key: score.detach() for key, score in self.scores.items()}
+
+
+@dataclass(frozen=True)
 class Scene:
     """What a method works with.
 
@@ -61,7 +81,10 @@ class Scene:
         guidance_scale: 1 is off.
         branches: guidance branches that carry gradient.
         recompute: recompute denoiser calls in backward.
+        renoise: how many re-noised last steps are averaged in place of the window; None for the window.
         device: where latents are born.
+        clock: measures phases.
+        gather: ``[of this process] -> [of every process, by rank]``, for small values; every process must call it.
     """
 
     backbone: Backbone
@@ -75,24 +98,29 @@ class Scene:
     guidance_scale: float
     branches: Literal["both", "conditional"]
     recompute: bool
+    renoise: int | None
     device: torch.device
     clock: Clock = field(repr=False)
+    gather: Callable[[list[Any]], list[Any]] = list
 
     def predict(self, latents: Latents, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
         """One call of the prepared denoiser."""
         return self.backbone.predict(self.denoiser, latents, timestep, embeds, extras)
 
+    def noise(self, seeds: Sequence[int]) -> ClipNoise:
+        """Noise of clips with these seeds."""
+        return ClipNoise(seeds, self.backbone.latent_shape(self.video), self.device, torch.float32)
+
     def roll(
         self, conditioning: Conditioning, seeds: Sequence[int], window: Window, on_step: OnStep | None = None
     ) -> Latents:
         """Latents of ``b`` clips, ``(b c f h w)``, with gradient in the window."""
-        noise = ClipNoise(seeds, self.backbone.latent_shape(self.video), self.device, torch.float32)
         with self.clock("rollout"):
             return rollout(
                 self.predict,
                 self.sampler,
                 conditioning,
-                noise,
+                self.noise(seeds),
                 window,
                 guidance_scale=self.guidance_scale,
                 branches=self.branches,
@@ -122,3 +150,48 @@ class Scene:
                     )
                 scores[key] = score
         return scores
+
+    def make(self, batch: Batch, window: Window, on_step: OnStep | None = None) -> Made:
+        """Make and judge a batch's clips, with gradient in the window; frames are chosen by the batch's chance."""
+        chosen = self.choose_frames(batch.rng)
+        latents = self.roll(batch.conditioning, batch.seeds, window, on_step)
+        return self.show(latents, chosen, batch.prompts)
+
+    def show(self, latents: Latents, frames: Sequence[int], prompts: Sequence[Prompt]) -> Made:
+        """Decode the wanted frames of clean latents and judge them."""
+        scores = self.judge(self.decode(latents, frames), prompts)
+        return Made(latents, scores, self.objective.reward(scores))
+
+    def predict_at(self, conditioning: Conditioning, latents: Latents, i: int, *, recompute: bool) -> Tensor:
+        """The guided prediction for latents ``(b c f h w)`` before step ``i``. The caller owns grad mode."""
+        return predict_step(
+            self.predict,
+            self.sampler,
+            conditioning,
+            latents,
+            i,
+            guidance_scale=self.guidance_scale,
+            branches=self.branches,
+            recompute=recompute,
+        )
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """The model without its adapter, and no gradient."""
+        with torch.no_grad(), adapters.switched_off(self.backbone.denoiser):
+            yield
+
+    def divergence(self, prediction: Tensor, conditioning: Conditioning, latents: Latents, i: int) -> Tensor:
+        """How far a prediction of step ``i`` is from the base model's, ``(b,)``: half the mean squared difference.
+
+        Up to a factor that the step alone decides, this is the Kullback-Leibler divergence, per latent element, of the
+        distributions of the next latents under the two models, which are Gaussians of one variance (DPOK,
+        arXiv 2305.16381, eq. 8).
+
+        Args:
+            prediction: ``(b c f h w)``, from :meth:`predict_at`.
+            conditioning: see :meth:`predict_at`, like ``latents`` and ``i``.
+        """
+        with self.clock("divergence"), self.base():
+            reference = self.predict_at(conditioning, latents, i, recompute=False)
+        return (prediction.float() - reference.float()).square().flatten(1).mean(1) / 2

@@ -32,6 +32,7 @@ class DDIM:
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon", "v", "sample")
     stochastic: ClassVar[bool] = True
+    any_order: ClassVar[bool] = True
     Options = DDIMOptions
 
     def __init__(self, options: DDIMOptions, context: SamplerContext) -> None:

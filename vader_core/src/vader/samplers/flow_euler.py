@@ -22,7 +22,9 @@ class FlowEulerOptions(Options):
 
 
 class FlowEuler:
-    """``x_t = (1 - sigma) clean + sigma noise``; the denoiser predicts ``noise - clean``; sigma runs from 1 to 0.
+    """Euler steps; with ``eta`` above 0, steps of the stochastic differential equation of the same marginals.
+
+    ``x_t = (1 - sigma) clean + sigma noise``; the denoiser predicts ``noise - clean``; sigma runs from 1 to 0.
 
     Sigmas are linear from 1 to 1 / train_timesteps, then 0, each shifted by ``s sigma / (1 + (s - 1) sigma)``
     (Esser et al. 2024, arXiv 2403.03206, eq. 23), the first and last shifted twice at the ends of training's range as
@@ -30,13 +32,15 @@ class FlowEuler:
     """
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("flow",)
-    stochastic: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = True
+    any_order: ClassVar[bool] = True
     Options = FlowEulerOptions
 
     def __init__(self, options: FlowEulerOptions, context: SamplerContext) -> None:
         import torch
 
         schedule = context.schedule
+        self._eta = context.eta
         shift = options.shift if options.shift is not None else schedule.shift
         total = schedule.train_timesteps
         low = _shifted(torch.tensor(1 / total, dtype=torch.float64), shift)
@@ -46,10 +50,38 @@ class FlowEuler:
 
     def step(self, model_output: Tensor, i: int, latents: Latents, noise: Tensor) -> StepOutput:
         """See :class:`vader.protocols.Sampler`."""
-        sigma, sigma_next = float(self._sigmas[i]), float(self._sigmas[i + 1])
-        prev = latents + (sigma_next - sigma) * model_output
-        original = latents - sigma * model_output
-        return StepOutput(prev, original, prev, latents.new_zeros(()))
+        return flow_step(model_output, latents, noise, float(self._sigmas[i]), float(self._sigmas[i + 1]), self._eta)
+
+
+def flow_step(
+    output: Tensor, latents: Latents, noise: Tensor, sigma: float, following: float, eta: float
+) -> StepOutput:
+    """One step of a rectified flow from ``sigma`` to ``following``, below it.
+
+    Noise is added as DDIM adds it (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), with signal level 1 - sigma: at
+    ``eta`` 1 the standard deviation is that of the posterior of the next latents given these and the clean ones, and
+    at any ``eta`` the marginals are those of the flow. ``eta`` 0 is the Euler step, exactly. A step to sigma 0 adds no
+    noise.
+
+    Args:
+        output: ``(b c f h w)``, the predicted ``noise - clean``.
+        latents: ``(b c f h w)``.
+        noise: unit normal, ``(b c f h w)``.
+        sigma: above 0, at most 1.
+        following: at least 0.
+        eta: 0 to 1.
+    """
+    variance = 0.0
+    if following > 0:
+        kept = (1 - sigma) / (1 - following) * following
+        variance = (following / sigma) ** 2 * max(sigma**2 - kept**2, 0.0)
+    std = eta * variance**0.5
+    euler, original = latents + (following - sigma) * output, latents - sigma * output
+    if std == 0.0:
+        return StepOutput(euler, original, euler, latents.new_zeros(()))
+    predicted_noise = latents + (1 - sigma) * output
+    mean = euler + ((following**2 - std**2) ** 0.5 - following) * predicted_noise
+    return StepOutput(mean + std * noise, original, mean, latents.new_tensor(std))
 
 
 def _shifted(sigma: Tensor, shift: float) -> Tensor:

@@ -1,0 +1,25 @@
+"""When a run has learnt what it can: its held-out score no longer rises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from vader.hooks import Validation
+from vader.spec import EarlyStopSpec
+
+
+def best(spec: EarlyStopSpec, validations: Sequence[Validation]) -> Validation:
+    """The validation with the highest mean score; the first of equals. At least one is given."""
+
+    def score(validation: Validation) -> float:
+        found = validation.mean(spec.score)
+        return found if math.isfinite(found) else -math.inf
+
+    return max(validations, key=score)
+
+
+def exhausted(spec: EarlyStopSpec, validations: Sequence[Validation]) -> bool:
+    """Whether the last ``patience`` validations, in order of steps, brought no new best."""
+    since = [validation for validation in validations if validation.step > best(spec, validations).step]
+    return len(since) >= spec.patience

@@ -1,0 +1,51 @@
+"""Advantages: rewards made comparable between prompts (DDPO, arXiv 2305.13301, appendix D.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, pstdev
+
+_EPSILON = 1e-6
+
+
+class PromptStatistics:
+    """Mean and standard deviation of the last rewards of each prompt.
+
+    A prompt seen fewer than ``min_count`` times is judged by the statistics of the round it is in.
+
+    Args:
+        buffer_size: rewards remembered for each prompt.
+        min_count: how many make statistics, at least 2.
+    """
+
+    def __init__(self, buffer_size: int, min_count: int) -> None:
+        self._size, self._min_count = buffer_size, min_count
+        self._rewards: dict[str, list[float]] = {}
+
+    def remember(self, prompts: Sequence[str], rewards: Sequence[float]) -> None:
+        """Take up a round's rewards."""
+        for prompt, reward in zip(prompts, rewards, strict=True):
+            self._rewards[prompt] = [*self._rewards.get(prompt, []), reward][-self._size :]
+
+    def advantages(self, prompts: Sequence[str], rewards: Sequence[float], whole_round: Sequence[float]) -> list[float]:
+        """``(reward - mean) / standard deviation``, each by its prompt's statistics.
+
+        Args:
+            prompts: of the clips wanted.
+            rewards: of the same clips.
+            whole_round: the rewards of every clip of the round, on all processes.
+        """
+        found = []
+        for prompt, reward in zip(prompts, rewards, strict=True):
+            known = self._rewards.get(prompt, [])
+            sample = known if len(known) >= self._min_count else whole_round
+            found.append((reward - fmean(sample)) / (pstdev(sample) + _EPSILON))
+        return found
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """The rewards remembered, by prompt."""
+        return {prompt: list(rewards) for prompt, rewards in self._rewards.items()}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Take up remembered rewards."""
+        self._rewards = {prompt: list(rewards) for prompt, rewards in state.items()}
