@@ -48,10 +48,13 @@ def save(value):
 
 
 BAD = {
-    "missing": (lambda path, _: path.unlink(), "no LoRA file at"),
-    "truncated": (lambda path, _: path.write_bytes(path.read_bytes()[:5000]), "truncated or not a file of weights"),
-    "text": (lambda path, _: path.write_text("hello"), "truncated or not a file of weights"),
-    "code": (save([print]), "truncated or not a file of weights"),
+    "missing": (lambda path, _: path.unlink(), "there is no such file. Expected a list"),
+    "truncated": (
+        lambda path, _: path.write_bytes(path.read_bytes()[:5000]),
+        r"5,000 bytes\) is truncated or not a file of torch.save",
+    ),
+    "text": (lambda path, _: path.write_text("hello"), "truncated or not a file of torch.save"),
+    "code": (save([print]), r"holds more than tensors and plain values \(print\)"),
     "state dict": (save({"a": torch.zeros(1)}), "holds a dict. Expected a list"),
     "numbers": (save([1, 2]), "holds a list of int"),
     "empty": (save([]), "holds a list of nothing"),
@@ -86,7 +89,7 @@ def test_command_line(small_folder, file, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         lora.main(["convert", str(tmp_path / "none.pt"), str(tmp_path / "out"), "--weights", str(small_folder)])
     assert caught.value.code == 1
-    assert capsys.readouterr().err.startswith("error: no LoRA file at")
+    assert capsys.readouterr().err.endswith("as the reference writes *_unet.pt.\n")
 
 
 def test_split(load, tmp_path):

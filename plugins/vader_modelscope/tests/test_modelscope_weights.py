@@ -9,7 +9,7 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from vader import SamplerContext, Video, WeightsError
+from vader import SamplerContext, Video, WeightsError, pipeline_folder
 from vader.samplers.ddim import DDIM
 from vader.samplers.diffusers import DiffusersScheduler
 from vader_modelscope import tiny, weights
@@ -104,19 +104,19 @@ def test_judged_before_any_weight_is_loaded(copy, load, monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./ms", "~/no/such/ms", "ms", "a/b/c", "../x"])
 def test_missing_folder_is_told_from_a_hub_id(name, monkeypatch):
-    monkeypatch.setattr(weights, "_download", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(pipeline_folder, "hub_folder", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(WeightsError, match="no folder here"):
-        weights.locate(name)
+        weights.PIPELINE.locate(name)
 
 
 def test_a_file_is_no_folder(folder):
     with pytest.raises(WeightsError, match="is a file"):
-        weights.locate(str(folder / INDEX))
+        weights.PIPELINE.locate(str(folder / INDEX))
 
 
 def test_revision_of_a_local_folder(folder):
     with pytest.raises(WeightsError, match="no revision 'main'"):
-        weights.locate(str(folder), revision="main")
+        weights.PIPELINE.locate(str(folder), revision="main")
 
 
 def test_variant_that_is_not_there(folder, load):
@@ -164,7 +164,7 @@ def offline(monkeypatch, tmp_path):
 
 def test_hub_id_offline(offline):
     with pytest.raises(WeightsError, match="hf download some-one/ms") as caught:
-        weights.locate("some-one/ms")
+        weights.PIPELINE.locate("some-one/ms")
     assert "HF_HUB_OFFLINE" in str(caught.value)
 
 
@@ -178,13 +178,13 @@ def test_hub_id_from_the_cache(offline, folder, load):
 
 def test_download_judges_before_it_fetches_weights(copy, monkeypatch):
     asked = []
-    monkeypatch.setattr(weights, "_download", lambda name, revision, patterns: asked.append(patterns) or copy)
-    weights.locate("some-one/ms", variant="fp16")
+    monkeypatch.setattr(pipeline_folder, "hub_folder", lambda name, patterns, revision: asked.append(patterns) or copy)
+    weights.PIPELINE.locate("some-one/ms", variant="fp16")
     assert not any("safetensors" in pattern for pattern in asked[0])
     assert {"unet/*.fp16*.safetensors", "tokenizer/*"} <= set(asked[1])
     edit(copy / INDEX, _class_name="WanVACEPipeline")
     with pytest.raises(WeightsError, match="WanVACEPipeline"):
-        weights.locate("some-one/ms")
+        weights.PIPELINE.locate("some-one/ms")
     assert len(asked) == 3
 
 

@@ -163,7 +163,7 @@ def test_a_published_file_stays_on_disk_until_it_is_read(tiny_file):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./x", "model.ckpt", "some/model.safetensors", "x", "a/b/c"])
 def test_a_missing_file_is_told_from_a_hub_id(name, monkeypatch):
-    monkeypatch.setattr(weights, "_download", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(weights, "hub_file", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(WeightsError, match="no file or folder here"):
         weights.locate(name)
 
@@ -176,7 +176,7 @@ def test_a_folder(tiny_file, tmp_path):
 
 def test_another_ending(tmp_path, load):
     (tmp_path / "model.onnx").write_text("x")
-    with pytest.raises(WeightsError, match=r"ends in \.onnx; expected \.ckpt, \.pt, \.pth, \.safetensors"):
+    with pytest.raises(WeightsError, match=r"ends in \.onnx; expected \.ckpt, \.pt, \.pth, \.bin, \.safetensors"):
         load(tmp_path / "model.onnx")
 
 

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from vader import WeightsError
+from vader import WeightsError, pipeline_folder
 from vader_wan import tiny, weights
 from vader_wan.backbone import Wan
 
@@ -49,7 +49,10 @@ DAMAGE = {
         lambda f: truncate(f / DENOISER),
         r"diffusion_pytorch_model.safetensors \([\d,]+ bytes\) is truncated",
     ),
-    "a weight is missing": (lambda f: drop_a_weight(f / DENOISER), r"1 weights of transformer.*proj_out\.weight"),
+    "a weight is missing": (
+        lambda f: drop_a_weight(f / DENOISER),
+        r"transformer.*1 weights are missing \(proj_out\.weight\)",
+    ),
     "other sizes": (lambda f: edit(f / "transformer/config.json", ffn_dim=32), "transformer cannot be loaded"),
     "epsilon": (lambda f: edit(f / "scheduler/scheduler_config.json", prediction_type="epsilon"), "'epsilon'"),
     "dynamic shift": (
@@ -71,19 +74,19 @@ def test_damaged_folder(copy, load, name):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./wan", "~/no/such/wan", "wan", "a/b/c", "../x"])
 def test_missing_folder_is_told_from_a_hub_id(name, monkeypatch):
-    monkeypatch.setattr(weights, "_download", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(pipeline_folder, "hub_folder", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(WeightsError, match="no folder here"):
-        weights.locate(name)
+        weights.PIPELINE.locate(name)
 
 
 def test_a_file_is_no_folder(folder):
     with pytest.raises(WeightsError, match="is a file"):
-        weights.locate(str(folder / INDEX))
+        weights.PIPELINE.locate(str(folder / INDEX))
 
 
 def test_revision_of_a_local_folder(folder):
     with pytest.raises(WeightsError, match="no revision 'main'"):
-        weights.locate(str(folder), revision="main")
+        weights.PIPELINE.locate(str(folder), revision="main")
 
 
 def test_variant_that_is_not_there(folder, load):
@@ -107,7 +110,7 @@ def offline(monkeypatch, tmp_path):
 
 def test_hub_id_offline(offline):
     with pytest.raises(WeightsError, match="hf download some-one/wan") as caught:
-        weights.locate("some-one/wan")
+        weights.PIPELINE.locate("some-one/wan")
     assert "HF_HUB_OFFLINE" in str(caught.value)
 
 
@@ -122,10 +125,12 @@ def test_hub_id_from_the_cache(offline, folder, load):
 def test_download_judges_before_it_fetches_weights(copy, monkeypatch):
     edit(copy / INDEX, _class_name="WanVACEPipeline")
     asked = []
-    monkeypatch.setattr(weights, "_download", lambda name, revision, patterns: asked.append(patterns) or copy)
+    monkeypatch.setattr(pipeline_folder, "hub_folder", lambda name, patterns, revision: asked.append(patterns) or copy)
     with pytest.raises(WeightsError, match="WanVACEPipeline"):
-        weights.locate("some-one/wan")
-    assert asked == [[INDEX]]
+        weights.PIPELINE.locate("some-one/wan")
+    assert len(asked) == 1
+    assert INDEX in asked[0]
+    assert all(pattern.endswith(".json") for pattern in asked[0])
 
 
 def test_class_attributes_are_checked_against_the_checkpoint(load):

@@ -103,9 +103,9 @@ class ModelScope:
     def __init__(self, options: ModelScopeOptions, runtime: Runtime) -> None:
         import torch
 
-        folder = files.locate(options.weights, options.revision, options.variant)
+        folder = files.PIPELINE.locate(options.weights, options.revision, options.variant)
         files.check_fit(folder, options.weights, self.spatial_multiple)
-        scheduler = files.config(folder, "scheduler", options.weights)
+        scheduler = files.PIPELINE.config(folder, "scheduler", options.weights)
         self.schedule = files.schedule(scheduler, options.weights, options.zero_terminal_snr)
         vae_dtype = runtime.dtype if options.vae_precision == "run" else torch.float32
         parts = files.load(folder, options.weights, options.variant, runtime.dtype, vae_dtype)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import VaderError, WeightsError
-from vader.weight_files import first_line
+from vader.weight_files import load_pickled
 from vader_modelscope import weights as files
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def convert(source: str | Path, output: str | Path, weights: str = files.HUB, re
     """
     path = Path(source).expanduser()
     pairs = _read_pairs(path)
-    layers = _layers(files.find(weights, revision))
+    layers = _layers(files.PIPELINE.find(weights, revision))
     if len(pairs) != len(layers):
         raise WeightsError(
             f"{str(path)!r} is for a model of {len(pairs)} layers; the UNet of {weights} has {len(layers)} linear and "
@@ -105,13 +105,7 @@ def _read_pairs(path: Path) -> list[tuple[Tensor, Tensor]]:
     import torch
 
     expected = "Expected a list [up, down, up, down, ...] of tensors, as the reference writes *_unet.pt."
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"no LoRA file at {str(path)!r}. {expected}") from error
-    except Exception as error:  # foreign bytes make the unpickler fail in any way: KeyError, EOFError, ...
-        why = first_line(error)
-        raise WeightsError(f"{str(path)!r} is truncated or not a file of weights ({why}). {expected}") from error
+    found = load_pickled(path, repr(str(path)), expected)
     if not isinstance(found, list) or not found or not all(isinstance(tensor, torch.Tensor) for tensor in found):
         raise WeightsError(f"{str(path)!r} holds {_what(found)}. {expected}")
     if len(found) % 2:
@@ -131,7 +125,7 @@ def _layers(folder: Path) -> dict[str, nn.Module]:
     from diffusers import UNet3DConditionModel
     from torch import nn
 
-    config = files.config(folder, "unet", str(folder))
+    config = files.PIPELINE.config(folder, "unet", str(folder))
     with torch.device("meta"):
         unet = UNet3DConditionModel.from_config(config)
     return {name: layer for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d)}

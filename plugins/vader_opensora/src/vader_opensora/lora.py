@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vader import WeightsError
+from vader.weight_files import PICKLED, load_pickled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,6 @@ ALPHA = 8.0
 """VADER-Open-Sora leaves alpha at peft's default, so its updates are scaled by 8 / rank."""
 LAYERS = ("qkv", "q_linear", "kv_linear")
 """Layers that it puts adapters on, in the network's order."""
-PICKLED = (".pt", ".pth", ".ckpt")
 _PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _NAME = re.compile(rf"(spatial|temporal)_blocks\.\d+\.(cross_)?attn\.({'|'.join(LAYERS)})\.lora_[AB]\.weight")
@@ -111,14 +111,7 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # foreign bytes make the unpickler fail in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise WeightsError(
-            f"{str(path)!r} cannot be read: {reason}. Expected what VADER-Open-Sora saves, a dictionary of tensors; "
-            "download or copy it again."
-        ) from error
+    state = load_pickled(path, repr(str(path)), "Expected what VADER-Open-Sora saves, a dictionary of tensors.")
     tensors = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
     if not tensors or not state:
         raise WeightsError(f"{str(path)!r} holds no dictionary of tensors, so it is no LoRA of VADER-Open-Sora.")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import WeightsError
+from vader.weight_files import check_safetensors, first_line, hub_folder, is_hub_id, shown
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,6 @@ HUB = {
 """Where the parts are, by the backbone's option."""
 CONFIG = "config.json"
 SAFE = "*.safetensors"
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _KINDS = {"STDiT3": "denoiser", "VideoAutoencoderPipeline": "vae"}
 _FIXED: Mapping[str, Sequence[Any]] = {
     "patch_size": ([1, 2, 2],),
@@ -51,7 +50,7 @@ def locate(weights: str | None, named: Mapping[str, str | None]) -> dict[str, Pa
     names = {part: name or (str(Path(weights, part)) if weights else HUB[part]) for part, name in named.items()}
     for part, name in names.items():
         folder = Path(name).expanduser()
-        if not folder.is_dir() and (folder.exists() or not _HUB_ID.fullmatch(name)):
+        if not folder.is_dir() and (folder.exists() or not is_hub_id(name)):
             what = "is a file, not a folder" if folder.exists() else "is no folder here, nor a hub id (owner/name)"
             raise WeightsError(f"{part} {name!r} {what}. {_fix(part)}")
     folders = {part: _folder(part, name) for part, name in names.items()}
@@ -78,21 +77,13 @@ def _fix(part: str) -> str:
 
 def _folder(part: str, name: str) -> Path:
     """The local folder of a name that has been judged."""
-    from huggingface_hub import snapshot_download
-
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    try:
-        for pattern in _patterns(part):
-            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.model", pattern]))
-            if next(folder.glob(pattern), None):
-                break
-    except Exception as error:  # the hub client's own errors and its transport's have no public base in common
-        raise WeightsError(
-            f"{part} {name} is no folder here, and the hub did not give it: {_first_line(error)}. Check the name and "
-            f"the connection. {_fix(part)} With HF_HUB_OFFLINE=1 only the hub's cache is read."
-        ) from error
+    for pattern in _patterns(part):
+        folder = hub_folder(name, ["*.json", "*.model", pattern])
+        if next(folder.glob(pattern), None):
+            break
     return folder
 
 
@@ -148,18 +139,20 @@ def load_text(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """
     from transformers import AutoTokenizer, T5EncoderModel
 
-    check_files(folder, "text_encoder")
+    if next(folder.glob(SAFE), None):
+        check_safetensors(folder, str(folder), _fix("text_encoder"))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         encoder, info = T5EncoderModel.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
-        raise WeightsError(f"{folder} cannot be loaded as T5: {_first_line(error)}. {_fix('text_encoder')}") from error
+        raise WeightsError(f"{folder} cannot be loaded as T5: {first_line(error)}. {_fix('text_encoder')}") from error
     if tokenizer.unk_token_id in tokenizer("fox", add_special_tokens=False).input_ids:
         raise WeightsError(f"{folder} has no vocabulary: its tokenizer does not know 'fox'. {_fix('text_encoder')}")
     if missing := sorted(map(str, info["missing_keys"])):
-        raise WeightsError(f"{folder} is not whole: {_some('missing', missing)}. {_fix('text_encoder')}")
+        held = f"{len(missing)} weights are missing{shown(missing)}"
+        raise WeightsError(f"{folder} is not whole: {held}. {_fix('text_encoder')}")
     return encoder, tokenizer
 
 
@@ -179,7 +172,7 @@ def fill(module: nn.Module, folder: Path, part: str, dtypes: Mapping[str, torch.
 
     own = module.state_dict()
     state: dict[str, torch.Tensor] = {}
-    for file in check_files(folder, part):
+    for file in check_safetensors(folder, str(folder), _fix(part)):
         with safe_open(file, framework="pt") as handle:
             for key in handle.keys():  # noqa: SIM118
                 state[key] = handle.get_tensor(key).to(dtypes.get(key, dtypes[""]))
@@ -193,55 +186,26 @@ def fill(module: nn.Module, folder: Path, part: str, dtypes: Mapping[str, torch.
         "unexpected": sorted(state.keys() - own.keys()),
         "of another shape": sorted(shapes),
     }
-    wrong = [_some(what, keys) for what, keys in found.items() if keys]
+    wrong = [f"{len(keys)} weights are {what}{shown(keys)}" for what, keys in found.items() if keys]
     if wrong:
         raise WeightsError(f"{folder} is not the {part} of Open-Sora 1.2: {'; '.join(wrong)}. {_fix(part)}")
     module.load_state_dict(state, assign=True)
-
-
-def check_files(folder: Path, part: str) -> list[Path]:
-    """The safetensors files of a folder, each of them whole.
-
-    Raises:
-        vader.WeightsError: one is not.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob(SAFE))
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{file} ({file.stat().st_size:,} bytes) is truncated or not a safetensors file: "
-                f"{_first_line(error)}. Delete it and fetch it again. {_fix(part)}"
-            ) from error
-    return files
 
 
 def _constructed(kind: Any, config: Mapping[str, Any], folder: Path) -> Any:
     try:
         return kind(**config)
     except (TypeError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
-        raise WeightsError(f"{folder}: no {kind.__name__} has this {CONFIG}: {_first_line(error)}.") from error
+        raise WeightsError(f"{folder}: no {kind.__name__} has this {CONFIG}: {first_line(error)}.") from error
 
 
 def _config(folder: Path, part: str) -> dict[str, Any]:
     try:
         data = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / CONFIG} is not readable JSON: {_first_line(error)}. {_fix(part)}") from error
+        raise WeightsError(f"{folder / CONFIG} is not readable JSON: {first_line(error)}. {_fix(part)}") from error
     kind = data.get("model_type") if isinstance(data, dict) else None
     if _KINDS.get(str(kind)) != part:
         expected = next(kind for kind, of in _KINDS.items() if of == part)
         raise WeightsError(f"{folder / CONFIG} says model_type {kind!r}; expected {expected!r}. {_fix(part)}")
     return dict(data)
-
-
-def _some(what: str, keys: Sequence[str]) -> str:
-    return f"{len(keys)} weights are {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vader import WeightsError
+from vader.weight_files import PICKLED, SAFETENSORS, load_pickled, unreadable
 from vader_videocrafter.layout import FIX, Shapes
 
-SAFETENSORS = ".safetensors"
-PICKLED = (".ckpt", ".pt", ".pth")
 _DEEPSPEED = "_forward_module."
 
 
@@ -50,36 +47,14 @@ def _safetensors(path: Path, name: str) -> Stored:
     try:
         file = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, name, "a safetensors file", error) from error
+        raise unreadable(path, name, "a safetensors file", error, FIX) from error
     shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     return Stored(shapes, file.get_tensor)
 
 
 def _pickled(path: Path, name: str) -> Stored:
-    state = tensors(load_pickled(path, name, mapped=True), name)
+    state = tensors(load_pickled(path, name, FIX, mapped=True), name)
     return Stored({key: tuple(tensor.shape) for key, tensor in state.items()}, state.__getitem__)
-
-
-def load_pickled(path: Path, name: str, *, mapped: bool) -> Any:
-    """What torch has saved in a file, on the CPU, ``weights_only``.
-
-    Args:
-        path: the file.
-        name: what the user calls it, for errors.
-        mapped: leave the tensors in the file until they are used.
-
-    Raises:
-        vader.WeightsError: it cannot be read.
-    """
-    try:
-        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        if "Weights only load failed" in str(error) and "Unsupported" in str(error):
-            raise WeightsError(
-                f"{name} holds more than tensors and plain values, and is not opened, because that could run code "
-                f"({first_line(error)}). Save its state_dict alone with torch.save."
-            ) from error
-        raise _unreadable(path, name, "a file of torch.save in its zip format", error) from error
 
 
 def tensors(content: Any, name: str) -> Mapping[str, Tensor]:
@@ -99,15 +74,3 @@ def tensors(content: Any, name: str) -> Mapping[str, Tensor]:
         kind = type(content[strange[0]]).__name__
         raise WeightsError(f"{name} is no state dict: {strange[0]!r} is of type {kind}, not a tensor. {FIX}")
     return content
-
-
-def _unreadable(path: Path, name: str, kind: str, error: Exception) -> WeightsError:
-    size = path.stat().st_size if path.is_file() else 0
-    return WeightsError(
-        f"{name} ({size:,} bytes) is truncated or not {kind}: {first_line(error)}. Fetch it again. {FIX}"
-    )
-
-
-def first_line(error: Exception) -> str:
-    """An error's message, shortened to a line without its full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -35,10 +35,11 @@ def convert(source: Path, target: Path, dtype: str | None = None) -> int:
     import torch
     from safetensors.torch import save_file
 
+    from vader import weight_files
     from vader_videocrafter import checkpoint, layout, weights
 
-    if target.suffix.lower() != checkpoint.SAFETENSORS:
-        raise WeightsError(f"cannot write {target}; expected a name that ends in {checkpoint.SAFETENSORS}.")
+    if target.suffix.lower() != weight_files.SAFETENSORS:
+        raise WeightsError(f"cannot write {target}; expected a name that ends in {weight_files.SAFETENSORS}.")
     stored = checkpoint.open_checkpoint(source, str(source))
     sizes = layout.read(stored.shapes, str(source))
     weights.checked(stored.shapes, sizes, str(source))

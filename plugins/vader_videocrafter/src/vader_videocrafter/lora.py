@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vader import VaderError, WeightsError
+from vader.weight_files import PICKLED, SAFETENSORS, load_pickled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,7 @@ TARGETS = ("to_q", "to_k", "to_v")
 """Layers that carry them, in the format's order."""
 PREFIX = "base_model.model.model.diffusion_model."
 _DOWN = ".lora_A.weight"
+_FIX = "Expected a state dict of LoRA tensors, as VADER-VideoCrafter saves it."
 
 
 def spec_of(path: Path) -> AdapterSpec | None:
@@ -139,10 +141,8 @@ def import_adapter(adapter: Path, folder: Path, names: Names) -> None:
 def _may_be_published(path: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
-    from vader_videocrafter.checkpoint import PICKLED, SAFETENSORS
-
     if path.suffix.lower() != SAFETENSORS or not path.is_file():
-        return path.suffix.lower() in (*PICKLED, ".bin")
+        return path.suffix.lower() in PICKLED
     try:
         with safe_open(path, framework="pt") as file:
             return any(name.startswith(PREFIX) for name in file.keys())  # noqa: SIM118 (not a mapping)
@@ -153,15 +153,13 @@ def _may_be_published(path: Path) -> bool:
 def _tensors(path: Path) -> Mapping[str, Tensor]:
     from safetensors.torch import load_file
 
-    from vader_videocrafter.checkpoint import SAFETENSORS, load_pickled, tensors
+    from vader_videocrafter.checkpoint import tensors
 
     name = f"the adapter {str(path)!r}"
-    if not path.is_file():
-        raise WeightsError(f"there is no adapter at {str(path)!r}.")
     if path.suffix.lower() == SAFETENSORS:
         state: dict[str, Tensor] = load_file(path)
         return state
-    return tensors(load_pickled(path, name, mapped=False), name)
+    return tensors(load_pickled(path, name, _FIX), name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

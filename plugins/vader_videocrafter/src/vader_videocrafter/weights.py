@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ import torch
 from torch import nn
 
 from vader import NoiseSchedule, WeightsError
+from vader.weight_files import PICKLED, SAFETENSORS, first_line, hub_file, is_hub_id, shown
 from vader_videocrafter import names, network
-from vader_videocrafter.checkpoint import PICKLED, SAFETENSORS, Stored, first_line, open_checkpoint
+from vader_videocrafter.checkpoint import Stored, open_checkpoint
 from vader_videocrafter.layout import FIX, TEXT, UNET, VAE, Layout, Shapes, read
 from vader_videocrafter.schedule import ScaledSchedule
 
@@ -21,8 +21,6 @@ TRAIN_TIMESTEPS = 1000
 """Of every published configuration."""
 FILE = "model.ckpt"
 """What the published repositories call their checkpoint."""
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -56,27 +54,16 @@ def locate(weights: str, revision: str | None = None) -> Path:
         if file := next((candidate for candidate in found if candidate.is_file()), None):
             return file
         raise WeightsError(f"folder {weights} holds no model{SAFETENSORS} and no {FILE}. {FIX}")
-    if path.suffix in (SAFETENSORS, *PICKLED) or not _HUB_ID.fullmatch(weights):
+    if path.suffix in (SAFETENSORS, *PICKLED) or not is_hub_id(weights):
         raise WeightsError(f"weights {weights!r} is no file or folder here, nor a hub id (owner/name). {FIX}")
-    return _download(weights, revision)
-
-
-def _download(weights: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(weights, FILE, revision=revision))
-    except Exception as error:  # the hub client's own errors and its transport's have no public base in common
-        at = f" at revision {revision!r}" if revision else ""
-        raise WeightsError(
-            f"{weights} is no file or folder here, and the hub did not give its {FILE}{at}: {first_line(error)}. Check "
-            f"the name and the connection; without one, run `hf download {weights} {FILE}` where there is, or set "
-            "`weights` to a local file. With HF_HUB_OFFLINE=1 only what is in the hub's cache is found."
-        ) from error
+    return hub_file(weights, FILE, revision)
 
 
 def load(path: Path, name: str, device: torch.device, dtype: torch.dtype, text_device: torch.device) -> Parts:
     """The networks of a checkpoint. Names and shapes are judged before any memory is taken.
+
+    One tensor is read at a time. One that is in its device and dtype already stays in the file, mapped, as with
+    diffusers' own loader: on a CPU a file in the run's dtype costs next to nothing until its weights are used.
 
     Args:
         path: as :func:`locate` gives it.
@@ -92,14 +79,12 @@ def load(path: Path, name: str, device: torch.device, dtype: torch.dtype, text_d
     layout = read(stored.shapes, name)
     networks = checked(stored.shapes, layout, name)
     homes = ((device, dtype), (device, torch.float32), (text_device, dtype))
-    for module, (home, kind) in zip(networks, homes, strict=True):
-        nn.Module.to(module, kind).to_empty(device=home)  # diffusers' own `to` warns of float32 modules it has not
-    networks.text_encoder.attn_mask = networks.text_encoder.build_causal_mask().to(text_device)
-    with torch.no_grad():
-        for parameter, theirs in networks.parameters(layout):
-            parameter.copy_(stored.read(theirs).reshape(parameter.shape))
-    for module in networks:
+    for module, renamed, (home, kind) in zip(networks, networks.names(layout), homes, strict=True):
+        shapes = {ours: parameter.shape for ours, parameter in module.named_parameters()}
+        state = {ours: stored.read(theirs).to(home, kind).reshape(shapes[ours]) for ours, theirs in renamed.items()}
+        module.load_state_dict(state, assign=True)
         module.requires_grad_(False).eval()
+    networks.text_encoder.attn_mask = networks.text_encoder.build_causal_mask().to(text_device)
     return Parts(layout, networks.unet, networks.vae, networks.text_encoder, schedule(stored))
 
 
@@ -114,18 +99,22 @@ class Networks:
     def __iter__(self) -> Any:
         return iter((self.unet, self.vae, self.text_encoder))
 
-    def parameters(self, layout: Layout) -> list[tuple[nn.Parameter, str]]:
-        """Every parameter with its published name."""
+    def names(self, layout: Layout) -> list[dict[str, str]]:
+        """For each network the published name of every parameter, by ours."""
         renamers: tuple[tuple[str, Callable[[str], str | None]], ...] = (
             (UNET, names.unet(layout.unet).theirs),
             (VAE, names.vae(layout.vae).theirs),
             (TEXT, str),
         )
         return [
-            (parameter, f"{prefix}{rename(ours)}")
+            {ours: f"{prefix}{rename(ours)}" for ours, _ in module.named_parameters()}
             for module, (prefix, rename) in zip(self, renamers, strict=True)
-            for ours, parameter in module.named_parameters()
         ]
+
+    def parameters(self, layout: Layout) -> list[tuple[nn.Parameter, str]]:
+        """Every parameter with its published name."""
+        pairs = zip(self, self.names(layout), strict=True)
+        return [(module.get_parameter(ours), theirs) for module, found in pairs for ours, theirs in found.items()]
 
 
 def build(layout: Layout) -> Networks:
@@ -169,8 +158,8 @@ def judge(networks: Networks, shapes: Shapes, layout: Layout, name: str) -> None
     ]
     if missing or unexpected or wrong:
         raise WeightsError(
-            f"{name} does not hold this model: {len(missing)} tensors are missing{_some(missing)}, {len(unexpected)} "
-            f"are unexpected{_some(unexpected)}, {len(wrong)} have another shape{_some(wrong)}. {FIX}"
+            f"{name} does not hold this model: {len(missing)} tensors are missing{shown(missing)}, {len(unexpected)} "
+            f"are unexpected{shown(unexpected)}, {len(wrong)} have another shape{shown(wrong)}. {FIX}"
         )
 
 
@@ -179,10 +168,6 @@ def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
     return shape
-
-
-def _some(found: list[str]) -> str:
-    return f" ({', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''})" if found else ""
 
 
 def schedule(stored: Stored) -> NoiseSchedule:

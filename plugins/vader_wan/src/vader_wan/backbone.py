@@ -79,7 +79,7 @@ class Wan:
     schedule: NoiseSchedule
 
     def __init__(self, options: WanOptions, runtime: Runtime) -> None:
-        folder = files.locate(options.weights, options.revision, options.variant)
+        folder = files.PIPELINE.locate(options.weights, options.revision, options.variant)
         parts = files.load(folder, options.weights, options.variant, runtime.dtype)
         self._check_sizes(parts, options.weights)
         self._options, self._device = options, runtime.device
