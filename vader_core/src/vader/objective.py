@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vader.precision import widened
 from vader.shapes import Scores
 
 
@@ -38,7 +39,7 @@ class Objective:
 
     def reward(self, scores: Mapping[str, Scores]) -> Scores:
         """The combined reward, ``(b,)``."""
-        return torch.stack([term.reward(scores[term.key].float()) for term in self.terms]).sum(0)
+        return torch.stack([term.reward(widened(scores[term.key])) for term in self.terms]).sum(0)
 
     def loss(self, scores: Mapping[str, Scores]) -> Tensor:
         """Scalar, the mean over the batch of minus the reward."""

@@ -74,11 +74,11 @@ def log_probability(value: Latents, mean: Latents, std: Tensor) -> Tensor:
     Returns:
         ``(b,)``, at least float32.
     """
-    import torch
+    from vader.precision import widened
 
-    wide = torch.promote_types(mean.dtype, torch.float32)
-    deviation = (value.to(wide) - mean.to(wide)) / std.to(wide)
-    constant = deviation[0].numel() * (std.to(wide).log() + 0.5 * math.log(2 * math.pi))
+    std = widened(std)
+    deviation = (widened(value) - widened(mean)) / std
+    constant = deviation[0].numel() * (std.log() + 0.5 * math.log(2 * math.pi))
     return -0.5 * deviation.square().flatten(1).sum(1) - constant
 
 

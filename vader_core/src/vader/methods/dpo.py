@@ -107,6 +107,7 @@ class DPO:
         from torch.nn import functional
 
         from vader.noising import add_noise, draw_timestep, target
+        from vader.precision import widened
 
         scene, schedule = self._scene, self._scene.backbone.schedule
         rows = [*pairs.winners.tolist(), *pairs.losers.tolist()]
@@ -120,7 +121,7 @@ class DPO:
 
         def error() -> Tensor:
             prediction = scene.predict(latents, timestep, conditioning.prompt_embeds, conditioning.extras)
-            preferred, other = (prediction.float() - wanted).square().flatten(1).mean(1).chunk(2)
+            preferred, other = (widened(prediction) - wanted).square().flatten(1).mean(1).chunk(2)
             return preferred - other
 
         with scene.clock("preference"):

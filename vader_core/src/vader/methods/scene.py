@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vader import adapters
 from vader.gradient import Draw, Window
 from vader.objective import Objective
+from vader.precision import widened
 from vader.protocols import Backbone, Batch, Conditioning, Prompt, Reward, Sampler, Video
 from vader.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.shapes import Frames, Latents, Scores
@@ -194,4 +195,4 @@ class Scene:
         """
         with self.clock("divergence"), self.base():
             reference = self.predict_at(conditioning, latents, i, recompute=False)
-        return (prediction.float() - reference.float()).square().flatten(1).mean(1) / 2
+        return (widened(prediction) - widened(reference)).square().flatten(1).mean(1) / 2
