@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vader import Options, Prompt, Runtime, SpecError
 from vader.errors import Problem
@@ -15,14 +15,25 @@ if TYPE_CHECKING:
 
     from vader_rewards.detectors import Boxes, Detector
 
-WEIGHTS = {"yolos": "hustvl/yolos-base", "grounding_dino": "IDEA-Research/grounding-dino-base"}
+WEIGHTS = {
+    "yolos": "hustvl/yolos-base",
+    "grounding_dino": "IDEA-Research/grounding-dino-base",
+    "ultralytics": "Ultralytics/YOLO11:yolo11n.pt",
+    "groundingdino": "ShilongLiu/GroundingDINO:groundingdino_swint_ogc.pth",
+}
+BERT = "google-bert/bert-base-uncased"
+FOLDERS = ("yolos", "grounding_dino")
+"""Engines whose weights are a folder; those of the others are one file."""
 
 
 class DetectionOptions(Options):
     """Options of :class:`Detection`."""
 
-    engine: Literal["yolos", "grounding_dino"] = Field(
-        "yolos", description="yolos: the classes of COCO. grounding_dino: any object, named in words."
+    engine: Literal["yolos", "grounding_dino", "ultralytics", "groundingdino"] = Field(
+        "yolos",
+        description="yolos: the classes of COCO. grounding_dino: any object, named in words. ultralytics: a YOLO of "
+        "that package (AGPL-3.0). groundingdino: as grounding_dino, by the package groundingdino-py, which needs an "
+        "environment of its own.",
     )
     object: str | None = Field(
         None, min_length=1, description="The object, such as book. Null: each prompt's metadata `object`."
@@ -33,15 +44,24 @@ class DetectionOptions(Options):
     weights: str | None = Field(
         None,
         min_length=1,
-        description="Hub id (owner/name) or local folder. Null: hustvl/yolos-base or "
-        "IDEA-Research/grounding-dino-base. Smaller: hustvl/yolos-tiny and IDEA-Research/grounding-dino-tiny.",
+        description="yolos, grounding_dino: hub id (owner/name) or local folder. Null: hustvl/yolos-base or "
+        "IDEA-Research/grounding-dino-base. Smaller: hustvl/yolos-tiny and IDEA-Research/grounding-dino-tiny. "
+        "ultralytics, groundingdino: path of a file, or owner/name:file on the hub. Null: "
+        "Ultralytics/YOLO11:yolo11n.pt or ShilongLiu/GroundingDINO:groundingdino_swint_ogc.pth.",
+    )
+    text_encoder: str | None = Field(
+        None,
+        min_length=1,
+        description="groundingdino: hub id or local folder of its BERT, for tokenizer and configuration. Null: "
+        "google-bert/bert-base-uncased.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the hub. Null: main.")
     threshold: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Confidence above which a box counts. Null: 0.2 for yolos, 0.4 for grounding_dino.",
+        description="Confidence above which a box counts. Null: 0.2 for yolos, 0.25 for ultralytics, 0.4 for the "
+        "others.",
     )
     below: Literal["soft", "zero"] = Field(
         "soft",
@@ -49,8 +69,22 @@ class DetectionOptions(Options):
         "zero: confidence 0, no gradient, as VADER.",
     )
     preprocess: Literal["official", "reference"] = Field(
-        "official", description="official: as the detector's processor. reference: as VADER (height 512)."
+        "official",
+        description="official: as the detector's processor. reference: as VADER (height 512); not for ultralytics.",
     )
+
+    @model_validator(mode="after")
+    def _together(self) -> DetectionOptions:
+        if self.engine not in FOLDERS and self.revision is not None:
+            raise ValueError(
+                f"revision {self.revision!r} is for weights that are a folder; those of {self.engine} are a file. "
+                "Leave it out, or give `weights` the path of the file that you want."
+            )
+        if self.engine == "ultralytics" and self.preprocess == "reference":
+            raise ValueError("preprocess 'reference' is VADER's, which has no ultralytics. Expected 'official'.")
+        if self.engine != "groundingdino" and self.text_encoder is not None:
+            raise ValueError(f"text_encoder is for engine groundingdino; found {self.engine}. Leave it out.")
+        return self
 
 
 class Detection:
@@ -64,6 +98,7 @@ class Detection:
         runtime: device and dtype.
 
     Raises:
+        vader.RegistryError: if the engine's package is not installed.
         vader.WeightsError: if the detector cannot be loaded.
         vader.SpecError: if the detector does not know the object.
 
@@ -75,11 +110,7 @@ class Detection:
     needs_prompt: ClassVar[bool] = True
 
     def __init__(self, options: DetectionOptions, runtime: Runtime) -> None:
-        from vader_rewards import detectors
-
-        engine = detectors.Yolos if options.engine == "yolos" else detectors.GroundingDino
-        name = options.weights or WEIGHTS[options.engine]
-        self._detector: Detector = engine(name, options.revision, options.preprocess, runtime)
+        self._detector = _detector(options, runtime)
         if options.object is not None:
             self._detector.check(options.object)
         self._options = options
@@ -110,3 +141,20 @@ class Detection:
             )
             raise SpecError([Problem("rewards", message)])
         return name
+
+
+def _detector(options: DetectionOptions, runtime: Runtime) -> Detector:
+    """The engine, loaded."""
+    name = options.weights or WEIGHTS[options.engine]
+    if options.engine == "ultralytics":
+        from vader_rewards.ultralytics_package import Ultralytics
+
+        return Ultralytics(name, runtime)
+    if options.engine == "groundingdino":
+        from vader_rewards.groundingdino_package import GroundingDinoPackage
+
+        return GroundingDinoPackage(name, options.text_encoder or BERT, options.preprocess, runtime)
+    from vader_rewards import detectors
+
+    kind = detectors.Yolos if options.engine == "yolos" else detectors.GroundingDino
+    return kind(name, options.revision, options.preprocess, runtime)

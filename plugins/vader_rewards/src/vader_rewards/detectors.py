@@ -64,6 +64,11 @@ def prepare(images: Tensor, how: str, size: dict[str, int], multiple: int) -> Te
     return pixels.normalise(images, pixels.IMAGENET_MEAN, pixels.IMAGENET_STD)
 
 
+def phrase(name: str) -> str:
+    """An object's name as Grounding DINO was trained with it: small letters, and a full stop."""
+    return f"{name.strip().rstrip('.').lower()}."
+
+
 def _size(folder: Path, name: str) -> dict[str, int]:
     """The sizes that a checkpoint's processor has, or those of DETR."""
     found = weights.processor(folder, name).get("size")
@@ -123,7 +128,7 @@ class GroundingDino:
 
     def detect(self, images: Tensor, objects: Sequence[str], threshold: float) -> Boxes:
         """See :class:`Detector`. The full stop that the model was trained with is added here."""
-        texts = [f"{name.strip().rstrip('.').lower()}." for name in objects]
+        texts = [phrase(name) for name in objects]
         tokens: Any = self._tokenizer(texts, padding=True, return_tensors="pt").to(images.device)
         x = prepare(images, self._how, self._size, 1).to(self._network.dtype)
         logits = self._network(pixel_values=x, input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).logits

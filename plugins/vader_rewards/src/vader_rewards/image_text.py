@@ -131,7 +131,7 @@ class Hps:
 
         images, size = pixels.images(frames), self._tower.size
         if self._how == "official":
-            images = pixels.fit_inside(images, size, "bicubic").clamp(0, 1)
+            images = pixels.fit_inside(images, size, "bicubic")  # hpsv2 does not clamp what bicubic overshoots
         else:
             images = pixels.resize(images, (size, size), "bilinear")
         features = self._tower.images(self._tower.normalised(images))

@@ -189,8 +189,9 @@ def state(path: Path) -> dict[str, Tensor]:
         )
     except Exception as error:  # zip, pickle and safetensors readers have no exception in common
         raise WeightsError(_damaged(path, error)) from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
+    for name in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
     if not (isinstance(found, Mapping) and found and all(isinstance(value, torch.Tensor) for value in found.values())):
         raise WeightsError(f"{path} holds {type(found).__name__}, not the weights of a network (name -> tensor).")
     return dict(found)
