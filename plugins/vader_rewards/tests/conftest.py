@@ -74,6 +74,7 @@ def options(tiny):
         "pickscore": {"weights": clip, "tokenizer": clip},
         "detection": {"weights": str(tiny / "yolos"), "object": "book"},
         "action": {"weights": str(tiny / "videomae"), "action": "jogging"},
+        "flow": {"window": 3},
         "motion": {"cell": 2},
         "temporal_consistency": {"weights": clip},
         "vjepa": {"weights": str(tiny / "vjepa"), "window": 4, "stride": 2},

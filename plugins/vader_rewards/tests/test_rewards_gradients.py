@@ -16,7 +16,9 @@ def make(name, options, dtype=torch.float32):
     (entry,) = entry_points(group="vader.rewards", name=name)
     kind = entry.load()
     chosen = kind.Options(**options[name])
-    return kind(chosen) if name in ("motion", "jpeg_size") else kind(chosen, Runtime(torch.device("cpu"), dtype))
+    return (
+        kind(chosen) if name in ("flow", "motion", "jpeg_size") else kind(chosen, Runtime(torch.device("cpu"), dtype))
+    )
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ OFFERED: dict[str, dict[str, tuple[str, ...]]] = {
             "clip_text",
             "compression",
             "detection",
+            "flow",
             "hps",
             "imagenet",
             "jpeg_size",
