@@ -1,9 +1,9 @@
-"""A scene in float64 for tests of methods: the fake backbone with an adapter that counts, and what a reference needs."""
+"""A scene in float64 for tests of methods: the fake backbone with an adapter that counts."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Constant:
 
 
 def backbone(prediction: Prediction = "epsilon", *, adapted: float | None = 0.3) -> FakeBackbone:
-    """The fake in float64, with an adapter of rank 2; ``adapted`` is the size of its random numbers, None for no adapter."""
+    """The fake in float64, with an adapter of rank 2 and random numbers of size ``adapted``; None for no adapter."""
     made = FakeBackbone(FakeBackbone.Options(prediction=prediction), Runtime(CPU, torch.float64))
     if adapted is not None:
         adapters.inject(made.denoiser, AdapterSpec(rank=2), FakeBackbone.lora_target_modules, 0)
@@ -89,10 +89,9 @@ def batch(made: FakeBackbone, prompts: Sequence[str] = PROMPTS, seeds: Sequence[
     return Batch(tuple(map(Prompt, prompts)), made.encode(prompts), tuple(seeds), random.Random(0))
 
 
-def gradient(loss: Tensor | Callable[[], Tensor], made: FakeBackbone) -> Tensor:
-    """Of a loss with respect to the adapter, in one row."""
-    value = loss() if callable(loss) else loss
-    found = torch.autograd.grad(value, trained(made), allow_unused=True)
+def gradient(loss: Tensor, made: FakeBackbone) -> Tensor:
+    """Of a loss with respect to the adapter, in one row; the graph stays."""
+    found = torch.autograd.grad(loss, trained(made), allow_unused=True, retain_graph=True)
     filled = [torch.zeros_like(p) if g is None else g for p, g in zip(trained(made), found, strict=True)]
     return torch.cat([one.flatten() for one in filled])
 

@@ -69,6 +69,17 @@ class Remembering(Sound):
         return output
 
 
+class Multistep(Sound):
+    _before: Tensor | None = None
+
+    def step(self, model_output: Tensor, i: int, latents: Tensor, noise: Tensor) -> StepOutput:
+        output = super().step(model_output, i, latents, noise)
+        if i > 0 and self._before is not None:
+            output = moved(output, 1e-4 * (model_output - self._before))
+        self._before = model_output
+        return output
+
+
 class Detaching(Sound):
     def step(self, model_output: Tensor, i: int, latents: Tensor, noise: Tensor) -> StepOutput:
         return super().step(model_output.detach(), i, latents, noise)
@@ -130,6 +141,7 @@ MUTANTS: dict[str, type[Sound]] = {
     "global_random_state_is_left_alone": changed(_dices),
     "clips_are_independent": changed(_mingles),
     "step_0_begins_anew": Remembering,
+    "any_order_is_true": Multistep,
     "clean_prediction_is_right": changed(lambda self, output, *_: replace(output, original=1.1 * output.original)),
     "a_point_is_reached": changed(_misses),
     "the_solution_is_approached": changed(_spreads),

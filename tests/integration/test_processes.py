@@ -44,6 +44,12 @@ WINDOWS = {
     "tail 4, kept": {"mode": "tail", "k": 4, "recompute": False},
     "rand, conditional": {"mode": "rand", "branches": "conditional"},
 }
+METHODS: dict[str, dict[str, Any]] = {
+    "ddpo": {"name": "ddpo", "options": {"clips_per_prompt": 2, "min_count": 2, "updates": 2, "kl_weight": 0.1}},
+    "dpo": {"name": "dpo", "options": {"updates": 2, "beta": 20.0}},
+    "divergence": {"name": "reward_gradient", "options": {"kl_weight": 0.3}},
+}
+"""Methods of which two processes must do what one does with the doubled batch."""
 TOLERANCE = 1e-6
 
 
@@ -67,6 +73,12 @@ def spec(output: Path, batch: int, **changes: Any) -> dict[str, Any]:
     return merged({**made, "rewards": rewards}, changes)
 
 
+def method_spec(output: Path, batch: int, name: str, **changes: Any) -> dict[str, Any]:
+    """A run under one of METHODS, its moving average kept; two clips a batch make a pair."""
+    gradient_free = {"sampler": {"eta": 1.0}, "gradient": {"mode": "last"}, "train": {"ema_decay": 0.9, "steps": 4}}
+    return spec(output, 2 * batch, **merged(merged(gradient_free, {"method": METHODS[name]}), changes))
+
+
 def slug(name: str) -> str:
     return name.replace(", ", "-").replace(" ", "-")
 
@@ -79,6 +91,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"name": slug(name), "spec": spec(folder / slug(name), 1, gradient=window), "resume": False}
         for name, window in WINDOWS.items()
     ]
+    for name in METHODS:
+        runs.append({"name": name, "spec": method_spec(folder / name, 1, name), "resume": False})
+        for step in (1, 3, 4):
+            made = method_spec(folder / f"{name}-resumed", 1, name, train={"steps": step})
+            runs.append({"name": f"{name}-resumed{step}", "spec": made, "resume": step > 1})
     dropout = {"backbone": {"adapter": {"dropout": 0.2}}}
     for name, steps in (("unbroken", [3]), ("resumed", [1, 2, 3])):
         for step in steps:
@@ -118,6 +135,27 @@ def test_gradients_are_those_of_one_process_with_the_doubled_batch(pair: Path, t
         assert two == pytest.approx(one, rel=1e-5, abs=1e-6)
     for name, tensor in adapter(tmp_path / "one" / "adapter").items():
         torch.testing.assert_close(adapter(pair / slug(window) / "adapter")[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_give_the_gradients_of_one_process_with_the_doubled_batch(
+    pair: Path, tmp_path: Path, name: str
+) -> None:
+    first, second = read(pair, name)
+    assert len(first) == 4
+    for one, other in zip(first, second, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    alone = gradients(method_spec(tmp_path / "one", 2, name))
+    assert distance(first[0], alone[0]) <= TOLERANCE
+    assert distance(alone[0], alone[1]) > 0.01, "steps have gradients of their own"
+    for two, one in zip(records(pair / name), records(tmp_path / "one"), strict=True):
+        assert two["reward"] == pytest.approx(one["reward"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_resume_bit_equal_in_two_processes(pair: Path, name: str) -> None:
+    """Stopped after optimizer steps 1 and 3, in the middle of a round of clips."""
+    assert_same_run(pair / f"{name}-resumed", pair / name)
 
 
 def test_each_process_makes_clips_of_its_own(tmp_path: Path, pair: Path) -> None:

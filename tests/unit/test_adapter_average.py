@@ -33,9 +33,14 @@ def test_an_error_inside_puts_the_values_back() -> None:
     average = Average([parameter], 0.9)
     with torch.no_grad():
         parameter.fill_(3.0)
-    with pytest.raises(RuntimeError), average.swapped_in():
-        assert parameter.tolist() == [1.0, 1.0]
-        raise RuntimeError
+
+    def fail() -> None:
+        with average.swapped_in():
+            assert parameter.tolist() == [1.0, 1.0]
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert parameter.tolist() == [3.0, 3.0]
 
 

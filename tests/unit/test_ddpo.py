@@ -32,12 +32,11 @@ from vader.samplers.ddim import DDIM
 from vader.samplers.flow_euler import FlowEuler
 
 CLIP = 2e-3
+DEFAULTS = {"clips_per_prompt": 2, "min_count": 2, "min_std": 0.0, "clip_range": CLIP}
 
 
 def method(made: Any, where: Any = None, **options: Any) -> DDPO:
-    return DDPO(
-        DDPO.Options(**{"clips_per_prompt": 2, "min_count": 2, "clip_range": CLIP, **options}), where or scene(made)
-    )
+    return DDPO(DDPO.Options(**{**DEFAULTS, **options}), where or scene(made))
 
 
 def total(losses: list[Any]) -> Tensor:
@@ -52,7 +51,7 @@ def guided(made: Any, x: Tensor, t: Tensor, given: Any) -> Tensor:
 
 
 def reference_step(made: Any, i: int, x: Tensor, given: Any, times: Tensor) -> tuple[Tensor, float]:
-    """Mean and standard deviation of the next latents: DDIM with eta 1 (arXiv 2010.02502, eq. 12 and 16), or its flow."""
+    """Mean and standard deviation of the next latents: DDIM (arXiv 2010.02502, eq. 12, 16) with eta 1, or its flow."""
     output = guided(made, x, times[i].expand(len(x)), given)
     if made.schedule.prediction == "flow":
         levels = [float(t) / 1000 for t in times] + [0.0]
@@ -268,10 +267,17 @@ def test_train_steps_are_drawn_from_the_noisy_ones() -> None:
     assert seen == {0, 1, 2}, "the last step of a flow has no noise"
 
 
+def test_steps_with_too_little_noise_are_left_out() -> None:
+    """The flow's third step goes to sigma 0.001, with that standard deviation."""
+    made = backbone("flow")
+    assert method(made, min_std=0.0005)._noisy == [0, 1, 2]
+    assert method(made, min_std=0.01)._noisy == [0, 1]
+
+
 @pytest.mark.parametrize(("options", "eta"), [({"train_steps": 4}, 1.0), ({}, 0.0)])
 def test_more_steps_than_have_noise_are_refused(options: dict[str, Any], eta: float) -> None:
     made = backbone("flow")
     with pytest.raises(
-        SpecError, match=r"train_steps.*cannot be trained: the sampler adds noise in [03] of its 4 steps"
+        SpecError, match=r"train_steps.*cannot be trained: the sampler adds noise of .* in [03] of its 4 steps"
     ):
         method(made, scene(made, eta=eta), **options)

@@ -13,7 +13,7 @@ from torch import Tensor
 from vader.protocols import NoiseSchedule, Prediction, Sampler, SamplerContext, Video
 from vader.samplers.ddim import DDIM
 from vader.samplers.diffusers import DiffusersScheduler
-from vader.samplers.flow_euler import FlowEuler
+from vader.samplers.flow_euler import FlowEuler, flow_step
 
 ALPHAS = scaled_linear()
 SHAPE = (2, 3, 2, 2, 2)
@@ -264,12 +264,36 @@ class TestFlowEuler:
         assert errors[1] < 0.6 * errors[0]
         assert errors[2] < 0.6 * errors[1]
 
-    def test_is_deterministic_and_says_so(self) -> None:
+    def test_is_deterministic_without_eta(self) -> None:
         one, other = (flow(5, 1.0).step(randn(0), 2, randn(1), noise) for noise in (randn(2), randn(3)))
         assert torch.equal(one.prev, other.prev)
         assert torch.equal(one.mean, one.prev)
         assert one.std == 0
-        assert not FlowEuler.stochastic
+
+    @pytest.mark.parametrize(("sigma", "following"), [(1.0, 0.6), (0.6, 0.25), (0.25, 0.001), (0.4, 0.0)])
+    @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+    def test_eta_keeps_the_noise_level(self, sigma: float, following: float, eta: float) -> None:
+        """With the true velocity of known clean latents, what comes out is (1 - following) clean + following noise."""
+        clean, noise, fresh = randn(0).double(), randn(1).double(), randn(2).double()
+        latents = (1 - sigma) * clean + sigma * noise
+        step = flow_step(noise - clean, latents, fresh, sigma, following, eta)
+        kept = step.mean - (1 - following) * clean
+        torch.testing.assert_close(kept, kept.flatten()[0] / noise.flatten()[0] * noise, rtol=0, atol=1e-9)
+        level = (kept.flatten()[0] / noise.flatten()[0]) ** 2 + step.std.double() ** 2
+        assert float(level) == pytest.approx(following**2, abs=1e-9)
+        torch.testing.assert_close(step.prev, step.mean + step.std * fresh, rtol=0, atol=1e-12)
+        torch.testing.assert_close(step.original, clean, rtol=0, atol=1e-9)
+
+    @pytest.mark.parametrize(("sigma", "following"), [(1.0, 0.6), (0.6, 0.25), (0.25, 0.001)])
+    def test_eta_1_has_the_variance_of_the_posterior(self, sigma: float, following: float) -> None:
+        """Of the next latents given these and the clean ones: two Gaussians multiplied."""
+        factor = (1 - sigma) / (1 - following)
+        added = sigma**2 - factor**2 * following**2
+        variance = 1 / (1 / following**2 + factor**2 / added)
+        zero = torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
+        assert float(flow_step(zero, zero, zero, sigma, following, 1.0).std) == pytest.approx(variance**0.5, rel=1e-6)
+        half = float(flow_step(zero, zero, zero, sigma, following, 0.5).std)
+        assert half == pytest.approx(0.5 * variance**0.5, rel=1e-6)
 
 
 VP, FLOW = fake_schedule(), fake_schedule("flow", shift=3.0)

@@ -244,7 +244,7 @@ class TestDigest:
         assert differences(changed(), changed(**sections)) == []
 
     def test_free_fields_are_pinned(self) -> None:
-        assert len(FREE_ON_RESUME) == 8
+        assert len(FREE_ON_RESUME) == 9
 
     @pytest.mark.parametrize(
         ("sections", "says"),
@@ -285,7 +285,7 @@ class TestForm:
     def test_a_misspelt_field_has_its_nearest_name_and_all_known_ones(self) -> None:
         assert form({**LEAST, "gradient": {"mod": "last"}}) == [
             "gradient.mod: unknown field 'mod'. Did you mean 'mode'? "
-            "Known: mode, k, from_step, original, branches, recompute."
+            "Known: mode, k, from_step, original, stop_gradient, renoise, branches, recompute."
         ]
 
     def test_a_misspelt_field_in_a_list_is_known_by_its_model(self) -> None:
@@ -382,9 +382,9 @@ class TestImpossible:
         ("sections", "says"),
         [
             ({"gradient": {"mode": "tail"}},
-             "gradient.k: mode tail needs k, the number of last steps with gradient. Add k: 1 or more."),
-            ({"gradient": {"mode": "rand", "k": 2}},
-             "gradient.k: k = 2 means nothing to mode rand. Use mode: tail, or remove k."),
+             "gradient.k: mode tail needs k, the number of steps with gradient. Add k: 1 or more."),
+            ({"gradient": {"mode": "last", "k": 2}},
+             "gradient.k: k = 2 means nothing to mode last. Use mode: tail, or remove k."),
             ({"gradient": {"mode": "tail", "k": 11}, "sampler": {"steps": 10}},
              "gradient.k: k = 11 is more than sampler.steps = 10. Expected 1 to 10."),
             ({"gradient": {"mode": "specific"}, "sampler": {"steps": 10}},

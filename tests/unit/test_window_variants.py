@@ -40,8 +40,8 @@ VARIANTS: dict[str, Draw] = {
 def surrogate(make: Callable[[], Sampler], chosen: Window) -> Callable[[Tensor], Tensor]:
     """The function whose true gradient the variant's is, written out without :mod:`vader.rollout`.
 
-    A step that is not differentiated repeats the prediction of the unmoved model; with ``detached`` the moved model sees
-    the latents of the unmoved run, while the sampler goes on from the moved ones.
+    A step that is not differentiated repeats the prediction of the unmoved model; with ``detached`` the moved model
+    sees the latents of the unmoved run, while the sampler goes on from the moved ones.
     """
     base, moved = TinyDenoiser(), TinyDenoiser()
     seen: dict[int, Tensor] = {}

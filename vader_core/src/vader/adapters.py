@@ -101,7 +101,7 @@ def set_scale(denoiser: nn.Module, scale: float) -> None:
 
 @contextmanager
 def switched_off(denoiser: nn.Module) -> Iterator[None]:
-    """The base model, bit for bit, for as long as the context lasts. Unlike peft's own way it leaves ``requires_grad``."""
+    """The base model, bit for bit, while the context lasts. Unlike peft's own way it leaves ``requires_grad``."""
     layers = _layers(denoiser)
     scales = [layer.scaling[NAME] for layer in layers]
     try:
@@ -136,10 +136,31 @@ def save(denoiser: nn.Module, folder: Path, denoiser_name: str | None = None) ->
         denoiser_name: diffusers' name of the denoiser in its pipeline ("transformer", "unet"): then the folder also
             serves ``pipeline.load_lora_weights(folder)``.
     """
+    _write(folder, state_dict(denoiser), denoiser.peft_config[NAME], denoiser_name)  # type: ignore[index]
+
+
+def write(folder: Path, state: Mapping[str, Tensor], spec: AdapterSpec, denoiser_name: str | None = None) -> None:
+    """Write an adapter that is on no denoiser; see :func:`save`.
+
+    Args:
+        folder: exists and is empty.
+        state: tensors by plain name.
+        spec: rank, alpha, and the target modules, which are needed.
+        denoiser_name: see :func:`save`.
+    """
+    from peft import LoraConfig
+
+    alpha, targets = spec.alpha or spec.rank, list(spec.target_modules or ())
+    config = LoraConfig(
+        r=spec.rank, lora_alpha=int(alpha) if alpha == int(alpha) else alpha, target_modules=targets, bias="none"
+    )
+    _write(folder, {name: tensor.contiguous() for name, tensor in state.items()}, config, denoiser_name)
+
+
+def _write(folder: Path, state: Mapping[str, Tensor], peft_config: Any, denoiser_name: str | None) -> None:
     from safetensors.torch import save_file
 
-    state = state_dict(denoiser)
-    config = _config_dict(denoiser)
+    config = {key: _jsonable(value) for key, value in peft_config.to_dict().items()}
     own = {"format": "pt", _METADATA: json.dumps(config, sort_keys=True)}  # a bare file keeps its alpha
     save_file({_PEFT_PREFIX + name: tensor for name, tensor in state.items()}, folder / PEFT_FILE, own)
     (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -152,12 +173,6 @@ def save(denoiser: nn.Module, folder: Path, denoiser_name: str | None = None) ->
 
 
 _DIFFUSERS_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "peft_type")
-
-
-def _config_dict(denoiser: nn.Module) -> dict[str, Any]:
-    """The peft configuration of an injected adapter, as JSON-ready values."""
-    config = denoiser.peft_config[NAME].to_dict()  # type: ignore[union-attr, index]
-    return {key: _jsonable(value) for key, value in config.items()}
 
 
 def _jsonable(value: Any) -> Any:
@@ -182,7 +197,7 @@ def locate(path: Path) -> Path:
     if file is None or file.suffix != ".safetensors":
         raise WeightsError(
             f"no adapter at {str(path)!r}. Expected a folder with {PEFT_FILE} or {DIFFUSERS_FILE}, "
-            "or a .safetensors file."
+            "or a .safetensors file. `vader convert adapter` makes one of a backbone's other formats."
         )
     return file
 

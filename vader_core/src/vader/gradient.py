@@ -70,8 +70,8 @@ def window(
 
     Args:
         mode: ``last`` is K = 1, ``tail`` the last k steps, ``rand`` the last K with K uniform in 1..steps (in 1..k when
-            k is given), ``specific`` from step index ``from_step`` to the end, ``uniform`` k steps at even distances from
-            an offset drawn at random, ``subset`` k different steps drawn at random.
+            k is given), ``specific`` from step index ``from_step`` to the end, ``uniform`` k steps at even distances
+            from an offset drawn at random, ``subset`` k different steps drawn at random.
         steps: denoising steps N.
         k: for ``tail``, ``uniform`` and ``subset``, 1..steps; may be given for ``rand``.
         from_step: for ``specific``, 0..steps - 1.

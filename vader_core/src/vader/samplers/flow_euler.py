@@ -80,7 +80,7 @@ def flow_step(
     if std == 0.0:
         return StepOutput(euler, original, euler, latents.new_zeros(()))
     predicted_noise = latents + (1 - sigma) * output
-    mean = euler + ((following**2 - std**2) ** 0.5 - following) * predicted_noise
+    mean = euler + (max(following**2 - std**2, 0.0) ** 0.5 - following) * predicted_noise
     return StepOutput(mean + std * noise, original, mean, latents.new_tensor(std))
 
 

@@ -34,7 +34,7 @@ _TYPES: dict[str, dict[str, tuple[type, ...]]] = {
         "gradient_checkpointing": (bool,),
         "denoiser_name": (str, type(None)),
     },
-    "sampler": {"predictions": (tuple,), "stochastic": (bool,)},
+    "sampler": {"predictions": (tuple,), "stochastic": (bool,), "any_order": (bool,)},
     "prompts": {},
 }
 """Class attributes by kind, with their types."""

@@ -192,6 +192,21 @@ def step_0_begins_anew(subject: Subject) -> None:
     expect(error == 0.0, f"the same clip made again differs by {error:.3g}. Forget everything at step 0.")
 
 
+@check("sampler", needs=("step_0_begins_anew",))
+def any_order_is_true(subject: Subject) -> None:
+    """If it says that a step can be taken by itself, one that is gives what it gave in its place."""
+    if not subject.capability("any_order", False):
+        raise NotApplicable("it does not say any_order = True.")
+    sampler, x = built(subject, STEPS), _normal(0)
+    made = _run(sampler, x)
+    for i in reversed(range(1, STEPS)):
+        before = made[i - 1].prev
+        output = _field(before, sampler.timesteps[i])
+        alone = built(subject, STEPS).step(output, i, before, _normal(100 + i))
+        error = float((alone.prev - made[i].prev).abs().max())
+        expect(error == 0.0, f"step {i} taken by itself ends {error:.3g} elsewhere. Declare any_order = False.")
+
+
 def _solved(subject: Subject, prediction: Prediction, steps: int, std: float, eta: float = 0.0) -> tuple[Tensor, ...]:
     """Where the sampler takes Gaussian data, its last clean prediction, the quantiles, and the truth."""
     data = Gaussian(noise_schedule(prediction), 0.3, std)
