@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
 from tests.fakes import fake_schedule
 
 from vader.noising import add_noise, draw_timestep, predicted_clean, target
-from vader.protocols import NoiseSchedule, Prediction
+from vader.protocols import NoiseSchedule, Prediction, SamplerContext, Video
+from vader.samplers.ddim import DDIM
+from vader.samplers.flow_euler import FlowEuler
 
 PREDICTIONS: list[Prediction] = ["epsilon", "v", "sample", "flow"]
 
@@ -73,3 +76,16 @@ def test_timesteps_of_a_shifted_flow() -> None:
     drawn = sorted(draw_timestep(fake_schedule("flow", shift=shift), rng) for _ in range(20001))
     assert 0 <= drawn[0] < drawn[-1] <= 1000
     assert drawn[10000] == pytest.approx(1000 * shift * 0.5 / (1 + (shift - 1) * 0.5), abs=10)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_samplers_mean_the_same_by_clean_latents(prediction: Prediction) -> None:
+    """The clean latents of a sampler's step are those of :func:`predicted_clean` at its timestep."""
+    schedule = fake_schedule(prediction)
+    kind: Any = FlowEuler if prediction == "flow" else DDIM
+    sampler = kind(kind.Options(), SamplerContext(schedule, 6, 0.5, Video(2, 8, 8), torch.device("cpu")))
+    output, latents = normal(0), normal(1)
+    for i, timestep in enumerate(sampler.timesteps):
+        step = sampler.step(output, i, latents, normal(2))
+        found = predicted_clean(schedule, output, latents, timestep.expand(2))
+        torch.testing.assert_close(found, step.original, rtol=1e-6, atol=1e-6)

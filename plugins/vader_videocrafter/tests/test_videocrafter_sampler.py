@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vader import NoiseSchedule, SamplerContext, Video
+from vader.noising import add_noise
 from vader.samplers.ddim import DDIM, DDIMOptions
 from vader.samplers.diffusers import DiffusersOptions, DiffusersScheduler
 from vader_videocrafter.sampler import VideoCrafterDDIM, VideoCrafterDDIMOptions
@@ -63,3 +64,14 @@ def test_the_scale_recovers_clean_latents(backbone):
 def test_diffusers_schedulers_take_the_schedule(backbone):
     made = DiffusersScheduler(DiffusersOptions(scheduler="DDIMScheduler"), context(backbone.schedule, 5))
     assert made.timesteps.tolist() == ddim(backbone.schedule, 5).timesteps.tolist()
+
+
+def test_noise_levels_are_those_that_the_sampler_undoes(backbone):
+    """Clean latents noised at a step's timestep come back as its clean prediction, the signal's scale divided out."""
+    schedule, sampler = backbone.schedule, ddim(backbone.schedule)
+    assert schedule.signal_scale is not None
+    clean, noise = torch.randn(2, 1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for i, timestep in enumerate(sampler.timesteps):
+        latents = add_noise(schedule, clean, noise, timestep[None])
+        found = sampler.step(noise, i, latents, torch.zeros_like(noise)).original
+        torch.testing.assert_close(found, clean, rtol=0, atol=1e-9)
