@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from vader.report import ReportListener, clips, write_report
 from vader.report.axis import round_values, value_axis
 from vader.report.charts import moving_average, training_chart
 from vader.report.clips import mp4_size
+from vader.report.comparison import compare, score_keys
 from vader.report.numbers import duration, mean_text, plain, short, signed, size
 from vader.report.reading import read_run
 from vader.spec import RunSpec
@@ -131,6 +133,23 @@ def test_validations_of_other_settings_are_not_compared(tmp_path: Path) -> None:
     assert [validation.step for validation in read_run(tmp_path).validations] == [10]
     write_scores(tmp_path, 20, [0.4, 0.5, 0.7], "new")
     assert [validation.step for validation in read_run(tmp_path).validations] == [10, 20]
+
+
+def test_the_validation_of_the_kept_adapter_is_compared(tmp_path: Path) -> None:
+    for step, scores in ((0, [0.1, 0.2, 0.3]), (10, [0.5, 0.6, 0.8]), (20, [0.4, 0.5, 0.7])):
+        write_scores(tmp_path, step, scores, "same")
+    run = read_run(tmp_path)
+    comparison = compare(run)
+    assert comparison is not None
+    assert comparison.after is not None
+    assert (comparison.before.step, comparison.after.step) == (0, 20)
+    (key,) = score_keys(run)
+    stop = {"validate_every": 10, "early_stop": {"score": key, "patience": 1}}
+    data = {"backbone": "x", "prompts": "x", "train": stop, "validation": {"rewards": [{"name": "x", "label": key}]}}
+    comparison = compare(replace(run, spec=RunSpec.model_validate(data)))
+    assert comparison is not None
+    assert comparison.after is not None
+    assert (comparison.before.step, comparison.after.step) == (0, 10)
 
 
 def test_certain_but_small_gain_is_called_slight(tmp_path: Path) -> None:

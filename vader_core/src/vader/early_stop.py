@@ -13,8 +13,9 @@ def best(spec: EarlyStopSpec, validations: Sequence[Validation]) -> Validation:
     """The validation with the highest mean score; the first of equals. At least one is given."""
 
     def score(validation: Validation) -> float:
-        found = validation.mean(spec.score)
-        return found if math.isfinite(found) else -math.inf
+        values = [clip.scores.get(spec.score, math.nan) for clip in validation.clips]
+        mean = math.fsum(values) / max(1, len(values))
+        return mean if math.isfinite(mean) else -math.inf
 
     return max(validations, key=score)
 

@@ -1,4 +1,4 @@
-"""Before against after: the first validation and the last, clip by clip."""
+"""Before against after: the first validation and that of the kept adapter, clip by clip."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vader import early_stop
 from vader.hooks import Validation, ValidationClip
 from vader.report.numbers import ChangeText, plain
 from vader.report.reading import RunData
@@ -51,11 +52,12 @@ class Comparison:
 
 
 def compare(run: RunData) -> Comparison | None:
-    """The last validation against the earliest that made the same clips; None without any validation."""
+    """The kept adapter's validation against the earliest that made the same clips; None without any validation."""
     if not run.validations:
         return None
-    last = run.validations[-1]
-    for first in run.validations[:-1]:
+    stop = run.spec.train.early_stop if run.spec else None
+    last = early_stop.best(stop, run.validations) if stop is not None else run.validations[-1]
+    for first in (validation for validation in run.validations if validation.step < last.step):
         pairs = _pair(first, last)
         if pairs:
             return Comparison(first, last, pairs, _scores(run, pairs))
