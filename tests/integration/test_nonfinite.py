@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor
 
 import vader
 from vader import adapters, checkpoint
-from vader.optimization import Optimization
+from vader.optimization import Counters, Optimization
+from vader.spec import TrainSpec
 
 NAN, INF = float("nan"), float("inf")
 
@@ -186,3 +188,50 @@ def test_the_adapter_starts_finite_and_unchanged(tmp_path: Path) -> None:
     vader.train(spec(folder), rewards=[Faulty([])])
     assert all(moved(folder, step) for step in range(2, 7))
     assert adapters.PEFT_FILE in {path.name for path in (folder / "adapter").iterdir()}
+
+
+class TestLossScaler:
+    """fp16: torch's own scaler, which runs on the CPU as well; the optimizer as accelerate wraps it."""
+
+    class Scaled:
+        def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+            self._optimizer, self._scaler = optimizer, scaler
+
+        def step(self) -> None:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+
+    def apply(self, gradient: float, loss: float) -> tuple[float, float, str | None]:
+        """Two optimizer steps, the second sound: where the weight is after the first, the scale, and what was said."""
+        weight = torch.nn.Parameter(torch.zeros(1))
+        scaler, sgd = torch.amp.GradScaler("cpu", init_scale=8.0), torch.optim.SGD([weight], lr=1.0)
+        optimization = Optimization.__new__(Optimization)
+        optimization._spec, optimization.counters = TrainSpec(), Counters()
+        optimization._accelerator = SimpleNamespace(scaler=scaler)  # type: ignore[assignment]
+        optimization._optimizer = self.Scaled(sgd, scaler)
+        said = []
+        seen = []
+        for slope, value in ((gradient, loss), (1.0, 0.0)):
+            scaler.scale(weight.sum() * slope).backward()
+            scaler.unscale_(sgd)
+            assert weight.grad is not None
+            said.append(optimization._apply(0, {"loss": value, "grad_norm": float(weight.grad.norm())}))
+            sgd.zero_grad()
+            seen.append(weight.item())
+        assert seen[1] == seen[0] - 1.0, "the optimizer step after it is taken"
+        return seen[0], scaler.get_scale(), said[0]
+
+    def test_a_sound_step_is_taken(self) -> None:
+        assert self.apply(2.0, 0.5) == (-2.0, 8.0, None)
+
+    def test_a_gradient_that_overflows_is_the_scalers_business(self) -> None:
+        weight, scale, said = self.apply(INF, 0.5)
+        assert (weight, scale) == (0.0, 4.0)
+        assert said is not None
+        assert "grad_norm = inf" in said
+
+    def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(self) -> None:
+        weight, scale, said = self.apply(2.0, NAN)
+        assert (weight, scale) == (0.0, 8.0)
+        assert said is not None
+        assert "loss = nan" in said

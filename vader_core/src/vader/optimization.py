@@ -145,8 +145,10 @@ class Optimization:
         """Take the step, or skip it when loss or gradient is not finite."""
         finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
         scaler = self._accelerator.scaler
-        if finite or scaler is not None:  # a loss scaler skips by itself and lowers its scale
-            self._optimizer.step()
+        if finite or (scaler is not None and not math.isfinite(metrics["grad_norm"])):
+            self._optimizer.step()  # a loss scaler skips by itself and lowers its scale
+        elif scaler is not None:
+            scaler.update(scaler.get_scale())  # the gradients it has unscaled are dropped; the scale is not at fault
         metrics["skipped"] = float(not finite)
         if finite:
             self.counters.in_a_row = 0
