@@ -7,10 +7,12 @@ import torch
 
 from vader import Video
 from vader.adapters import AdapterSpec, inject, restore, spec_of, state_dict
+from vader.conversion import convert_adapter
 from vader.frames import choose, from_signed
 from vader.gradient import window
+from vader.parts import Part
 from vader.rollout import rollout
-from vader_modelscope import lora
+from vader_modelscope.backbone import ModelScope, ModelScopeOptions
 
 CPU = torch.device("cpu")
 VIDEO = Video(4, 16, 16, 8.0)
@@ -144,7 +146,9 @@ def assert_gradients(sampler, adapted, golden, run):
 
 def test_the_reference_s_own_lora_file(sampler, small, small_folder, golden, tmp_path):
     torch.save(golden.lora_list(), tmp_path / "450_unet.pt")
-    shape = spec_of(lora.convert(tmp_path / "450_unet.pt", tmp_path / "adapter", str(small_folder)))
+    options = ModelScopeOptions(weights=str(small_folder))
+    convert_adapter(Part("backbone", "modelscope", ModelScope, options), tmp_path / "450_unet.pt", tmp_path / "adapter")
+    shape = spec_of(tmp_path / "adapter")
     assert (shape.rank, shape.alpha) == (4, 4)
     inject(small.denoiser, shape, (), seed=0)
     frames = clip(sampler, small, golden, "clone_ddim_last_f0")

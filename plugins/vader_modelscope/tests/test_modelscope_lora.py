@@ -6,8 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vader import WeightsError, adapters
+from vader import WeightsError, adapters, conversion
+from vader.parts import Part
 from vader_modelscope import lora
+from vader_modelscope.backbone import ModelScope, ModelScopeOptions
+
+
+def convert(source, target, weights):
+    conversion.convert_adapter(
+        Part("backbone", "modelscope", ModelScope, ModelScopeOptions(weights=str(weights))), source, target
+    )
+    return target
 
 
 @pytest.fixture
@@ -18,7 +27,7 @@ def file(golden, tmp_path):
 
 
 def test_names_and_tensors(small_folder, golden, file, tmp_path):
-    state = adapters.read(lora.convert(file, tmp_path / "adapter", str(small_folder)))[0]
+    state = adapters.read(convert(file, tmp_path / "adapter", small_folder))[0]
     recorded = golden.under("clone.")
     renamed = {"lora_up": "lora_B", "lora_down": "lora_A"}
     for ours, theirs in (
@@ -34,7 +43,7 @@ def test_layers_of_a_smaller_rank_are_filled_up(small_folder, golden, tmp_path):
     for index in (0, 1, -2, -1):
         tensors[index] = tensors[index].narrow(1 if index % 2 == 0 else 0, 0, 2).clone()
     torch.save(tensors, tmp_path / "capped.pt")
-    state = adapters.read(lora.convert(tmp_path / "capped.pt", tmp_path / "adapter", str(small_folder)))[0]
+    state = adapters.read(convert(tmp_path / "capped.pt", tmp_path / "adapter", small_folder))[0]
     for name, up, down in (("conv_in", *tensors[:2]), ("conv_out", *tensors[-2:])):
         a, b = state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"]
         assert torch.equal(a[:2], down)
@@ -48,7 +57,7 @@ def save(value):
 
 
 BAD = {
-    "missing": (lambda path, _: path.unlink(), "there is no such file. Expected a list"),
+    "missing": (lambda path, _: path.unlink(), "no adapter at"),
     "truncated": (
         lambda path, _: path.write_bytes(path.read_bytes()[:5000]),
         r"5,000 bytes\) is truncated or not a file of torch.save",
@@ -72,24 +81,19 @@ def test_bad_file(small_folder, golden, file, tmp_path, name):
     damage, message = BAD[name]
     damage(file, golden.lora_list())
     with pytest.raises(WeightsError, match=message) as caught:
-        lora.convert(file, tmp_path / "adapter", str(small_folder))
+        convert(file, tmp_path / "adapter", small_folder)
     assert str(file) in str(caught.value)
     assert not (tmp_path / "adapter").exists()
 
 
 def test_lora_of_another_model(folder, file, tmp_path):
     with pytest.raises(WeightsError, match=r"does not fit the UNet.*conv_in"):
-        lora.convert(file, tmp_path / "adapter", str(folder))
+        convert(file, tmp_path / "adapter", folder)
 
 
-def test_command_line(small_folder, file, tmp_path, capsys):
-    assert lora.main(["convert", str(file), str(tmp_path / "out"), "--weights", str(small_folder)]) == 0
-    assert capsys.readouterr().out == f"wrote {tmp_path / 'out'}\n"
-    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 4
-    with pytest.raises(SystemExit) as caught:
-        lora.main(["convert", str(tmp_path / "none.pt"), str(tmp_path / "out"), "--weights", str(small_folder)])
-    assert caught.value.code == 1
-    assert capsys.readouterr().err.endswith("as the reference writes *_unet.pt.\n")
+def test_it_is_not_written_in_the_reference_s_format(small_folder, file, tmp_path):
+    with pytest.raises(WeightsError, match="'modelscope' has no adapter format of its own"):
+        convert(convert(file, tmp_path / "adapter", small_folder), tmp_path / "back.pt", small_folder)
 
 
 def test_split(load, tmp_path):

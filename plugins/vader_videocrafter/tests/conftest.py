@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vader import Runtime
+from vader import Runtime, conversion
+from vader.parts import Part
 from vader_videocrafter import layout, tiny
 from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 
@@ -76,6 +77,18 @@ def tiny_file(tmp_path_factory):
         return tiny.write(folder / kind, kind=kind)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def converted():
+    """``converted(source, target, dtype)``: a checkpoint as safetensors."""
+
+    def convert(source, target, dtype=None):
+        part = Part("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(source)))
+        conversion.write(conversion.conversion_of(part, dtype), target, lambda *_: None)
+        return target
+
+    return convert
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vader import WeightsError
-from vader_videocrafter import convert, layout
+from vader_videocrafter import layout
 
 
 @pytest.fixture
@@ -101,12 +101,12 @@ def test_a_real_text_encoder_needs_all_its_layers(shapes):
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
-def test_a_truncated_file(tiny_file, tmp_path, load, name):
+def test_a_truncated_file(tiny_file, tmp_path, load, name, converted):
     file = tmp_path / name
     if name.endswith(".ckpt"):
         shutil.copy(tiny_file(), file)
     else:
-        convert.convert(tiny_file(), file)
+        converted(tiny_file(), file)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(WeightsError, match=r"\([\d,]+ bytes\) is truncated or not"):
         load(file)

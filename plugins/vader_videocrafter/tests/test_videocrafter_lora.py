@@ -6,13 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from vader import Video, WeightsError, adapters
+from vader import Video, WeightsError, adapters, cli, conversion
+from vader.parts import Part
 from vader.spec import AdapterSpec
 from vader_videocrafter import layout, lora, names, tiny, weights
-from vader_videocrafter.backbone import VideoCrafter2
+from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 
 GOLDEN = Path(__file__).resolve().parents[3] / "tests" / "golden"
 VIDEO = Video(4, 16, 16, 24.0)
+
+
+def part(weights):
+    return Part("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(weights)))
+
+
+def state_of(backbone, path):
+    return VideoCrafter2.import_adapter(backbone._options, path)[1]
 
 
 def read_published(path):
@@ -29,7 +38,7 @@ def loaded(golden_backbone, adapter_file):
     """The golden backbone with the published adapter, put on it as the core does."""
     spec = VideoCrafter2.adapter_spec(adapter_file)
     adapters.inject(golden_backbone.denoiser, spec.model_copy(update={"init": None}), (), seed=0)
-    adapters.restore(golden_backbone.denoiser, golden_backbone.adapter_state(adapter_file), str(adapter_file))
+    adapters.restore(golden_backbone.denoiser, state_of(golden_backbone, adapter_file), str(adapter_file))
     return golden_backbone
 
 
@@ -49,12 +58,12 @@ def test_rank_alpha_and_targets_come_from_the_file(adapter_file):
     assert spec == AdapterSpec(rank=4, alpha=8.0, target_modules=("to_k", "to_q", "to_v"), init=str(adapter_file))
 
 
-def test_load_generate_export(loaded, adapter_file, tmp_path):
+def test_load_generate_export(loaded, adapter_file, golden_file, tmp_path):
     """The exported file is the published one: key names, their order, and every byte of every tensor."""
     changed = clip(loaded)
     (tmp_path / "adapter").mkdir()
     adapters.save(loaded.denoiser, tmp_path / "adapter", loaded.denoiser_name)
-    lora.export_adapter(tmp_path / "adapter", tmp_path / "out.pt", names.unet(loaded.layout.unet))
+    conversion.convert_adapter(part(golden_file), tmp_path / "adapter", tmp_path / "out.pt")
     expected, found = read_published(adapter_file), read_published(tmp_path / "out.pt")
     assert list(found) == list(expected)
     assert len(found) == 108
@@ -80,16 +89,30 @@ def test_another_alpha_is_folded_into_the_tensors(loaded):
         assert torch.equal(doubled[name], factor * tensor)
 
 
-def test_import_and_export_from_the_command_line(adapter_file, golden_file, tmp_path, capsys):
+def run(monkeypatch, *arguments):
+    """The ``vader`` command: its exit code."""
+    monkeypatch.setattr("sys.argv", ["vader", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code
+
+
+def test_import_and_export_from_the_command_line(adapter_file, golden_file, tmp_path, capsys, monkeypatch):
     folder, file = tmp_path / "adapter", tmp_path / "out.pt"
-    lora.main(["import", str(adapter_file), str(folder), "--weights", str(golden_file)])
+    also = ("--backbone", "videocrafter2", "--weights", golden_file)
+    assert run(monkeypatch, "convert", "adapter", adapter_file, folder, *also) == 0
     spec = adapters.spec_of(folder)
     assert (spec.rank, spec.alpha, sorted(spec.target_modules)) == (4, 8, ["to_k", "to_q", "to_v"])
-    lora.main(["export", str(folder), str(file), "--weights", str(golden_file)])
+    assert run(monkeypatch, "convert", "adapter", folder, file, *also) == 0
     expected, found = read_published(adapter_file), read_published(file)
     assert list(found) == list(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert capsys.readouterr().out == f"wrote {folder}\nwrote {file}\n"
+    assert capsys.readouterr().out == f"wrote {folder}: rank 4, alpha 8\nwrote {file}: rank 4, alpha 8\n"
+    before = file.read_bytes()
+    assert run(monkeypatch, "convert", "adapter", folder, file, *also) == 2
+    assert "exists and is not overwritten" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "out.pt"]
 
 
 def test_names_and_shapes_at_real_size(shapes):
@@ -114,8 +137,8 @@ def test_safetensors_with_published_names(adapter_file, golden_backbone, tmp_pat
 
     save_file(read_published(adapter_file), tmp_path / "lora.safetensors")
     assert VideoCrafter2.adapter_spec(tmp_path / "lora.safetensors").rank == 4
-    state = golden_backbone.adapter_state(tmp_path / "lora.safetensors")
-    expected = golden_backbone.adapter_state(adapter_file)
+    state = state_of(golden_backbone, tmp_path / "lora.safetensors")
+    expected = state_of(golden_backbone, adapter_file)
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
@@ -124,8 +147,6 @@ def test_what_is_no_published_adapter_is_left_to_others(loaded, tmp_path):
     (tmp_path / "broken.safetensors").write_text("no")
     for path in (tmp_path, tmp_path / adapters.PEFT_FILE, tmp_path / "broken.safetensors", tmp_path / "x.bin.txt"):
         assert VideoCrafter2.adapter_spec(path) is None
-    with pytest.raises(SystemExit, match="no adapter in VADER's published format"):
-        lora.main(["import", str(tmp_path), str(tmp_path / "out")])
 
 
 # -- damage
@@ -139,7 +160,7 @@ def saved(path, content):
 def test_an_adapter_of_another_model(golden_backbone, tmp_path):
     file = saved(tmp_path / "a.pt", {"base_model.model.spatial_blocks.0.attn.qkv.lora_A.weight": torch.ones(4, 8)})
     with pytest.raises(WeightsError, match=r"1 of its 1 tensors belong to no layer .*spatial_blocks"):
-        golden_backbone.adapter_state(file)
+        state_of(golden_backbone, file)
 
 
 def test_an_adapter_of_another_size(golden_backbone, adapter_file, load, tmp_path):
@@ -148,7 +169,7 @@ def test_an_adapter_of_another_size(golden_backbone, adapter_file, load, tmp_pat
     file = saved(tmp_path / "a.pt", {name: torch.cat([t, t], dim=1) for name, t in state.items()})
     adapters.inject(golden_backbone.denoiser, AdapterSpec(rank=4), lora.TARGETS, seed=0)
     with pytest.raises(WeightsError, match="108 have another shape"):
-        adapters.restore(golden_backbone.denoiser, golden_backbone.adapter_state(file), str(file))
+        adapters.restore(golden_backbone.denoiser, state_of(golden_backbone, file), str(file))
 
 
 @pytest.mark.parametrize(

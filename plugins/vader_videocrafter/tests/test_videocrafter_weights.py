@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from vader import WeightsError
-from vader_videocrafter import checkpoint, convert, layout, names, tiny, weights
+from vader_videocrafter import checkpoint, layout, names, tiny, weights
 
 CPU = torch.device("cpu")
 SIZES = {  # configuration: keys, parameters of the denoiser, temporal convolution, fps, relative positions, scale_arr
@@ -78,31 +78,38 @@ def test_image_to_video_is_refused(shapes):
 # -- files
 
 
-def test_the_safetensors_conversion_gives_the_same_networks(tiny_file, tmp_path, load, backbone):
-    target = tmp_path / "model.safetensors"
-    assert convert.convert(tiny_file(), target) == len(read_state(tiny_file()))
-    converted = load(tmp_path)
+def test_the_safetensors_conversion_gives_the_same_networks(tiny_file, tmp_path, load, backbone, converted):
+    target = converted(tiny_file(), tmp_path / "model.safetensors")
+    assert load_file(target).keys() == read_state(tiny_file()).keys()
+    found = load(tmp_path)
     for one, other in (("denoiser", "denoiser"), ("vae", "vae"), ("text_encoder", "text_encoder")):
-        pairs = zip(getattr(converted, one).parameters(), getattr(backbone, other).parameters(), strict=True)
+        pairs = zip(getattr(found, one).parameters(), getattr(backbone, other).parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
-    assert torch.equal(converted.schedule.signal_scale, backbone.schedule.signal_scale)
-    assert converted.layout == backbone.layout
+    assert torch.equal(found.schedule.signal_scale, backbone.schedule.signal_scale)
+    assert found.layout == backbone.layout
 
 
-def test_conversion_to_float16_leaves_schedule_and_first_stage(tiny_file, tmp_path):
-    target = tmp_path / "model.safetensors"
-    convert.main([str(tiny_file()), str(target), "--dtype", "float16"])
-    state = load_file(target)
+def test_conversion_to_float16_leaves_schedule_and_first_stage(tiny_file, tmp_path, converted):
+    state = load_file(converted(tiny_file(), tmp_path / "model.safetensors", "float16"))
     kinds = {name: tensor.dtype for name, tensor in state.items()}
     assert kinds[f"{layout.UNET}input_blocks.0.0.weight"] == kinds[f"{layout.TEXT}ln_final.weight"] == torch.float16
     assert kinds[f"{layout.VAE}quant_conv.weight"] == kinds["alphas_cumprod"] == kinds["scale_arr"] == torch.float32
+    for name, tensor in read_state(tiny_file()).items():
+        assert torch.equal(state[name], tensor.to(kinds[name]))
 
 
-def test_conversion_says_what_is_wrong(tiny_file, tmp_path, shapes):
-    with pytest.raises(SystemExit, match=r"expected a name that ends in \.safetensors"):
-        convert.main([str(tiny_file()), str(tmp_path / "model.ckpt")])
-    with pytest.raises(SystemExit, match="is no VideoCrafter text-to-video checkpoint"):
-        convert.main([str(saved(tmp_path / "a.ckpt", {"x": torch.ones(1)})), str(tmp_path / "b.safetensors")])
+def test_what_is_in_the_run_s_precision_is_not_copied(tiny_file, tmp_path, converted):
+    """Its parameters lie in the file, mapped: each where the file has it."""
+    file = converted(tiny_file(), tmp_path / "model.safetensors", "bfloat16")
+    parts = weights.load(file, "it", CPU, torch.bfloat16, CPU)
+    places = [parameter.data_ptr() for parameter in parts.unet.parameters()]
+    assert places == sorted(places)
+    assert places[-1] - places[0] < file.stat().st_size
+
+
+def test_nothing_but_a_checkpoint_is_converted(tmp_path, converted):
+    with pytest.raises(WeightsError, match="is no VideoCrafter text-to-video checkpoint"):
+        converted(saved(tmp_path / "a.ckpt", {"x": torch.ones(1)}), tmp_path / "b.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt"]
 
 
@@ -119,9 +126,9 @@ def test_ways_to_save_a_state_dict(state, tmp_path, wrap):
     assert torch.equal(stored.read("alphas_cumprod"), state["alphas_cumprod"])
 
 
-def test_one_tensor_at_a_time(tiny_file, tmp_path, monkeypatch):
+def test_one_tensor_at_a_time(tiny_file, tmp_path, monkeypatch, converted):
     """No second copy: when a tensor is read, none read before is alive."""
-    convert.convert(tiny_file(), tmp_path / "model.safetensors")
+    converted(tiny_file(), tmp_path / "model.safetensors")
     opened, alive, most = checkpoint.open_checkpoint, [], []
 
     def watched(path, name):
@@ -163,7 +170,7 @@ def test_a_published_file_stays_on_disk_until_it_is_read(tiny_file):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./x", "model.ckpt", "some/model.safetensors", "x", "a/b/c"])
 def test_a_missing_file_is_told_from_a_hub_id(name, monkeypatch):
-    monkeypatch.setattr(weights, "hub_file", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(weights, "hub_file", lambda *_, **__: pytest.fail("asked the hub"))
     with pytest.raises(WeightsError, match="no file or folder here"):
         weights.locate(name)
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vader import __version__, cli_plugins, cli_prompts
+from vader import __version__, cli_convert, cli_estimate, cli_plugins, cli_prompts
 from vader.errors import VaderError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from vader.hooks import Validation
+    from vader.spec import RunSpec
 
 app = typer.Typer(
     add_completion=False,
@@ -29,7 +30,9 @@ app = typer.Typer(
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; may be repeated.")
 ]
-Adapter = Annotated[str | None, typer.Option(help="Adapter folder or .safetensors file, in place of the run's own.")]
+Adapter = Annotated[
+    str | None, typer.Option(help="Adapter folder, file or hub:owner/name[:file], in place of the run's own.")
+]
 Scale = Annotated[float, typer.Option(help="Scale of the adapter's update; 0 is the base model.")]
 Source = Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec in YAML, or the folder of a run.")]
 
@@ -107,13 +110,23 @@ def train(
         overrides.append(f"train.processes={processes}")
     checked = planning.check(spec, overrides)
     if dry_run:
-        typer.echo(f"{spec} is sound.")
+        typer.echo(f"{spec} is sound.{_to_download(checked)}")
         return
     asked = checked.train.processes
     if asked is not None and asked > 1 and launch.started() is None:
         arguments = ["train", spec, *(f"--set={override}" for override in overrides), *(["--resume"] if resume else [])]
         raise SystemExit(launch.relaunch(arguments, asked))
     _train(spec, overrides, resume)
+
+
+def _to_download(spec: RunSpec) -> str:
+    """What a dry run says of an adapter that it has not seen."""
+    from vader import adapter_source
+
+    init = spec.backbone.adapter.init
+    if init is None or adapter_source.locate(init, cached=True) is not None:
+        return ""
+    return f" Its adapter {init} is not in the hub's cache; a run downloads it, and then judges it."
 
 
 def _train(spec: str, overrides: list[str], resume: bool) -> None:
@@ -279,5 +292,7 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) ->
     typer.echo(str(write_report(run)))
 
 
+cli_convert.register(app)
+cli_estimate.register(app)
 cli_plugins.register(app)
 cli_prompts.register(app)

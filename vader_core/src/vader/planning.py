@@ -22,7 +22,10 @@ Spec = RunSpec | Mapping[str, Any] | str | Path
 
 @dataclass(frozen=True)
 class Plan:
-    """A spec that has been judged: resolved, its components known, its prompt sources open, no weight loaded."""
+    """A spec that has been judged: resolved, its components known, its prompt sources open, no weight loaded.
+
+    ``initial_adapter`` is where the adapter starts from; None for zero, and for one of the hub that was not downloaded.
+    """
 
     spec: RunSpec
     video: Video
@@ -33,16 +36,11 @@ class Plan:
     validation_prompts: PromptSource
     rewards: Mapping[str, Part]
     held_out: Mapping[str, Part]
-
-    @property
-    def initial_adapter(self) -> Path | None:
-        """Where the adapter starts from, if the spec says so."""
-        init = self.spec.backbone.adapter.init
-        return Path(init).expanduser() if init is not None else None
+    initial_adapter: Path | None
 
 
 def check(spec: Spec, overrides: Sequence[str] = ()) -> RunSpec:
-    """Judge a spec without loading any weight.
+    """Judge a spec without loading or downloading any weight.
 
     Args:
         spec: a :class:`RunSpec`, a mapping, or the path of a YAML file.
@@ -54,10 +52,17 @@ def check(spec: Spec, overrides: Sequence[str] = ()) -> RunSpec:
     Raises:
         SpecError: with every mistake found.
     """
-    return plan(spec, overrides).spec
+    return plan(spec, overrides, download=False).spec
 
 
-def plan(spec: Spec, overrides: Sequence[str] = (), rewards: Sequence[Any] = (), *, training: bool = True) -> Plan:
+def plan(
+    spec: Spec,
+    overrides: Sequence[str] = (),
+    rewards: Sequence[Any] = (),
+    *,
+    training: bool = True,
+    download: bool = True,
+) -> Plan:
     """Judge a spec.
 
     Args:
@@ -65,6 +70,8 @@ def plan(spec: Spec, overrides: Sequence[str] = (), rewards: Sequence[Any] = (),
         overrides: see :func:`check`.
         rewards: objects, classes or functions to add to the spec's rewards, each with weight 1.
         training: demand a reward to train on.
+        download: fetch the adapter that training starts from, if the hub has it and its cache has not; otherwise its
+            shape stays as the spec says.
 
     Raises:
         SpecError: with every mistake found.
@@ -83,7 +90,7 @@ def plan(spec: Spec, overrides: Sequence[str] = (), rewards: Sequence[Any] = (),
     made = None
     if valid is not None:
         problems += impossible(valid, source)
-        made = _Judge(valid, source, parts.found, problems).plan(rewards, training)
+        made = _Judge(valid, source, parts.found, problems).plan(rewards, training, download)
     if problems or made is None:
         raise SpecError(problems, source.name)
     return made
@@ -98,7 +105,7 @@ class _Judge:
     def _say(self, path: Loc | str, message: str) -> None:
         self._problems.append(self._source.problem(path, message))
 
-    def plan(self, extra: Sequence[Any], training: bool) -> Plan | None:
+    def plan(self, extra: Sequence[Any], training: bool, download: bool) -> Plan | None:
         spec, parts = self._spec, self._parts
         method = parts.get(("method",))
         if method is None and "method" not in self._source.data:
@@ -111,7 +118,7 @@ class _Judge:
         if training:
             self._judge_rewards(method, rewards, video)
             self._judge_method(method, sampler)
-        spec = self._resolve_adapter(backbone)
+        spec, initial = self._resolve_adapter(backbone, download)
         prompts = self._prompts(("prompts",))
         validation = self._prompts(("validation", "prompts")) if spec.validation.prompts else prompts
         if self._problems:
@@ -122,7 +129,7 @@ class _Judge:
         assert video is not None
         assert prompts is not None
         assert validation is not None
-        return Plan(spec, video, backbone, sampler, method, prompts, validation, rewards, held_out)
+        return Plan(spec, video, backbone, sampler, method, prompts, validation, rewards, held_out, initial)
 
     def _default(self, kind: str, loc: Loc, name: str) -> Part | None:
         """The part for a name that the spec leaves to a default."""
@@ -208,22 +215,25 @@ class _Judge:
                 self._say(f"rewards.{index}.name", message)
             self._judge_frames(f"rewards.{index}.name", part, video)
 
-    def _resolve_adapter(self, backbone: Part | None) -> RunSpec:
-        """The spec with what the file that its adapter starts from decides, wherever the spec is silent."""
+    def _resolve_adapter(self, backbone: Part | None, download: bool) -> tuple[RunSpec, Path | None]:
+        """The spec with what the file that its adapter starts from decides, wherever the spec is silent; the file."""
         adapter = self._spec.backbone.adapter
         if adapter.init is None or backbone is None:
-            return self._spec
+            return self._spec, None
         try:
-            found = adapter_source.shape_of(backbone, Path(adapter.init).expanduser())
+            path = adapter_source.locate(adapter.init, cached=not download)
+            if path is None:
+                return self._spec, None
+            found = adapter_source.shape_of(backbone, path)
         except WeightsError as error:
             self._say("backbone.adapter.init", str(error))
-            return self._spec
+            return self._spec, None
         said = {name: getattr(adapter, name) for name in adapter.model_fields_set}
         if said.get("rank", found.rank) != found.rank:
             message = f"{adapter.init} has rank {found.rank}, found {adapter.rank}. Leave rank out, or set it to that."
             self._say("backbone.adapter.rank", message)
         section = self._spec.backbone.model_copy(update={"adapter": found.model_copy(update=said)})
-        return self._spec.model_copy(update={"backbone": section})
+        return self._spec.model_copy(update={"backbone": section}), path
 
     def _judge_frames(self, path: str, part: Part, video: Video | None) -> None:
         if video is None or (self._spec.frames.index or 0) >= video.frames:

@@ -166,7 +166,13 @@ class Backbone(Protocol):
         lora_target_modules: names of the linear layers that carry adapters by default.
         gradient_checkpointing: whether ``enable_gradient_checkpointing`` works.
         adapter_spec: optional; a class method ``(path) -> AdapterSpec | None`` that knows adapter files of the
-            backbone's own format, with a method ``adapter_state(path)`` that gives their tensors by plain name.
+            backbone's own format, so that ``backbone.adapter.init`` takes them. Needs ``import_adapter``.
+        import_adapter: optional; a class method ``(options, path) -> (AdapterSpec, tensors by plain name) | None`` that
+            reads such a file without loading the backbone.
+        export_adapter: optional; a class method ``(options, AdapterSpec, tensors by plain name) -> state`` that gives
+            what ``torch.save`` is to write, for programs that read the backbone's own format.
+        conversion: optional; a class method ``(options, dtype) -> vader.conversion.Conversion``: the foreign checkpoint
+            that the options name, as safetensors. dtype None leaves it as it is.
         denoiser_name: name of the denoiser in its diffusers pipeline ("transformer", "unet"), for adapters that
             ``load_lora_weights`` reads; None where diffusers has no such pipeline.
     """

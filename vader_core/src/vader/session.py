@@ -36,13 +36,13 @@ def locate(source: Any, adapter: str | Path | None) -> tuple[Any, Path | None]:
 
     Args:
         source: a spec in any form, or the path of a run folder.
-        adapter: an adapter's folder or file; None takes the run folder's own.
+        adapter: an adapter's folder, file or ``hub:owner/name[:file]``; None takes the run folder's own.
 
     Raises:
         RunFolderError: the folder is not that of a run.
         WeightsError: it holds no adapter.
     """
-    chosen = Path(adapter).expanduser() if adapter is not None else None
+    chosen = adapter_source.locate(adapter) if adapter is not None else None
     if not isinstance(source, str | Path) or not Path(source).is_dir():
         return source, chosen
     folder = Path(source)
@@ -74,7 +74,7 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
     Args:
         source: a spec in any form, or the path of a run folder.
         overrides: dotted ``path=value`` strings.
-        adapter: an adapter's folder or file, in place of the run's own.
+        adapter: an adapter's folder, file or name on the hub, in place of the run's own.
         judged: load the rewards, training and held-out.
 
     Raises:
@@ -82,15 +82,16 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
         WeightsError: weights or adapter cannot be loaded.
     """
     spec_source, path = locate(source, adapter)
-    plan = planning.plan(spec_source, overrides, training=False)
+    own = ["backbone.adapter.init=null"] if path is not None else []  # what training started from need not be there
+    plan = planning.plan(spec_source, [*overrides, *own], training=False)
     accelerator = make_accelerator(plan.spec)
     device, dtype = accelerator.device, DTYPES[plan.spec.train.mixed_precision]
     init = path or plan.initial_adapter
     shape = adapter_source.shape_of(plan.backbone, init) if init is not None else None
     backbone = build.assemble_backbone(plan, device, dtype)
     rewards = build.assemble_rewards({**plan.rewards, **plan.held_out}, device, dtype) if judged else {}
-    if shape is not None:
-        tensors = adapter_source.foreign_state(plan.backbone, backbone, init)
+    if shape is not None and init is not None:
+        tensors = adapter_source.tensors(plan.backbone, init)
         adapters.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"), tensors)
     denoiser = accelerator.prepare_model(backbone.denoiser, evaluation_mode=True)
     scene = build.assemble_scene(plan, backbone, denoiser, rewards, device)

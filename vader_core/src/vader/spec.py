@@ -46,7 +46,7 @@ class AdapterSpec(Options):
     target_modules: tuple[str, ...] | None = Field(
         None, description="Layers that carry it. Null: the backbone's choice."
     )
-    init: str | None = Field(None, description="Adapter folder or file to start from. Null: zero.")
+    init: str | None = Field(None, description="Folder, file or hub:owner/name[:file] to start from. Null: zero.")
 
 
 class BackboneSpec(ComponentSpec):

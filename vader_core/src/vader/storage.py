@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def write_text(path: Path, text: str) -> None:
@@ -13,9 +13,14 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
     temporary.replace(path)
+
+
+def sync(file: IO[Any]) -> None:
+    """Flush what was written to a file to disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -116,7 +116,8 @@ class _Trainer:
             self._held_out = build.assemble_rewards(held_out, accelerator.device, dtype)
         targets = self._plan.backbone.capability("lora_target_modules", ())
         seed = derive(spec.train.seed, "adapter")
-        tensors = adapter_source.foreign_state(self._plan.backbone, self._backbone, self._plan.initial_adapter)
+        init = self._plan.initial_adapter
+        tensors = adapter_source.tensors(self._plan.backbone, init) if init is not None else None
         self._parameters = adapters.inject(self._backbone.denoiser, spec.backbone.adapter, targets, seed, tensors)
         self._folder.require_space(20 * sum(parameter.numel() for parameter in self._parameters))
         self._encode = ConditioningCache(self._backbone, accelerator.device)

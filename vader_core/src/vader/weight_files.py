@@ -52,7 +52,7 @@ def hub_folder(name: str, patterns: Sequence[str], revision: str | None = None, 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=cached))
     except Exception as error:  # the hub client's own errors and its transport's have no public base in common
-        raise _not_given(name, "", revision, error) from error
+        raise not_given(name, "", revision, error) from error
 
 
 def hub_file(name: str, file: str, revision: str | None = None, *, cached: bool = False) -> Path:
@@ -66,10 +66,35 @@ def hub_file(name: str, file: str, revision: str | None = None, *, cached: bool 
     try:
         return Path(hf_hub_download(name, file, revision=revision, local_files_only=cached))
     except Exception as error:  # as above
-        raise _not_given(name, file, revision, error) from error
+        raise not_given(name, file, revision, error) from error
 
 
-def _not_given(name: str, file: str, revision: str | None, error: Exception) -> WeightsError:
+def hub_listing(name: str, *, cached: bool = False) -> list[str]:
+    """The files of a hub repository; of the cache's copy where the hub is out of reach.
+
+    Args:
+        name: ``owner/name``.
+        cached: ask the cache alone.
+
+    Raises:
+        WeightsError: neither has it.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        if not cached:
+            return HfApi().list_repo_files(name)
+    except Exception as error:  # as above
+        try:
+            return hub_listing(name, cached=True)
+        except WeightsError:
+            raise not_given(name, "", None, error) from error
+    folder = hub_folder(name, [], cached=True)
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def not_given(name: str, file: str, revision: str | None, error: Exception) -> WeightsError:
+    """The error for what the hub does not give: the repository, the file wanted, the cause and what to do."""
     at = f" at revision {revision!r}" if revision else ""
     words = ["hf download", name, file, f"--revision {revision}" if revision else ""]
     command = " ".join(filter(None, words))

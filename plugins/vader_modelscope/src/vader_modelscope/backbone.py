@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from vader import Conditioning, NoiseSchedule, Options, Runtime, Video
+from vader.weight_files import PICKLED
 from vader_modelscope import weights as files
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from vader.protocols import Prediction
     from vader.shapes import Frames, Latents
+    from vader.spec import AdapterSpec
 
 
 class ModelScopeOptions(Options):
@@ -247,6 +250,19 @@ class ModelScope:
         if not self._recompute:
             recompute_layers(self.denoiser)
         self._recompute = True
+
+    @classmethod
+    def import_adapter(cls, options: ModelScopeOptions, path: Path) -> tuple[AdapterSpec, Mapping[str, Tensor]] | None:
+        """An adapter in the reference's format, for the UNet that ``options`` name; None for another kind of file.
+
+        Raises:
+            vader.WeightsError: it cannot be read, or is of another model.
+        """
+        from vader_modelscope import lora
+
+        if path.suffix.lower() not in PICKLED:
+            return None
+        return lora.read(path, options.weights, options.revision)
 
 
 def _off_grid(name: str, value: int, factor: int) -> str | None:

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m vader_modelscope.lora convert 450_unet.pt ADAPTER --weights FOLDER-OR-HUB-ID
+    vader convert adapter 450_unet.pt ADAPTER --backbone modelscope --weights FOLDER-OR-HUB-ID
     python -m vader_modelscope.lora split ADAPTER OUT
 
 The reference saves a LoRA as a flat list ``[up, down, up, down, ...]`` over every linear and convolutional layer of the
@@ -12,38 +12,36 @@ UNet, in the order of its modules; ``output = base + up(down(input))``, which in
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import VaderError, WeightsError
+from vader.spec import AdapterSpec
 from vader.weight_files import load_pickled
 from vader_modelscope import weights as files
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_PREFIX = "base_model.model."
 _TEXT = "text_encoder."
 
 
-def convert(source: str | Path, output: str | Path, weights: str = files.HUB, revision: str | None = None) -> Path:
-    """Read a LoRA in the reference's format and write it as a peft adapter, which vader and diffusers load.
+def read(path: Path, weights: str, revision: str | None) -> tuple[AdapterSpec, dict[str, Tensor]]:
+    """A LoRA in the reference's format: what it is, and its tensors by plain name.
 
     Its layers have no names, so they come from the configuration of the UNet that it was trained on; no weight of that
     is read. Layers with fewer channels than the rank have a smaller one; they are filled up with zeros, which changes
     nothing.
 
     Args:
-        source: a ``*_unet.pt`` file.
-        output: folder, created if it is not there.
+        path: a ``*_unet.pt`` file.
         weights: the pipeline that it was trained on, a hub id or a local folder.
         revision: of the hub repository.
 
     Raises:
         vader.WeightsError: the file is missing, truncated, of another kind or for another model.
     """
-    path = Path(source).expanduser()
     pairs = _read_pairs(path)
     layers = _layers(files.PIPELINE.find(weights, revision))
     if len(pairs) != len(layers):
@@ -62,7 +60,7 @@ def convert(source: str | Path, output: str | Path, weights: str = files.HUB, re
     for name, (up, down) in zip(layers, pairs, strict=True):
         state[f"{name}.lora_A.weight"] = _filled(down, 0, rank)
         state[f"{name}.lora_B.weight"] = _filled(up, 1, rank)
-    return _write(state, Path(output).expanduser(), rank, rank, list(layers))
+    return AdapterSpec(rank=rank, alpha=rank, target_modules=tuple(layers), init=str(path)), state
 
 
 def split(source: str | Path, output: str | Path) -> dict[str, Path]:
@@ -87,13 +85,16 @@ def split(source: str | Path, output: str | Path) -> dict[str, Path]:
         raise WeightsError(f"{str(source)!r} has no {adapters.PEFT_CONFIG}; expected the adapter folder of a run.")
     text = {name.removeprefix(_TEXT): tensor for name, tensor in state.items() if name.startswith(_TEXT)}
     unet = {name: tensor for name, tensor in state.items() if not name.startswith(_TEXT)}
-    return {
-        part: _write(
-            tensors, Path(output).expanduser() / part, config["r"], config["lora_alpha"], _layer_names(tensors)
-        )
-        for part, tensors in (("unet", unet), ("text_encoder", text))
-        if tensors
-    }
+    made = {}
+    for part, tensors in (("unet", unet), ("text_encoder", text)):
+        if not tensors:
+            continue
+        made[part] = Path(output).expanduser() / part
+        made[part].mkdir(parents=True, exist_ok=True)
+        targets = tuple(sorted({name.rpartition(".lora_")[0] for name in tensors}))
+        spec = AdapterSpec(rank=config["r"], alpha=config["lora_alpha"], target_modules=targets)
+        adapters.write(made[part], tensors, spec)
+    return made
 
 
 def _read_pairs(path: Path) -> list[tuple[Tensor, Tensor]]:
@@ -150,43 +151,17 @@ def _filled(tensor: Tensor, dim: int, size: int) -> Tensor:
     return filled
 
 
-def _layer_names(state: Mapping[str, Tensor]) -> list[str]:
-    return sorted(name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight"))
-
-
-def _write(state: Mapping[str, Tensor], folder: Path, rank: int, alpha: float, targets: list[str]) -> Path:
-    """Write an adapter in peft's layout."""
-    from peft import LoraConfig
-    from safetensors.torch import save_file
-
-    from vader import adapters
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_PREFIX + name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(tensors, folder / adapters.PEFT_FILE, {"format": "pt"})
-    LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, bias="none").save_pretrained(str(folder))
-    return folder
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: ``python -m vader_modelscope.lora convert|split ...``. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vader_modelscope.lora", description="LoRA files from and to others."
+    """Command line: ``python -m vader_modelscope.lora split ADAPTER OUT``. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m vader_modelscope.lora", description="An adapter in two.")
+    command = parser.add_subparsers(required=True).add_parser(
+        "split", help="an adapter into the UNet's and the text encoder's"
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("convert", help="the reference's *_unet.pt to a peft adapter")
-    one.add_argument("--weights", default=files.HUB, help="pipeline it was trained on: hub id or folder")
-    one.add_argument("--revision", help="of the hub repository")
-    two = commands.add_parser("split", help="an adapter into the UNet's and the text encoder's")
-    for command in (one, two):
-        command.add_argument("source", help="what to read")
-        command.add_argument("output", help="folder to write")
+    command.add_argument("source", help="adapter folder of a run with text_adapter")
+    command.add_argument("output", help="folder to write")
     given = parser.parse_args(arguments)
     try:
-        if given.command == "convert":
-            made = [convert(given.source, given.output, given.weights, given.revision)]
-        else:
-            made = list(split(given.source, given.output).values())
+        made = split(given.source, given.output).values()
     except VaderError as error:
         parser.exit(1, f"error: {error}\n")
     print("wrote " + ", ".join(map(str, made)))

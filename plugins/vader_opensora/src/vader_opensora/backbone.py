@@ -212,9 +212,18 @@ class OpenSora:
         """See :func:`vader_opensora.lora.spec_of`."""
         return lora.spec_of(path)
 
-    def adapter_state(self, path: Path) -> Mapping[str, Tensor]:
-        """See :func:`vader_opensora.lora.read`."""
-        return lora.read(path)
+    @classmethod
+    def import_adapter(cls, options: OpenSoraOptions, path: Path) -> tuple[AdapterSpec, Mapping[str, Tensor]] | None:
+        """See :func:`vader_opensora.lora.read`; None for another kind of file."""
+        spec = lora.spec_of(path)
+        return None if spec is None else (spec, lora.read(path))
+
+    @classmethod
+    def export_adapter(
+        cls, options: OpenSoraOptions, spec: AdapterSpec, state: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        """See :func:`vader_opensora.lora.published`."""
+        return lora.published(spec, state)
 
 
 def _check_fit(denoiser: STDiT3, vae: OpenSoraVAE, text_encoder: T5EncoderModel) -> None:

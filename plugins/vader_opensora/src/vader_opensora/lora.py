@@ -1,16 +1,10 @@
 """LoRA files of VADER-Open-Sora: ``torch.save`` of peft's state dict, with neither rank nor alpha in it.
 
-::
-
-    python -m vader_opensora.lora import FILE.pt FOLDER
-    python -m vader_opensora.lora export FOLDER FILE.pt
-
-A folder is an adapter of vader: ``backbone.adapter.init`` takes it, and ``vader train`` writes it.
+``vader convert adapter --backbone opensora`` writes such a file, or peft's layout from one.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,62 +25,6 @@ LAYERS = ("qkv", "q_linear", "kv_linear")
 _PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _NAME = re.compile(rf"(spatial|temporal)_blocks\.\d+\.(cross_)?attn\.({'|'.join(LAYERS)})\.lora_[AB]\.weight")
-
-
-def import_adapter(file: str | Path, folder: str | Path, alpha: float = ALPHA) -> Path:
-    """Write a file of VADER-Open-Sora as an adapter folder in peft's layout. The rank is read from its tensors.
-
-    Args:
-        file: made by ``torch.save``; read with ``weights_only=True``.
-        folder: created; files of the same names are overwritten.
-        alpha: that it was trained with.
-
-    Raises:
-        vader.WeightsError: it cannot be read, or is no LoRA of Open-Sora.
-    """
-    from peft import LoraConfig
-    from safetensors.torch import save_file
-
-    from vader.adapters import PEFT_FILE
-
-    state = read(Path(file))
-    rank, targets = _shape_of(state, file)
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    save_file({_PREFIX + name: tensor for name, tensor in state.items()}, target / PEFT_FILE, {"format": "pt"})
-    LoraConfig(r=rank, lora_alpha=_whole(alpha), target_modules=targets).save_pretrained(str(target))
-    return target
-
-
-def export_adapter(folder: str | Path, file: str | Path) -> Path:
-    """Write an adapter as VADER-Open-Sora reads it.
-
-    That program scales every update by 8 / rank; where the adapter's own alpha is another, its second half is
-    multiplied by alpha / 8, which gives the same clips.
-
-    Args:
-        folder: an adapter of vader, or one safetensors file (whose alpha is then its rank).
-        file: written under a temporary name and renamed.
-
-    Raises:
-        vader.WeightsError: there is no adapter, or it has layers that VADER-Open-Sora puts none on.
-    """
-    import torch
-
-    from vader import adapters
-
-    source, target = Path(folder).expanduser(), Path(file).expanduser()
-    state, spec = adapters.read(source)[0], adapters.spec_of(source)
-    _judge(list(state), source)
-    factor = (spec.alpha or spec.rank) / ALPHA
-    scaled = {
-        _PREFIX + name: state[name] * factor if name.endswith(_UP) and factor != 1 else state[name]
-        for name in sorted(state, key=_place)
-    }
-    temporary = target.with_name(f".{target.name}.partial")
-    torch.save(scaled, temporary)
-    temporary.replace(target)
-    return target
 
 
 def spec_of(path: Path) -> AdapterSpec | None:
@@ -120,7 +58,28 @@ def read(path: Path) -> dict[str, Tensor]:
     return plain
 
 
-def _judge(names: Sequence[str], path: Path) -> None:
+def published(spec: AdapterSpec, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter as VADER-Open-Sora reads it: its names, in the network's order.
+
+    That program scales every update by 8 / rank; where the adapter's own alpha is another, its second half is
+    multiplied by alpha / 8, which gives the same clips.
+
+    Args:
+        spec: rank and alpha.
+        state: tensors by plain name.
+
+    Raises:
+        vader.WeightsError: it has layers that VADER-Open-Sora puts none on.
+    """
+    _judge(list(state), spec.init or "the adapter")
+    factor = (spec.alpha or spec.rank) / ALPHA
+    return {
+        _PREFIX + name: state[name] * factor if name.endswith(_UP) and factor != 1 else state[name]
+        for name in sorted(state, key=_place)
+    }
+
+
+def _judge(names: Sequence[str], path: str | Path) -> None:
     """Every name is of a layer on which VADER-Open-Sora puts an adapter.
 
     Raises:
@@ -147,32 +106,3 @@ def _place(name: str) -> tuple[str, int, int, str]:
     """Sorts names as the network has them."""
     blocks, number, _, layer, half, _ = name.split(".")
     return blocks, int(number), LAYERS.index(layer), half
-
-
-def _whole(alpha: float) -> int | float:
-    """A number as peft writes it."""
-    return int(alpha) if alpha == int(alpha) else alpha
-
-
-def main() -> None:
-    """Command line, see the module."""
-    parser = argparse.ArgumentParser(prog="python -m vader_opensora.lora", description="LoRA files of VADER-Open-Sora.")
-    commands = parser.add_subparsers(required=True, metavar="import|export")
-    reader = commands.add_parser("import", help="FILE.pt to an adapter folder")
-    reader.add_argument("source", type=Path, metavar="FILE")
-    reader.add_argument("target", type=Path, metavar="FOLDER")
-    reader.add_argument("--alpha", type=float, default=ALPHA, help="that it was trained with (default: %(default)s)")
-    reader.set_defaults(run=lambda given: import_adapter(given.source, given.target, given.alpha))
-    writer = commands.add_parser("export", help="an adapter folder to FILE.pt")
-    writer.add_argument("source", type=Path, metavar="FOLDER")
-    writer.add_argument("target", type=Path, metavar="FILE")
-    writer.set_defaults(run=lambda given: export_adapter(given.source, given.target))
-    arguments = parser.parse_args()
-    try:
-        print(f"wrote {arguments.run(arguments)}")
-    except WeightsError as error:
-        parser.exit(2, f"error: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -15,8 +15,10 @@ from pydantic import Field
 from vader import Conditioning, NoiseSchedule, Options, Runtime, Video
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
+    from vader.conversion import Conversion
     from vader.protocols import Prediction
     from vader.shapes import Frames, Latents
     from vader.spec import AdapterSpec
@@ -210,12 +212,34 @@ class VideoCrafter2:
 
         return lora.spec_of(path)
 
-    def adapter_state(self, path: Path) -> Mapping[str, Tensor]:
-        """The tensors of an adapter in VADER's published format, under the names of this denoiser's layers.
+    @classmethod
+    def import_adapter(
+        cls, options: VideoCrafter2Options, path: Path
+    ) -> tuple[AdapterSpec, Mapping[str, Tensor]] | None:
+        """An adapter in VADER's published format, under the names of the denoiser's layers; None for another file.
+
+        The names follow the checkpoint that ``options`` name; all published ones have the same.
 
         Raises:
-            vader.WeightsError: it is of another model.
+            vader.WeightsError: it cannot be read, or is of another model.
         """
-        from vader_videocrafter import lora, names
+        from vader_videocrafter import lora, weights
 
-        return lora.read(path, names.unet(self.layout.unet))
+        spec = lora.spec_of(path)
+        return None if spec is None else (spec, lora.read(path, weights.denoiser_names(options.weights)))
+
+    @classmethod
+    def export_adapter(
+        cls, options: VideoCrafter2Options, spec: AdapterSpec, state: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        """What the reference loads. See :func:`vader_videocrafter.lora.published`."""
+        from vader_videocrafter import lora, weights
+
+        return lora.published(state, spec.alpha or spec.rank, weights.denoiser_names(options.weights))
+
+    @classmethod
+    def conversion(cls, options: VideoCrafter2Options, dtype: torch.dtype | None) -> Conversion:
+        """The checkpoint under its published names. See :func:`vader_videocrafter.weights.conversion`."""
+        from vader_videocrafter import weights
+
+        return weights.conversion(weights.locate(options.weights, options.revision), options.weights, dtype)

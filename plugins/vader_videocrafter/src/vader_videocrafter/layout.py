@@ -24,7 +24,7 @@ _IMAGE_MARKS = (
 
 FIX = (
     "Set `weights` to a VideoCrafter text-to-video checkpoint: a hub id such as VideoCrafter/VideoCrafter2, its "
-    "model.ckpt, or a .safetensors file that `python -m vader_videocrafter.convert` has made."
+    "model.ckpt, or a .safetensors file that `vader convert weights` has made."
 )
 
 

@@ -1,22 +1,16 @@
 """VADER's published adapters for VideoCrafter: what ``torch.save`` made of peft's state dict, read and written.
 
 The format holds no configuration: the rank is in the shapes, and ``lora_alpha`` is always 8.
-
-From the command line::
-
-    python -m vader_videocrafter.lora import vader_videocrafter_pickscore.pt FOLDER    (FOLDER: peft's layout)
-    python -m vader_videocrafter.lora export runs/mine/adapter FILE.pt                 (the reference loads FILE.pt)
+``vader convert adapter --backbone videocrafter2`` writes such a file, or peft's layout from one.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vader import VaderError, WeightsError
+from vader import WeightsError
 from vader.weight_files import PICKLED, SAFETENSORS, load_pickled
 
 if TYPE_CHECKING:
@@ -97,47 +91,6 @@ def published(state: Mapping[str, Tensor], alpha: float, names: Names) -> dict[s
     return {PREFIX + name: renamed[name] for name in sorted(renamed, key=order)}
 
 
-def write(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as torch does, under a temporary name first."""
-    import torch
-
-    temporary = path.with_name(f".{path.name}.partial")
-    torch.save(dict(state), temporary)
-    temporary.replace(path)
-
-
-def export_adapter(adapter: Path, target: Path, names: Names) -> None:
-    """Write an adapter of ours, in peft's layout, in the published format.
-
-    Raises:
-        vader.WeightsError: it cannot be read, or is of another model.
-    """
-    from vader import adapters
-
-    spec = adapters.spec_of(adapter)
-    write(target, published(adapters.read(adapter)[0], spec.alpha or spec.rank, names))
-
-
-def import_adapter(adapter: Path, folder: Path, names: Names) -> None:
-    """Write a published adapter in peft's layout, which every tool that knows peft can read.
-
-    Raises:
-        vader.WeightsError: it cannot be read, or is of another model.
-    """
-    from peft import LoraConfig
-    from safetensors.torch import save_file
-
-    from vader import adapters
-
-    spec = spec_of(adapter)
-    if spec is None:
-        raise WeightsError(f"{str(adapter)!r} is no adapter in VADER's published format (a .pt file of torch.save).")
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in read(adapter, names).items()}
-    save_file(tensors, folder / adapters.PEFT_FILE, {"format": "pt"})
-    LoraConfig(r=spec.rank, lora_alpha=ALPHA, target_modules=list(spec.target_modules or ())).save_pretrained(folder)
-
-
 def _may_be_published(path: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
@@ -160,32 +113,3 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
         state: dict[str, Tensor] = load_file(path)
         return state
     return tensors(load_pickled(path, name, _FIX), name)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m vader_videocrafter.lora", description="Convert adapters.")
-    parser.add_argument("direction", choices=("import", "export"), help="from the published format, or to it")
-    parser.add_argument("source", type=Path, help="the adapter there is")
-    parser.add_argument("target", type=Path, help="where to write: a folder for import, a .pt file for export")
-    parser.add_argument("--weights", type=Path, help="the checkpoint it is for, if not one of the published sizes")
-    given = parser.parse_args(arguments)
-    try:
-        names = _names(given.weights)
-        convert = import_adapter if given.direction == "import" else export_adapter
-        convert(given.source, given.target, names)
-    except VaderError as error:
-        sys.exit(f"error: {error}")
-    print(f"wrote {given.target}")
-
-
-def _names(weights: Path | None) -> Names:
-    from vader_videocrafter import checkpoint, layout, names
-
-    if weights is None:
-        return names.unet(layout.PUBLISHED)
-    return names.unet(layout.read(checkpoint.open_checkpoint(weights, str(weights)).shapes, str(weights)).unet)
-
-
-if __name__ == "__main__":
-    main()

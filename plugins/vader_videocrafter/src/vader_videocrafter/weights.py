@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from vader import NoiseSchedule, WeightsError
+from vader.conversion import Conversion
 from vader.weight_files import PICKLED, SAFETENSORS, first_line, hub_file, is_hub_id, shown
 from vader_videocrafter import names, network
 from vader_videocrafter.checkpoint import Stored, open_checkpoint
-from vader_videocrafter.layout import FIX, TEXT, UNET, VAE, Layout, Shapes, read
+from vader_videocrafter.layout import FIX, PUBLISHED, TEXT, UNET, VAE, Layout, Shapes, read
 from vader_videocrafter.schedule import ScaledSchedule
 
 TRAIN_TIMESTEPS = 1000
@@ -34,12 +35,13 @@ class Parts:
     schedule: NoiseSchedule
 
 
-def locate(weights: str, revision: str | None = None) -> Path:
+def locate(weights: str, revision: str | None = None, *, cached: bool = False) -> Path:
     """The local file of a checkpoint; a hub id is downloaded, or taken from the hub's cache, first.
 
     Args:
         weights: a file, a folder that holds one (``model.safetensors`` goes before ``model.ckpt``), or a hub id.
         revision: of the hub repository.
+        cached: look in the hub's cache alone.
 
     Raises:
         vader.WeightsError: there is nothing of that name.
@@ -56,7 +58,7 @@ def locate(weights: str, revision: str | None = None) -> Path:
         raise WeightsError(f"folder {weights} holds no model{SAFETENSORS} and no {FILE}. {FIX}")
     if path.suffix in (SAFETENSORS, *PICKLED) or not is_hub_id(weights):
         raise WeightsError(f"weights {weights!r} is no file or folder here, nor a hub id (owner/name). {FIX}")
-    return hub_file(weights, FILE, revision)
+    return hub_file(weights, FILE, revision, cached=cached)
 
 
 def load(path: Path, name: str, device: torch.device, dtype: torch.dtype, text_device: torch.device) -> Parts:
@@ -179,6 +181,42 @@ def schedule(stored: Stored) -> NoiseSchedule:
         config=DIFFUSERS_CONFIG,
         signal_scale=scale,
     )
+
+
+def denoiser_names(weights: str) -> names.Names:
+    """Names of the denoiser's layers in a checkpoint that is here or in the hub's cache; else in the published ones.
+
+    Raises:
+        vader.WeightsError: the file that is here cannot be read, or is of another model.
+    """
+    try:
+        path = locate(weights, cached=True)
+    except WeightsError:
+        if not is_hub_id(weights):
+            raise
+        return names.unet(PUBLISHED)
+    return names.unet(read(open_checkpoint(path, weights).shapes, weights).unet)
+
+
+def conversion(path: Path, name: str, dtype: torch.dtype | None) -> Conversion:
+    """A checkpoint as it is written as safetensors: all its tensors, those of the networks in the loader's order.
+
+    Args:
+        path: as :func:`locate` gives it.
+        name: what the user calls it, for errors.
+        dtype: of denoiser and text encoder; None leaves each tensor as it is. The noise schedule and the first stage,
+            which run in float32, stay as they are.
+
+    Raises:
+        vader.WeightsError: the file cannot be read, or is no text-to-video checkpoint.
+    """
+    stored = open_checkpoint(path, name)
+    layout = read(stored.shapes, name)
+    used = [theirs for _, theirs in checked(stored.shapes, layout, name).parameters(layout)]
+    order = list(dict.fromkeys([*used, *stored.shapes]))
+    narrow = {key for key in order if key.startswith((UNET, TEXT))} if dtype is not None else set()
+    dtypes = {key: dtype if dtype is not None and key in narrow else stored.read(key).dtype for key in order}
+    return Conversion({key: stored.shapes[key] for key in order}, dtypes, stored.read)
 
 
 DIFFUSERS_CONFIG: Mapping[str, Any] = {
