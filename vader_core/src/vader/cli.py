@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vader import __version__, cli_convert, cli_estimate, cli_plugins, cli_prompts
+from vader import __version__, cli_convert, cli_plugins, cli_prompts
 from vader.errors import VaderError
 
 if TYPE_CHECKING:
@@ -293,6 +293,5 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) ->
 
 
 cli_convert.register(app)
-cli_estimate.register(app)
 cli_plugins.register(app)
 cli_prompts.register(app)
