@@ -232,6 +232,11 @@ class TestPromptStatistics:
             statistics.remember(["a"], [reward])
         assert statistics.advantages(["a"], [3.0], [3.0]) == pytest.approx([1.0], abs=1e-5)
 
+    def test_a_reward_that_is_not_finite_is_not_remembered(self) -> None:
+        statistics = PromptStatistics(buffer_size=4, min_count=2)
+        statistics.remember(["a", "a", "a"], [1.0, math.nan, 3.0])
+        assert statistics.advantages(["a"], [3.0], [3.0]) == pytest.approx([1.0], abs=1e-5)
+
     def test_the_state_is_all_of_it(self) -> None:
         one, other = PromptStatistics(4, 2), PromptStatistics(4, 2)
         one.remember(["a", "a"], [1.0, 2.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
@@ -23,8 +24,10 @@ class PromptStatistics:
         self._rewards: dict[str, list[float]] = {}
 
     def remember(self, prompts: Sequence[str], rewards: Sequence[float]) -> None:
-        """Take up a round's rewards."""
+        """Take up a round's rewards; one that is not finite would spoil its prompt for good and is left out."""
         for prompt, reward in zip(prompts, rewards, strict=True):
+            if not math.isfinite(reward):
+                continue
             self._rewards[prompt] = [*self._rewards.get(prompt, []), reward][-self._size :]
 
     def advantages(self, prompts: Sequence[str], rewards: Sequence[float], whole_round: Sequence[float]) -> list[float]:

@@ -31,7 +31,15 @@ class DDPOOptions(Options):
     clips_per_prompt: int = Field(1, ge=1, description="Clips of each prompt in a batch; it divides train.batch_size.")
     updates: int = Field(1, ge=1, description="Optimizer steps taken on the same clips.")
     train_steps: int | None = Field(
-        None, ge=1, description="Denoising steps trained for each batch, drawn at random. Null: all that have noise."
+        None,
+        ge=1,
+        description="Denoising steps trained for each batch, drawn at random. Null: all with noise of min_std.",
+    )
+    min_std: float = Field(
+        0.01,
+        ge=0,
+        description="Steps with noise below this standard deviation are not trained: it changes nothing to be seen, "
+        "and gradients of log-probabilities grow with its inverse.",
     )
     clip_range: float = Field(
         1e-4, gt=0, description="The probability ratio, per latent element, is clipped to 1 +- this."
@@ -101,11 +109,14 @@ class DDPO:
         self._options, self._scene = options, scene
         self._statistics = PromptStatistics(options.buffer_size, options.min_count)
         self._rounds: list[_Round] = []
-        self._noisy = _noisy_steps(scene)
+        self._noisy = _noisy_steps(scene, options.min_std)
         self.clips_per_prompt, self.updates = options.clips_per_prompt, options.updates
         self.passes = options.train_steps or len(self._noisy)
         if not 1 <= self.passes <= len(self._noisy):
-            expected = f"the sampler adds noise in {len(self._noisy)} of its {len(scene.sampler.timesteps)} steps"
+            expected = (
+                f"the sampler adds noise of min_std = {options.min_std:g} or more in {len(self._noisy)} of its "
+                f"{len(scene.sampler.timesteps)} steps"
+            )
             raise SpecError(
                 [Problem("method.options.train_steps", f"{self.passes} steps cannot be trained: {expected}.")]
             )
@@ -205,10 +216,11 @@ class DDPO:
         self._rounds = restored(_Round, state["rounds"], self._scene.device)
 
 
-def _noisy_steps(scene: Scene) -> list[int]:
-    """The sampler's steps that add noise: only these have a density."""
+def _noisy_steps(scene: Scene, least: float) -> list[int]:
+    """The sampler's steps that add noise of at least this standard deviation; without noise there is no density."""
     import torch
 
     zero = torch.zeros(1, 1, 1, 1, 1, device=scene.device)
     sampler = scene.sampler
-    return [i for i in range(len(sampler.timesteps)) if float(sampler.step(zero, i, zero, zero).std) > 0]
+    deviations = [float(sampler.step(zero, i, zero, zero).std) for i in range(len(sampler.timesteps))]
+    return [i for i, std in enumerate(deviations) if std > 0 and std >= least]
