@@ -1,0 +1,73 @@
+"""``python -m benchmarks.align``: run the benchmark, or what is left of it, and write its results."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.align import planning, results, running
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.align", description=__doc__)
+    parser.add_argument("--plan", type=Path, default=planning.HERE / "plan.yaml", help="what is run")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "align", help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=planning.HERE / "results", help="folder of the results")
+    parser.add_argument("--docs", type=Path, help="folder of the docs, to renew their tables and plots")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one processor (default: 2)")
+    parser.add_argument("--only", nargs="*", metavar="VARIANT", help="run these alone; results then need no others")
+    parser.add_argument("--report", action="store_true", help="only write the results of the runs that are done")
+    options = parser.parse_args()
+    plan = planning.load(options.plan)
+    if not options.report:
+        run_all(plan, options.runs, options.jobs, options.only)
+    print(results.write(plan, options.runs, options.results, options.docs))
+
+
+def run_all(plan: planning.Plan, home: Path, jobs: int, only: Sequence[str] | None = None) -> None:
+    """Make every run that is not done, some at once, and say how far it is."""
+    home.mkdir(parents=True, exist_ok=True)
+    todo = [run for run in plan.runs() if not only or run.name in only]
+    start, done, total = time.perf_counter(), 0, sum(run.queries for run in todo)
+    with _workers(jobs) as submit:
+        waiting = {submit(running.execute, plan, run, home): run for run in todo}
+        for future in as_completed(waiting):
+            future.result()
+            done += waiting[future].queries
+            spent = time.perf_counter() - start
+            print(f"{done:6d} of {total} queries, {spent:5.0f} s: {waiting[future].folder}", flush=True)
+        names = [name for name in plan.options.variants if not only or name in only]
+        for future in [submit(running.count_operations, plan, name, home) for name in names]:
+            future.result()
+        submit(running.base_figures, plan, home).result()
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Callable[..., Future[Any]]]:
+    """Something that runs functions: so many processes of one thread each, or this process for one job."""
+    if jobs == 1:
+        yield _here
+        return
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield pool.submit
+
+
+def _here(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(function(*arguments))
+    return future
+
+
+if __name__ == "__main__":
+    main()

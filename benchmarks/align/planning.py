@@ -1,0 +1,136 @@
+"""What the benchmark runs: plan.yaml and base.yaml, read and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from vader import Options
+
+HERE = Path(__file__).parent
+
+
+class GridOptions(Options):
+    """The clips of an evaluation."""
+
+    prompts: int = Field(ge=2)
+    seeds: int = Field(ge=2)
+
+
+class VariantOptions(Options):
+    """A method with its settings."""
+
+    title: str
+    spec: dict[str, Any]
+    times: int = Field(1, ge=1, description="Times the common number of queries.")
+    milestones: tuple[int, ...] | None = Field(None, description="Queries. Null: the plan's.")
+    curve: bool = Field(False, description="Draw its course.")
+    kl: bool = Field(False, description="A point of the curve of KL weights.")
+
+
+class PlanOptions(Options):
+    """plan.yaml."""
+
+    queries: int = Field(ge=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    milestones: tuple[int, ...] = Field(min_length=1)
+    evaluation: GridOptions
+    base: dict[str, Any] = Field(default_factory=dict, description="Changes of base.yaml.")
+    variants: dict[str, VariantOptions]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one training seed.
+
+    Args:
+        name: of the variant.
+        seed: of the training.
+        spec: whole, without ``output``.
+        milestones: queries -> optimizer steps, ascending; the last ends the run.
+        averaged: only the end is evaluated, because checkpoints hold the weights that train and not their average.
+    """
+
+    name: str
+    seed: int
+    spec: dict[str, Any]
+    milestones: dict[int, int]
+    averaged: bool
+
+    @property
+    def folder(self) -> str:
+        """Its folder's name."""
+        return f"{self.name}-{self.seed}"
+
+    @property
+    def queries(self) -> int:
+        """Reward queries of the whole run."""
+        return max(self.milestones)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The benchmark, whole. ``base`` is the spec that variants change."""
+
+    options: PlanOptions
+    base: dict[str, Any]
+
+    def runs(self) -> list[Run]:
+        """Every run, seed by seed, the longest first."""
+        found = [self.run(name, seed) for seed in self.options.seeds for name in self.options.variants]
+        place = {seed: index for index, seed in enumerate(self.options.seeds)}
+        return sorted(found, key=lambda run: (place[run.seed], -run.queries))
+
+    def run(self, name: str, seed: int) -> Run:
+        """A variant with a seed.
+
+        Raises:
+            ValueError: a milestone is no whole number of optimizer steps.
+        """
+        variant = self.options.variants[name]
+        spec = merged(self.base, variant.spec)
+        steps = {}
+        end = self.options.queries * variant.times
+        for queries in sorted({*(variant.milestones or self.options.milestones), end}):
+            clips = clips_per_step(spec)
+            if queries % clips:
+                raise ValueError(f"variant {name}: {queries} queries are no whole number of steps of {clips} queries.")
+            steps[queries] = round(queries / clips)
+        train = {"seed": seed, "steps": steps[end], "checkpoint_every": math.gcd(*steps.values())}
+        averaged = spec["train"].get("ema_decay") is not None
+        return Run(name, seed, merged(spec, {"train": train}), steps, averaged)
+
+
+def clips_per_step(spec: Mapping[str, Any]) -> float:
+    """Reward queries of an optimizer step: each scored clip is one."""
+    options = spec.get("method", {}).get("options", {})
+    repeats = spec.get("gradient", {}).get("renoise") or 1
+    return float(spec["train"]["batch_size"] * repeats / options.get("updates", 1))
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes``, section by section."""
+    found = dict(base)
+    for key, value in changes.items():
+        inner = found.get(key)
+        found[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def load(plan: Path = HERE / "plan.yaml", base: Path = HERE / "base.yaml") -> Plan:
+    """Read and check the two files.
+
+    Raises:
+        ValueError: a field is wrong (pydantic's ValidationError), or a milestone does not fit.
+    """
+    read = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (plan, base)]
+    options = PlanOptions.model_validate(read[0])
+    found = Plan(options, merged(read[1], options.base))
+    found.runs()
+    return found

@@ -1,0 +1,236 @@
+"""From the runs to the results: JSON, tables and plots. Every figure of the docs comes from here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.align import plots, running
+from benchmarks.align.planning import Plan
+
+from vader.report.statistics import Interval, mean, mean_interval
+from vader.storage import write_json, write_text
+
+REWARD, ACCURACY = "shapes_alignment", "shapes_accuracy"
+
+
+PAGES = ("benchmark.md", "choosing-a-method.md")
+"""Pages of the docs with ``<!-- table NAME -->`` ... ``<!-- end -->``, between which a table is put."""
+
+
+def write(plan: Plan, home: Path, folder: Path, docs: Path | None) -> str:
+    """Write ``results.json``, ``table.md`` and the plots of every finished run.
+
+    Args:
+        plan: the benchmark.
+        home: folder of the runs.
+        folder: of the results.
+        docs: the docs, whose tables and plots are renewed; None puts the plots beside the results.
+
+    Returns:
+        The main table.
+    """
+    data = collect(plan, home)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "results.json", data)
+    made = tables(data)
+    write_text(folder / "table.md", "\n\n".join(made.values()) + "\n")
+    for name, svg in plots.draw(data).items():
+        write_text(docs / "images" / f"align-{name}.svg" if docs else folder / f"{name}.svg", svg)
+    for page in [docs / name for name in PAGES] if docs else []:
+        write_text(page, with_tables(page.read_text(encoding="utf-8"), made))
+    return made["main"]
+
+
+def with_tables(text: str, made: Mapping[str, str]) -> str:
+    """A page with its tables renewed."""
+    for name, table in made.items():
+        text = re.sub(
+            rf"(<!-- table {name} -->\n).*?(<!-- end -->)",
+            lambda m, t=table: f"{m[1]}\n{t}\n\n{m[2]}",
+            text,
+            flags=re.S,
+        )
+    return text
+
+
+def collect(plan: Plan, home: Path) -> dict[str, Any]:
+    """The figures of every finished run, by variant and queries."""
+    base = running.base_figures(plan, home)
+    variants: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+    for name, options in plan.options.variants.items():
+        paths = {seed: home / plan.run(name, seed).folder / running.RESULT for seed in plan.options.seeds}
+        done = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.is_file()}
+        if not done:
+            continue
+        environment = next(iter(done.values()))["environment"]
+        counted = home / "operations" / f"{name}.json"
+        variants[name] = {
+            "title": options.title,
+            "curve": options.curve,
+            "kl": options.kl,
+            "spec": options.spec,
+            "seeds": sorted(done),
+            "operations_per_query": json.loads(counted.read_text(encoding="utf-8"))["per_query"]
+            if counted.is_file()
+            else None,
+            "points": {
+                queries: _point(base, [one["evaluations"][queries] for one in done.values()])
+                for queries in next(iter(done.values()))["evaluations"]
+            },
+        }
+    kept = ("versions", "python", "cpus", "threads")
+    return {
+        "queries": plan.options.queries,
+        "evaluation": plan.options.evaluation.model_dump(),
+        "environment": {key: environment[key] for key in kept if key in environment},
+        "base": {
+            REWARD: mean(base["scores"][REWARD]),
+            ACCURACY: mean(base["scores"][ACCURACY]),
+            "diversity": mean(base["diversity"]),
+        },
+        "variants": variants,
+    }
+
+
+def _point(base: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A variant after some queries: means over clips and training seeds, with intervals of the change from the base."""
+    return {
+        REWARD: _change(base["scores"][REWARD], [run["scores"][REWARD] for run in runs]),
+        ACCURACY: _change(base["scores"][ACCURACY], [run["scores"][ACCURACY] for run in runs]),
+        "diversity": _change(base["diversity"], [run["diversity"] for run in runs]),
+        "divergence": mean([run["divergence"] for run in runs]),
+        "divergence_by_seed": [run["divergence"] for run in runs],
+        "cpu": mean([run["cpu"] for run in runs]),
+        "wall": mean([run["wall"] for run in runs]),
+    }
+
+
+def _change(before: Sequence[float], after: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """How a figure changed.
+
+    Args:
+        before: of each clip (or prompt) of the base.
+        after: of the same clips, for each training seed.
+
+    Returns:
+        ``gain``, the mean change; ``interval`` over clips, each paired with the base's clip of the same prompt and
+        noise and averaged over training seeds; ``by_seed`` and ``seed_interval`` over training seeds.
+    """
+    by_clip = [mean(values) - start for start, *values in zip(before, *after, strict=True)]
+    by_seed = [mean(values) - mean(before) for values in after]
+    return {
+        "mean": mean([mean(values) for values in after]),
+        "gain": mean(by_clip),
+        "interval": _ends(mean_interval(by_clip)),
+        "by_seed": by_seed,
+        "seed_interval": _ends(mean_interval(by_seed)),
+    }
+
+
+def _ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
+
+
+def tables(data: Mapping[str, Any]) -> dict[str, str]:
+    """Markdown tables by name."""
+    return {"main": _main(data), "ten": _ten(data), "kl": _kl(data)}
+
+
+def _main(data: Mapping[str, Any]) -> str:
+    queries, base = str(data["queries"]), data["base"]
+    head = [
+        "variant",
+        "reward gain [95 % CI]",
+        "by seed",
+        "exact accuracy",
+        "diversity",
+        "divergence",
+        "CPU s",
+        "TFLOP",
+    ]
+    rows = [["*base model*", f"({base[REWARD]:.3f})", "", f"{base[ACCURACY]:.1%}", "100 %", "0", "", ""]]
+    for variant in data["variants"].values():
+        point = variant["points"].get(queries)
+        if point is not None:
+            rows.append([variant["title"], *_figures(point, variant, base, data["queries"])])
+    return _table(head, rows)
+
+
+def _figures(point: Mapping[str, Any], variant: Mapping[str, Any], base: Mapping[str, Any], queries: int) -> list[str]:
+    operations = variant["operations_per_query"]
+    return [
+        _with_interval(point[REWARD]),
+        ", ".join(f"{gain:+.3f}" for gain in point[REWARD]["by_seed"]),
+        f"{point[ACCURACY]['mean']:.1%} ({point[ACCURACY]['gain'] * 100:+.1f})",
+        f"{point['diversity']['mean'] / base['diversity']:.0%}",
+        f"{point['divergence']:.2g}",
+        f"{point['cpu']:.0f}",
+        "" if operations is None else f"{operations * queries / 1e12:.2f}",
+    ]
+
+
+def _ten(data: Mapping[str, Any]) -> str:
+    head = [
+        "variant",
+        "queries",
+        "reward gain [95 % CI]",
+        "by seed",
+        "95 % CI over seeds",
+        "exact accuracy",
+        "diversity",
+        "divergence",
+    ]
+    rows = []
+    for variant in data["variants"].values():
+        if max(map(int, variant["points"])) == data["queries"]:
+            continue
+        for queries, point in variant["points"].items():
+            figures = _figures(point, variant, data["base"], int(queries))
+            rows.append(
+                [
+                    variant["title"],
+                    queries,
+                    figures[0],
+                    figures[1],
+                    _bounds(point[REWARD]["seed_interval"]),
+                    *figures[2:5],
+                ]
+            )
+    return _table(head, rows)
+
+
+def _kl(data: Mapping[str, Any]) -> str:
+    head = ["KL weight", "divergence", "reward gain [95 % CI]", "exact accuracy", "diversity"]
+    rows = []
+    for weight, variant, point in kl_points(data):
+        figures = _figures(point, variant, data["base"], data["queries"])
+        rows.append([f"{weight:g}", figures[4], figures[0], figures[2], figures[3]])
+    return _table(head, rows)
+
+
+def kl_points(data: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any], Mapping[str, Any]]]:
+    """(weight, variant, its last point), ascending in weight."""
+    found = [
+        (float(variant["spec"]["method"]["options"]["kl_weight"]), variant, variant["points"][str(data["queries"])])
+        for variant in data["variants"].values()
+        if variant["kl"]
+    ]
+    return sorted(found, key=lambda one: one[0])
+
+
+def _with_interval(change: Mapping[str, Any]) -> str:
+    return f"{change['gain']:+.3f} {_bounds(change['interval'])}"
+
+
+def _bounds(ends: Sequence[float] | None) -> str:
+    return "" if ends is None else f"[{ends[0]:+.3f}, {ends[1]:+.3f}]"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,172 @@
+"""One run: train, then evaluate its milestones. Finished runs are found again, interrupted ones are resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.align.evaluating import Evaluator, Grid
+from benchmarks.align.planning import Plan, Run, merged
+
+import vader
+from vader.checkpoint import folder_name
+from vader.storage import write_json
+
+RESULT, COST = "result.json", "cost.jsonl"
+_evaluators: dict[str, Evaluator] = {}
+
+
+class CostMeter:
+    """Notes seconds of processor and of wall clock that each optimizer step took, without checkpoints."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / COST
+        self._mark = (0.0, 0.0)
+
+    def _start(self) -> None:
+        self._mark = (time.process_time(), time.perf_counter())
+
+    @vader.hookimpl
+    def vader_run_started(self, run: vader.Run) -> None:
+        """See :mod:`vader.hooks`."""
+        self._start()
+
+    @vader.hookimpl
+    def vader_step_finished(self, run: vader.Run, step: int, metrics: Mapping[str, float]) -> None:
+        """See :mod:`vader.hooks`."""
+        cpu, wall = self._mark
+        line = {"step": step, "cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._start()
+
+    @vader.hookimpl
+    def vader_checkpoint_saved(self, run: vader.Run, step: int, path: Path) -> None:
+        """See :mod:`vader.hooks`."""
+        self._start()
+
+
+def cost(folder: Path, steps: int) -> dict[str, float]:
+    """Seconds that the first optimizer steps took. Steps that a resumption did again count once."""
+    lines = (folder / COST).read_text(encoding="utf-8").splitlines()
+    by_step = {line["step"]: line for line in map(json.loads, lines)}
+    return {kind: sum(by_step[step + 1][kind] for step in range(steps)) for kind in ("cpu", "wall")}
+
+
+def execute(plan: Plan, run: Run, home: Path) -> dict[str, Any]:
+    """Make a run and its evaluations, or find them.
+
+    Args:
+        plan: the benchmark.
+        run: of the plan.
+        home: folder of all runs.
+
+    Returns:
+        ``{"settings", "evaluations": {queries: figures}, "environment"}``.
+    """
+    folder = home / run.folder
+    found = finished(folder, _settings(plan, run))
+    if found is not None:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+        vader.train({**run.spec, "output": str(folder)}, resume=True, listeners=[CostMeter(folder)])
+        evaluations = {str(queries): _evaluated(plan, run, folder, queries) for queries in _seen(run)}
+    result = {
+        "settings": _settings(plan, run),
+        "evaluations": evaluations,
+        "environment": json.loads((folder / "environment.json").read_text(encoding="utf-8")),
+    }
+    write_json(folder / RESULT, result)
+    return result
+
+
+def finished(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of a run that is done.
+
+    Raises:
+        ValueError: it was made with other settings.
+    """
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if found["settings"] != json.loads(json.dumps(settings)):
+        raise ValueError(f"{path} was made with other settings. Choose another folder with --runs, or remove it.")
+    return found
+
+
+def _settings(plan: Plan, run: Run) -> dict[str, Any]:
+    return {"spec": run.spec, "milestones": run.milestones, "evaluation": plan.options.evaluation.model_dump()}
+
+
+def _seen(run: Run) -> list[int]:
+    """Milestones that can be evaluated."""
+    return [run.queries] if run.averaged else list(run.milestones)
+
+
+def _evaluated(plan: Plan, run: Run, folder: Path, queries: int) -> dict[str, Any]:
+    step, last = run.milestones[queries], queries == run.queries
+    adapter = folder / "adapter" if last else folder / "checkpoints" / folder_name(step) / "adapter"
+    figures = evaluator(plan, adapter).adapter(adapter, divergence=True)
+    return {**figures, **cost(folder, step)}
+
+
+def evaluator(plan: Plan, adapter: Path) -> Evaluator:
+    """This process's evaluator, opened at its first use."""
+    key = json.dumps([plan.base, plan.options.evaluation.model_dump()], sort_keys=True)
+    if key not in _evaluators:
+        _evaluators[key] = Evaluator(plan.base, adapter, Grid(**plan.options.evaluation.model_dump()))
+    return _evaluators[key]
+
+
+def base_figures(plan: Plan, home: Path) -> dict[str, Any]:
+    """The evaluation of the model without an adapter, made once; some run must be done."""
+    path = home / "base.json"
+    settings = {"spec": plan.base, "evaluation": plan.options.evaluation.model_dump()}
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found["settings"] == json.loads(json.dumps(settings)):
+            return found
+    adapter = next(home.glob(f"*/{RESULT}")).parent / "adapter"
+    found = {"settings": settings, **evaluator(plan, adapter).base()}
+    write_json(path, found)
+    return found
+
+
+def count_operations(plan: Plan, name: str, home: Path) -> float:
+    """Floating-point operations of a variant for each reward query, made or found.
+
+    Counted by ``torch.utils.flop_counter`` over whole optimizer steps (four, or more where a round has more updates):
+    multiplications and additions of matrix products, attention and convolutions, of sampling, decoding, the reward,
+    backward with its recomputation, and the text encoder. Element-wise work is not counted.
+    """
+    import tempfile
+
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    run = plan.run(name, plan.options.seeds[0])
+    path = home / "operations" / f"{name}.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["spec"] == json.loads(json.dumps(run.spec)):
+            return float(found["per_query"])
+    updates = run.spec.get("method", {}).get("options", {}).get("updates", 1)
+    steps = -(-4 // updates) * updates
+    first = min(run.milestones)
+    per_step = first / run.milestones[first]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counter = FlopCounterMode(display=False)
+    with tempfile.TemporaryDirectory() as folder, (home / "operations" / "log.txt").open("a", encoding="utf-8") as log:
+        spec = merged(run.spec, {"output": str(Path(folder) / "run"), "train": {"steps": steps}})
+        # torch counts a fused attention kernel of the CPU as nothing; the plain one is matrix products.
+        with contextlib.redirect_stderr(log), sdpa_kernel(SDPBackend.MATH), counter:
+            vader.train(spec)
+    per_query = counter.get_total_flops() / (steps * per_step)
+    write_json(path, {"spec": run.spec, "per_query": per_query})
+    return per_query

@@ -1,0 +1,119 @@
+"""The alignment benchmark: a toy plan from end to end, and its committed results against the docs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.align import planning, results, running
+from benchmarks.align.__main__ import run_all
+
+from vader.report.statistics import mean
+from vader.run_folder import read_metrics
+
+HERE = Path(__file__).resolve().parents[2]
+COMMITTED = HERE / "benchmarks" / "align" / "results" / "results.json"
+TOY = """
+queries: 8
+seeds: [1]
+milestones: [4, 8]
+evaluation: {prompts: 2, seeds: 2}
+base: {train: {batch_size: 4}, sampler: {steps: 2}}
+variants:
+  tail: {title: both steps, curve: true, spec: {gradient: {mode: tail, k: 2}}}
+  weighed:
+    title: both steps near the base
+    kl: true
+    spec: {gradient: {mode: tail, k: 2}, method: {name: reward_gradient, options: {kl_weight: 1.0}}}
+  dpo: {title: DPO, times: 2, milestones: [8, 16], curve: true, spec: {method: {name: dpo}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[planning.Plan, Path]:
+    folder = tmp_path_factory.mktemp("align")
+    (folder / "plan.yaml").write_text(TOY, encoding="utf-8")
+    plan = planning.load(folder / "plan.yaml")
+    run_all(plan, folder / "runs", jobs=1)
+    return plan, folder
+
+
+def test_a_toy_plan_gives_figures_table_and_plots(toy: tuple[planning.Plan, Path]) -> None:
+    plan, folder = toy
+    table = results.write(plan, folder / "runs", folder / "results", None)
+    data = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
+    assert set(data["variants"]) == {"tail", "weighed", "dpo"}
+    assert list(data["variants"]["dpo"]["points"]) == ["8", "16"]
+    found = data["variants"]["tail"]["points"]["8"][results.REWARD]
+    raw = json.loads((folder / "runs" / "tail-1" / "result.json").read_text(encoding="utf-8"))
+    base = json.loads((folder / "runs" / "base.json").read_text(encoding="utf-8"))
+    gain = mean(raw["evaluations"]["8"]["scores"][results.REWARD]) - mean(base["scores"][results.REWARD])
+    assert gain != 0.0
+    assert found["gain"] == pytest.approx(gain)
+    assert found["interval"][0] < gain < found["interval"][1]
+    assert f"| both steps | {gain:+.3f} [" in table
+    page = "before\n<!-- table main -->\nold\n<!-- end -->\nafter\n"
+    assert (
+        results.with_tables(page, {"main": table}) == f"before\n<!-- table main -->\n\n{table}\n\n<!-- end -->\nafter\n"
+    )
+    made = {path.name for path in (folder / "results").glob("*.svg")}
+    assert {"reward-queries.svg", "reward-operations.svg", "accuracy-cpu.svg", "kl.svg", "variants.svg"} <= made
+
+
+def test_operations_are_counted(toy: tuple[planning.Plan, Path]) -> None:
+    """Backward through two steps, recomputed, costs more than making clips; both cost more than nothing."""
+    plan, folder = toy
+    tail, weighed, dpo = (running.count_operations(plan, name, folder / "runs") for name in plan.options.variants)
+    assert weighed > tail > dpo > 1e6
+
+
+def test_a_finished_run_is_found_and_an_interrupted_one_resumed(toy: tuple[planning.Plan, Path]) -> None:
+    plan, folder = toy
+    home = folder / "runs"
+    done, lost = home / "dpo-1" / "result.json", home / "tail-1"
+    first, untouched = json.loads((lost / "result.json").read_text(encoding="utf-8")), done.stat().st_mtime_ns
+    (lost / "result.json").unlink()
+    shutil.rmtree(lost / "adapter")
+    shutil.rmtree(lost / "checkpoints" / "step-000002")
+    run_all(plan, home, jobs=1)
+    again = json.loads((lost / "result.json").read_text(encoding="utf-8"))
+    assert done.stat().st_mtime_ns == untouched
+    assert len(read_metrics(lost)) == 2
+    for queries, figures in first["evaluations"].items():
+        for key in ("scores", "diversity", "divergence"):
+            assert again["evaluations"][queries][key] == figures[key]
+
+
+def test_results_of_other_settings_are_refused(toy: tuple[planning.Plan, Path]) -> None:
+    plan, folder = toy
+    other = planning.Plan(plan.options, planning.merged(plan.base, {"train": {"learning_rate": 1e-4}}))
+    with pytest.raises(ValueError, match="made with other settings"):
+        running.execute(other, other.run("tail", 1), folder / "runs")
+
+
+@pytest.mark.parametrize(
+    ("spec", "queries"),
+    [
+        ({"train": {"batch_size": 16}}, 16),
+        ({"train": {"batch_size": 16}, "gradient": {"renoise": 2}}, 32),
+        ({"train": {"batch_size": 16}, "method": {"name": "ddpo", "options": {"updates": 4}}}, 4),
+    ],
+)
+def test_queries_are_scored_clips(spec: dict[str, Any], queries: float) -> None:
+    assert planning.clips_per_step(spec) == queries
+
+
+@pytest.mark.parametrize(
+    "page", ["docs/benchmark.md", "docs/choosing-a-method.md", "benchmarks/align/results/table.md"]
+)
+def test_tables_are_those_of_the_committed_results(page: str) -> None:
+    made = results.tables(json.loads(COMMITTED.read_text(encoding="utf-8")))
+    text = (HERE / page).read_text(encoding="utf-8")
+    if page.startswith("docs"):
+        assert results.with_tables(text, made) == text
+        assert "<!-- table " in text
+    else:
+        assert text == "\n\n".join(made.values()) + "\n"
