@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HUB = "hub:"
 """What the name of an adapter on the hub begins with."""
-_HUB_NAME = re.compile(r"hub:(?P<name>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>[\w.][\w./ -]*))?")
+_HUB_NAME = re.compile(r"hub:(?P<name>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>(?:\w[\w. -]*/)*\w[\w. -]*))?")
 
 
 def locate(init: str | Path, *, cached: bool = False) -> Path | None:
