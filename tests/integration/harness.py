@@ -75,7 +75,7 @@ def environment(**more: str) -> dict[str, str]:
 def python(arguments: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]:
     """Run this Python in a subprocess, output captured."""
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False, **more)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, check=False, **more)
 
 
 # -- runs compared

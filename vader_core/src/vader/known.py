@@ -21,6 +21,7 @@ OFFERED: dict[str, dict[str, tuple[str, ...]]] = {
             "detection",
             "flow",
             "hps",
+            "hps_package",
             "imagenet",
             "jpeg_size",
             "motion",
