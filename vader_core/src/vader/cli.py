@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vader import __version__, cli_convert, cli_plugins, cli_prompts
+from vader import __version__, cli_convert, cli_estimate, cli_plugins, cli_prompts
 from vader.errors import VaderError
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ def _train(spec: str, overrides: list[str], resume: bool) -> None:
         console.print(f"stopped by {result.stopped} after optimizer step {result.step}; saved. Go on with --resume.")
         raise SystemExit(128 + signal.Signals[result.stopped])
     if len(result.validations) >= 2:
-        _compare(console, result.validations[0], result.validations[-1])
+        kept = [validation for validation in result.validations if validation.step == result.adapter_step]
+        _compare(console, result.validations[0], (kept or result.validations)[-1])
     console.print(f"adapter  {result.folder / 'adapter'}\nreport   {result.folder / 'report.html'}", highlight=False)
 
 
@@ -293,5 +294,6 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) ->
 
 
 cli_convert.register(app)
+cli_estimate.register(app)
 cli_plugins.register(app)
 cli_prompts.register(app)

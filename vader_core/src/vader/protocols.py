@@ -173,6 +173,10 @@ class Backbone(Protocol):
             what ``torch.save`` is to write, for programs that read the backbone's own format.
         conversion: optional; a class method ``(options, dtype) -> vader.conversion.Conversion``: the foreign checkpoint
             that the options name, as safetensors. dtype None leaves it as it is.
+        outline: optional; a class method ``(options, runtime, video, place) -> backbone`` for ``vader estimate``: what
+            the constructor makes, without reading weights, its networks frozen, in the dtypes that they would have, on
+            the meta device, and ``schedule`` real. Each network is given to ``place(module, device)``, which stands in
+            for ``module.to(device)``. Parameters that it does not need may be left out (:mod:`vader.outlines` helps).
         denoiser_name: name of the denoiser in its diffusers pipeline ("transformer", "unet"), for adapters that
             ``load_lora_weights`` reads; None where diffusers has no such pipeline.
     """
@@ -267,6 +271,7 @@ class Reward(Protocol):
         differentiable: whether gradients reach the frames; default True.
         frames: the least number of frames it can judge; default 1.
         needs_prompt: whether prompts change the score; default False.
+        outline: optional; a class method ``(options, runtime, place) -> reward``: see :class:`Backbone`.
     """
 
     def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores:

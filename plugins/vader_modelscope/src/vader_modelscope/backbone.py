@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    from vader.outlines import Place
     from vader.protocols import Prediction
     from vader.shapes import Frames, Latents
     from vader.spec import AdapterSpec
@@ -104,23 +105,39 @@ class ModelScope:
     schedule: NoiseSchedule
 
     def __init__(self, options: ModelScopeOptions, runtime: Runtime) -> None:
-        import torch
+        from torch import nn
 
         folder = files.PIPELINE.locate(options.weights, options.revision, options.variant)
+        self._put_together(options, runtime, folder, files.load, nn.Module.to)
+        if options.xformers:
+            self.denoiser.enable_xformers_memory_efficient_attention()
+
+    @classmethod
+    def outline(cls, options: ModelScopeOptions, runtime: Runtime, place: Place) -> ModelScope:
+        """See :meth:`vader.Backbone.outline`; the published model's configurations are part of this plugin."""
+        published = options.weights == files.HUB and options.revision is None and not Path(files.HUB).is_dir()
+        folder = files.PIPELINE.find(str(files.PUBLISHED) if published else options.weights, options.revision)
+        backbone = cls.__new__(cls)
+        backbone._put_together(options, runtime, folder, files.outline, place)
+        return backbone
+
+    def _put_together(
+        self, options: ModelScopeOptions, runtime: Runtime, folder: Path, load: Any, place: Place
+    ) -> None:
+        import torch
+
         files.check_fit(folder, options.weights, self.spatial_multiple)
         scheduler = files.PIPELINE.config(folder, "scheduler", options.weights)
         self.schedule = files.schedule(scheduler, options.weights, options.zero_terminal_snr)
         vae_dtype = runtime.dtype if options.vae_precision == "run" else torch.float32
-        parts = files.load(folder, options.weights, options.variant, runtime.dtype, vae_dtype)
+        parts = load(folder, options.weights, options.variant, runtime.dtype, vae_dtype)
         self._options, self._device, self._recompute = options, runtime.device, False
         self._negative: Tensor | None = None
         self.tokenizer = parts.tokenizer
         home = "cpu" if options.text_encoder_offload == "cpu" else runtime.device
-        self.text_encoder = parts.text_encoder.requires_grad_(False).eval().to(home)
-        self.denoiser = parts.unet.requires_grad_(False).eval().to(runtime.device)
-        self.vae = parts.vae.requires_grad_(False).eval().to(runtime.device)
-        if options.xformers:
-            self.denoiser.enable_xformers_memory_efficient_attention()
+        self.text_encoder = place(parts.text_encoder.requires_grad_(False).eval(), home)
+        self.denoiser = place(parts.unet.requires_grad_(False).eval(), runtime.device)
+        self.vae = place(parts.vae.requires_grad_(False).eval(), runtime.device)
         if options.text_adapter:
             from vader_modelscope.unet import attach_text_encoder
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import NoiseSchedule, WeightsError
+from vader.outlines import Tokens, network
 from vader.pipeline_folder import PipelineFolder
 from vader.weight_files import first_line
 
@@ -45,6 +46,8 @@ def _judge(index: Mapping[str, Any], name: str) -> None:
 
 
 PIPELINE = PipelineFolder(("unet", "text_encoder", "vae"), _judge, FIX)
+PUBLISHED = Path(__file__).parent / "published"
+"""The configurations of :data:`HUB`, without its weights."""
 
 
 def load(folder: Path, name: str, variant: str | None, dtype: torch.dtype, vae_dtype: torch.dtype) -> Parts:
@@ -68,6 +71,20 @@ def load(folder: Path, name: str, variant: str | None, dtype: torch.dtype, vae_d
         text_encoder=PIPELINE.module(CLIPTextModel, folder, "text_encoder", name, variant, dtype),
         vae=PIPELINE.module(AutoencoderKL, folder, "vae", name, variant, vae_dtype),
         tokenizer=PIPELINE.tokenizer(CLIPTokenizer, folder, name),
+    )
+
+
+def outline(folder: Path, name: str, variant: str | None, dtype: torch.dtype, vae_dtype: torch.dtype) -> Parts:
+    """The parts of a pipeline folder on the meta device, from its configurations alone. Args as of :func:`load`."""
+    from diffusers import AutoencoderKL, UNet3DConditionModel
+    from transformers import CLIPTextModel
+
+    unet, text_encoder, vae = (PIPELINE.config(folder, part, name) for part in PIPELINE.modules)
+    return Parts(
+        unet=network(UNet3DConditionModel, unet, dtype),
+        text_encoder=network(CLIPTextModel, text_encoder, dtype),
+        vae=network(AutoencoderKL, vae, vae_dtype),
+        tokenizer=Tokens(),
     )
 
 

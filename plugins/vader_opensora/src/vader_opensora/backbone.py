@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+    from vader.outlines import Place, Tokens
     from vader.protocols import Prediction
     from vader.shapes import Frames, Latents
     from vader.spec import AdapterSpec
@@ -80,22 +81,47 @@ class OpenSora:
 
     denoiser: STDiT3
     text_encoder: T5EncoderModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | Tokens
     vae: OpenSoraVAE
     schedule: NoiseSchedule
 
     def __init__(self, options: OpenSoraOptions, runtime: Runtime, video: Video | None = None) -> None:
-        self._options, self._device = options, runtime.device
-        self.video = video or self.resolve_video(options, {})
+        from torch import nn
+
         folders = files.locate(options.weights, {part: getattr(options, part) for part in files.HUB})
         denoiser = files.load_denoiser(folders["denoiser"], runtime.dtype)
         vae = files.load_vae(folders["vae"])
         text_encoder, self.tokenizer = files.load_text(folders["text_encoder"], runtime.dtype)
+        self._put_together(options, runtime, video, (denoiser, vae, text_encoder), nn.Module.to)
+
+    @classmethod
+    def outline(cls, options: OpenSoraOptions, runtime: Runtime, video: Video, place: Place) -> OpenSora:
+        """See :meth:`vader.Backbone.outline`; the sizes of the published parts are in this plugin."""
+        from vader.outlines import Tokens
+        from vader_opensora import outline
+
+        backbone = cls.__new__(cls)
+        parts = outline.parts(options.weights, {part: getattr(options, part) for part in files.HUB}, runtime.dtype)
+        backbone._put_together(options, runtime, video, parts, place)
+        backbone.tokenizer = Tokens()
+        return backbone
+
+    def _put_together(
+        self,
+        options: OpenSoraOptions,
+        runtime: Runtime,
+        video: Video | None,
+        parts: tuple[STDiT3, OpenSoraVAE, T5EncoderModel],
+        place: Place,
+    ) -> None:
+        self._options, self._device = options, runtime.device
+        self.video = video or self.resolve_video(options, {})
+        denoiser, vae, text_encoder = parts
         _check_fit(denoiser, vae, text_encoder)
         home = "cpu" if options.text_encoder_offload == "cpu" else runtime.device
-        self.text_encoder = text_encoder.requires_grad_(False).eval().to(home)
-        self.denoiser = denoiser.requires_grad_(False).eval().to(runtime.device)
-        self.vae = vae.requires_grad_(False).eval().to(runtime.device)
+        self.text_encoder = place(text_encoder.requires_grad_(False).eval(), home)
+        self.denoiser = place(denoiser.requires_grad_(False).eval(), runtime.device)
+        self.vae = place(vae.requires_grad_(False).eval(), runtime.device)
         self.schedule = NoiseSchedule("flow")
 
     @classmethod

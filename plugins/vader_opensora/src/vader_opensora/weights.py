@@ -93,20 +93,35 @@ def load_denoiser(folder: Path, dtype: torch.dtype) -> STDiT3:
     Raises:
         vader.WeightsError: a file is missing, truncated or of another model.
     """
+    import torch
+
+    denoiser = empty_denoiser(config(folder, "denoiser"), folder)
+    fill(denoiser, folder, "denoiser", {"": dtype, "rope.freqs": torch.float32})
+    return denoiser
+
+
+def empty_denoiser(config: Mapping[str, Any], folder: Path) -> STDiT3:
+    """STDiT3 on the meta device.
+
+    Args:
+        config: as in its ``config.json``.
+        folder: where that is, for errors.
+
+    Raises:
+        vader.WeightsError: it is of another model.
+    """
     import inspect
 
     import torch
 
     from vader_opensora.stdit3 import STDiT3
 
-    config = _config(folder, "denoiser")
     other = [f"{key} {config[key]!r}" for key, allowed in _FIXED.items() if config.get(key, allowed[0]) not in allowed]
     if other:
         raise WeightsError(f"{folder}: {', '.join(other)} in {CONFIG} is not Open-Sora 1.2's. {_fix('denoiser')}")
     known = inspect.signature(STDiT3.__init__).parameters
     with torch.device("meta"):
         denoiser: STDiT3 = _constructed(STDiT3, {key: value for key, value in config.items() if key in known}, folder)
-    fill(denoiser, folder, "denoiser", {"": dtype, "rope.freqs": torch.float32})
     return denoiser
 
 
@@ -120,14 +135,21 @@ def load_vae(folder: Path) -> OpenSoraVAE:
     """
     import torch
 
+    vae = empty_vae(config(folder, "vae"), folder)
+    fill(vae, folder, "vae", {"": torch.float32})
+    return vae
+
+
+def empty_vae(config: Mapping[str, Any], folder: Path) -> OpenSoraVAE:
+    """The video autoencoder on the meta device. Args and errors as of :func:`empty_denoiser`."""
+    import torch
+
     from vader_opensora.vae import SPATIAL, OpenSoraVAE
 
-    config = _config(folder, "vae")
     known = {key: config[key] for key in ("micro_frame_size", "shift", "scale") if key in config}
     sizes = {"spatial": {**SPATIAL, **config.get("spatial", {})}, "temporal": config.get("temporal", {})}
     with torch.device("meta"):
         vae: OpenSoraVAE = _constructed(OpenSoraVAE, {**known, **sizes}, folder)
-    fill(vae, folder, "vae", {"": torch.float32})
     return vae
 
 
@@ -199,13 +221,18 @@ def _constructed(kind: Any, config: Mapping[str, Any], folder: Path) -> Any:
         raise WeightsError(f"{folder}: no {kind.__name__} has this {CONFIG}: {first_line(error)}.") from error
 
 
-def _config(folder: Path, part: str) -> dict[str, Any]:
+def config(folder: Path, part: str) -> dict[str, Any]:
+    """The configuration of a part.
+
+    Raises:
+        vader.WeightsError: it cannot be read, or is of another kind of model.
+    """
     try:
         data = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder / CONFIG} is not readable JSON: {first_line(error)}. {_fix(part)}") from error
     kind = data.get("model_type") if isinstance(data, dict) else None
-    if _KINDS.get(str(kind)) != part:
+    if part in _KINDS.values() and _KINDS.get(str(kind)) != part:
         expected = next(kind for kind, of in _KINDS.items() if of == part)
         raise WeightsError(f"{folder / CONFIG} says model_type {kind!r}; expected {expected!r}. {_fix(part)}")
     return dict(data)

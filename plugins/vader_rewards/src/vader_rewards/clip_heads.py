@@ -12,6 +12,10 @@ from vader import Options, Prompt, Runtime
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vader.outlines import Place
+    from vader_rewards.heads import Head
+    from vader_rewards.towers import ClipVision
+
 _ASSETS = "It is in VideoCrafter/assets of the repository mihirp1998/VADER, not on the hub: give the path of a copy."
 
 
@@ -60,20 +64,26 @@ class WeatherOptions(ClipHeadOptions):
 class _HeadOnClip:
     """CLIP features of each frame through a head, averaged over frames."""
 
-    def __init__(self, options: Any, runtime: Runtime, between: Any, output: Any) -> None:
+    def __init__(self, options: Any, head: Head, tower: ClipVision) -> None:
         from vader import WeightsError
+
+        self._head, self._tower = head, tower
+        self._how: str = options.preprocess
+        if head.width != tower.width:
+            raise WeightsError(
+                f"the head {options.head} takes {head.width} features, but {options.weights} gives {tower.width}. "
+                "The published heads belong to openai/clip-vit-large-patch14 (768)."
+            )
+
+    @classmethod
+    def load(cls, options: Any, runtime: Runtime, between: Any, output: Any) -> _HeadOnClip:
+        """From the weights that the options name."""
         from vader_rewards import pixels, towers, weights
         from vader_rewards.heads import load_head
 
         path = weights.file(options.head, "head")
-        self._head = load_head(path, between, output, pixels.wide(runtime.dtype)).to(runtime.device)
-        self._tower = towers.clip_vision(options.weights, options.revision, runtime)
-        self._how: str = options.preprocess
-        if self._head.width != self._tower.width:
-            raise WeightsError(
-                f"the head {path} takes {self._head.width} features, but {options.weights} gives {self._tower.width}. "
-                "The published heads belong to openai/clip-vit-large-patch14 (768)."
-            )
+        head = load_head(path, between, output, pixels.wide(runtime.dtype)).to(runtime.device)
+        return cls(options, head, towers.clip_vision(options.weights, options.revision, runtime))
 
     def __call__(self, frames: Tensor) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] -> ``(b,)``."""
@@ -100,7 +110,17 @@ class Aesthetic:
     differentiable: ClassVar[bool] = True
 
     def __init__(self, options: AestheticOptions, runtime: Runtime) -> None:
-        self._network = _HeadOnClip(options, runtime, "none", "none")
+        self._network = _HeadOnClip.load(options, runtime, "none", "none")
+
+    @classmethod
+    def outline(cls, options: AestheticOptions, runtime: Runtime, place: Place) -> Aesthetic:
+        """See :meth:`vader.Reward.outline`; the head has the widths of LAION's."""
+        from vader_rewards import outline
+
+        reward = cls.__new__(cls)
+        head = outline.head(outline.AESTHETIC, runtime, place)
+        reward._network = _HeadOnClip(options, head, outline.clip_vision(options.weights, runtime, place))
+        return reward
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] -> ``(b,)``."""
@@ -126,7 +146,7 @@ class Compression:
     differentiable: ClassVar[bool] = True
 
     def __init__(self, options: CompressionOptions, runtime: Runtime) -> None:
-        self._network = _HeadOnClip(options, runtime, "relu", "none")
+        self._network = _HeadOnClip.load(options, runtime, "relu", "none")
         self._sign = -1.0 if options.favour == "small" else 1.0
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
@@ -151,7 +171,7 @@ class Weather:
     differentiable: ClassVar[bool] = True
 
     def __init__(self, options: WeatherOptions, runtime: Runtime) -> None:
-        self._network = _HeadOnClip(options, runtime, "none", "sigmoid")
+        self._network = _HeadOnClip.load(options, runtime, "none", "sigmoid")
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] -> ``(b,)``."""

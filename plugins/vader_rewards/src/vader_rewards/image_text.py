@@ -14,6 +14,8 @@ from vader_rewards.extras import require
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vader.outlines import Place
+
 HPS_FILES = {"v2.0": "xswu/HPSv2:HPS_v2_compressed.pt", "v2.1": "xswu/HPSv2:HPS_v2.1_compressed.pt"}
 
 
@@ -125,6 +127,18 @@ class Hps:
             self._tower = towers.open_clip("ViT-H-14", file(name, "weights"), runtime)
         self._how = options.preprocess
 
+    @classmethod
+    def outline(cls, options: HpsOptions, runtime: Runtime, place: Place) -> Hps:
+        """See :meth:`vader.Reward.outline`; without a folder the model is a ViT-H/14, whatever its weights."""
+        require("hps", "hps", "open_clip")
+        from vader_rewards import outline
+
+        reward = cls.__new__(cls)
+        given = _local(options.weights or HPS_FILES[options.version])
+        architecture = given if given.startswith("local-dir:") else "ViT-H-14"
+        reward._tower, reward._how = outline.open_clip(architecture, runtime, place), options.preprocess
+        return reward
+
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
         from vader_rewards import pixels
@@ -205,6 +219,15 @@ class PickScore:
         )
         source = weights.folder(options.weights, options.revision)
         self._model = weights.model(CLIPModel, source, options.weights, runtime.dtype).to(runtime.device)
+
+    @classmethod
+    def outline(cls, options: PickScoreOptions, runtime: Runtime, place: Place) -> PickScore:
+        """See :meth:`vader.Reward.outline`."""
+        from vader_rewards import outline
+
+        reward = cls.__new__(cls)
+        reward._model, reward._tokenizer = outline.clip(options.weights, runtime, place)
+        return reward
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""

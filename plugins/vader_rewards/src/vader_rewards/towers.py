@@ -89,8 +89,7 @@ class OpenClip:
     def __init__(self, network: Any, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
         self.network, self.tokenizer = network, tokenizer
         self.preprocess: dict[str, Any] = dict(network.visual.preprocess_cfg)
-        parameter = next(network.parameters())
-        self._device, self._dtype = parameter.device, parameter.dtype
+        self._dtype = next(network.parameters()).dtype
 
     @property
     def size(self) -> int:
@@ -105,7 +104,8 @@ class OpenClip:
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit features ``(n d)``, without gradient."""
-        return self._unit(self.network.encode_text(self.tokenizer(list(texts)).to(self._device)))
+        tokens = self.tokenizer(list(texts)).to(next(self.network.parameters()).device)
+        return self._unit(self.network.encode_text(tokens))
 
     def normalised(self, images: Tensor) -> Tensor:
         """With the mean and deviation that the model was trained with."""

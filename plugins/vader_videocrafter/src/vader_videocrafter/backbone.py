@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vader.conversion import Conversion
+    from vader.outlines import Place
     from vader.protocols import Prediction
     from vader.shapes import Frames, Latents
     from vader.spec import AdapterSpec
+    from vader_videocrafter.weights import Parts
 
 
 class VideoCrafter2Options(Options):
@@ -80,20 +82,36 @@ class VideoCrafter2:
     schedule: NoiseSchedule
 
     def __init__(self, options: VideoCrafter2Options, runtime: Runtime, video: Video | None = None) -> None:
-        import torch
-        from open_clip.tokenizer import SimpleTokenizer
-
         from vader_videocrafter import weights
 
-        text_device = torch.device("cpu") if options.text_encoder_offload == "cpu" else runtime.device
         path = weights.locate(options.weights, options.revision)
+        text_device = self._text_home(options, runtime)
         parts = weights.load(path, options.weights, runtime.device, runtime.dtype, text_device)
-        self._options, self._device, self._dtype, self._text_device = (
-            options,
-            runtime.device,
-            runtime.dtype,
-            text_device,
-        )
+        self._put_together(options, runtime, video, parts)
+
+    @classmethod
+    def outline(cls, options: VideoCrafter2Options, runtime: Runtime, video: Video, place: Place) -> VideoCrafter2:
+        """See :meth:`vader.Backbone.outline`; the sizes of the published 512 v2 are in this plugin."""
+        from vader_videocrafter import outline
+
+        backbone = cls.__new__(cls)
+        parts = outline.parts(options.weights, options.revision, runtime.dtype)
+        for module in (parts.unet, parts.vae):
+            place(module, runtime.device)
+        place(parts.text_encoder, cls._text_home(options, runtime))
+        backbone._put_together(options, runtime, video, parts)
+        return backbone
+
+    @staticmethod
+    def _text_home(options: VideoCrafter2Options, runtime: Runtime) -> torch.device:
+        import torch
+
+        return torch.device("cpu") if options.text_encoder_offload == "cpu" else runtime.device
+
+    def _put_together(self, options: VideoCrafter2Options, runtime: Runtime, video: Video | None, parts: Parts) -> None:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        self._options, self._device, self._dtype = options, runtime.device, runtime.dtype
         self._fps = options.fps or (video or self.video).fps or self.video.fps
         self._negative: Tensor | None = None
         self.layout = parts.layout
@@ -145,7 +163,7 @@ class VideoCrafter2:
     def _embed(self, prompts: Sequence[str]) -> Tensor:
         """``(b n d)``: tokens beyond the encoder's length are cut, shorter prompts padded with token 0."""
         tokens = self.tokenizer(list(prompts))
-        embeds: Tensor = self.text_encoder(tokens.to(self._text_device))
+        embeds: Tensor = self.text_encoder(tokens.to(self.text_encoder.attn_mask.device))
         return embeds.to(self._device)
 
     def predict(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
+    from vader.outlines import Place
     from vader.protocols import Prediction
     from vader.shapes import Frames, Latents
 
@@ -79,17 +81,31 @@ class Wan:
     schedule: NoiseSchedule
 
     def __init__(self, options: WanOptions, runtime: Runtime) -> None:
+        from torch import nn
+
         folder = files.PIPELINE.locate(options.weights, options.revision, options.variant)
-        parts = files.load(folder, options.weights, options.variant, runtime.dtype)
+        self._put_together(options, runtime, folder, files.load, nn.Module.to)
+
+    @classmethod
+    def outline(cls, options: WanOptions, runtime: Runtime, place: Place) -> Wan:
+        """See :meth:`vader.Backbone.outline`; the published 1.3B model's configurations are part of this plugin."""
+        published = options.weights == files.HUB and options.revision is None and not Path(files.HUB).is_dir()
+        folder = files.PIPELINE.find(str(files.PUBLISHED) if published else options.weights, options.revision)
+        backbone = cls.__new__(cls)
+        backbone._put_together(options, runtime, folder, files.outline, place)
+        return backbone
+
+    def _put_together(self, options: WanOptions, runtime: Runtime, folder: Path, load: Any, place: Place) -> None:
+        parts = load(folder, options.weights, options.variant, runtime.dtype)
         self._check_sizes(parts, options.weights)
         self._options, self._device = options, runtime.device
         self._negative: Tensor | None = None
         self.schedule = parts.schedule
         self.tokenizer = parts.tokenizer
         home = "cpu" if options.text_encoder_offload == "cpu" else runtime.device
-        self.text_encoder = parts.text_encoder.requires_grad_(False).eval().to(home)
-        self.denoiser = parts.transformer.requires_grad_(False).eval().to(runtime.device)
-        self.vae = parts.vae.requires_grad_(False).eval().to(runtime.device)
+        self.text_encoder = place(parts.text_encoder.requires_grad_(False).eval(), home)
+        self.denoiser = place(parts.transformer.requires_grad_(False).eval(), runtime.device)
+        self.vae = place(parts.vae.requires_grad_(False).eval(), runtime.device)
 
     @classmethod
     def resolve_video(cls, options: WanOptions, requested: Mapping[str, float]) -> Video:

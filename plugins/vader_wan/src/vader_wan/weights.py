@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import NoiseSchedule, WeightsError
+from vader.outlines import Tokens, network
 from vader.pipeline_folder import INDEX, PipelineFolder
 
 if TYPE_CHECKING:
     import torch
 
+HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 FIX = (
     "Set `weights` to a Wan 2.1 text-to-video pipeline in diffusers' layout: a hub id such as "
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or a folder that "
@@ -47,6 +49,8 @@ def _judge(index: Mapping[str, Any], name: str) -> None:
 
 
 PIPELINE = PipelineFolder(("transformer", "text_encoder", "vae"), _judge, FIX)
+PUBLISHED = Path(__file__).parent / "published"
+"""The configurations of :data:`HUB`, without its weights."""
 
 
 def load(folder: Path, name: str, variant: str | None, dtype: torch.dtype) -> Parts:
@@ -70,6 +74,22 @@ def load(folder: Path, name: str, variant: str | None, dtype: torch.dtype) -> Pa
         text_encoder=PIPELINE.module(UMT5EncoderModel, folder, "text_encoder", name, variant, dtype),
         vae=PIPELINE.module(AutoencoderKLWan, folder, "vae", name, variant, torch.float32),
         tokenizer=PIPELINE.tokenizer(AutoTokenizer, folder, name),
+        schedule=schedule(PIPELINE.config(folder, "scheduler", name), name),
+    )
+
+
+def outline(folder: Path, name: str, variant: str | None, dtype: torch.dtype) -> Parts:
+    """The parts of a pipeline folder on the meta device, from its configurations alone. Args as of :func:`load`."""
+    import torch
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from transformers import UMT5EncoderModel
+
+    transformer, text_encoder, vae = (PIPELINE.config(folder, part, name) for part in PIPELINE.modules)
+    return Parts(
+        transformer=network(WanTransformer3DModel, transformer, dtype),
+        text_encoder=network(UMT5EncoderModel, text_encoder, dtype),
+        vae=network(AutoencoderKLWan, vae, torch.float32),
+        tokenizer=Tokens(),
         schedule=schedule(PIPELINE.config(folder, "scheduler", name), name),
     )
 

@@ -1,0 +1,99 @@
+"""``vader estimate`` against measured bytes of real steps on tiny models, to 15 %; what it says when it cannot count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.memory import measure, watch
+
+from vader.errors import SpecError, WeightsError
+from vader.estimating import estimate
+from vader.estimating.step import ADAPTER, DECODING, GRADIENT, REWARDS, STATE, WINDOW
+
+REWARD = f"{Path(__file__).parents[1] / 'memory_reward.py'}:Small"
+TOLERANCE = 0.15
+
+DESIGN = [
+    # k, recompute, gradient_checkpointing, batch_size, precision: every pair of two settings' values occurs
+    (1, True, True, 1, "no"),
+    (1, True, False, 2, "bf16"),
+    (1, False, True, 2, "no"),
+    (1, False, False, 1, "bf16"),
+    (4, True, True, 2, "bf16"),
+    (4, True, False, 1, "no"),
+    (4, False, True, 1, "bf16"),
+    (4, False, False, 2, "no"),
+]
+VIDEOS = {
+    "modelscope": {"frames": 4, "height": 64, "width": 64},
+    "videocrafter2": {"frames": 4, "height": 64, "width": 64},
+    "shapes": {},  # a Wan
+    "opensora": {"frames": 17, "height": 64, "width": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """Options of a backbone with its tiny weights; they are written when first asked for."""
+    made: dict[str, dict[str, Any]] = {"shapes": {}}
+
+    def options(name: str) -> dict[str, Any]:
+        if name not in made:
+            import importlib
+
+            tiny = importlib.import_module(f"vader_{name.rstrip('2')}.tiny")
+            made[name] = {"weights": str(tiny.write(tmp_path_factory.mktemp(name)))}
+        return made[name]
+
+    return options
+
+
+def spec_of(
+    name: str, options: dict[str, Any], k: int, recompute: bool, checkpointing: bool, batch: int, precision: str
+) -> dict[str, Any]:
+    return {
+        "backbone": {"name": name, "options": options, "adapter": {"rank": 4}},
+        "video": VIDEOS[name],
+        "sampler": {"steps": k + 1, "guidance_scale": 3.0},
+        "prompts": {"name": "list", "options": {"prompts": ["a red circle", "a blue square", "a fox"]}},
+        "rewards": [{"name": REWARD, "label": "small"}],
+        "gradient": {"mode": "tail", "k": k, "recompute": recompute},
+        "frames": {"mode": "all"},
+        "train": {
+            "batch_size": batch,
+            "mixed_precision": precision,
+            "gradient_checkpointing": checkpointing,
+            "device": "cpu",
+        },
+        "validation": {"clips": 0},
+    }
+
+
+@pytest.mark.parametrize("name", list(VIDEOS))
+@pytest.mark.parametrize(("k", "recompute", "checkpointing", "batch", "precision"), DESIGN)
+def test_is_within_15_percent_of_what_is_measured(
+    weights: Callable[[str], dict[str, Any]],
+    name: str,
+    k: int,
+    recompute: bool,
+    checkpointing: bool,
+    batch: int,
+    precision: str,
+) -> None:
+    spec = spec_of(name, weights(name), k, recompute, checkpointing, batch, precision)
+    found, real, rows = estimate(spec), measure(spec), watch(spec)
+    near = lambda expected: pytest.approx(expected, rel=TOLERANCE)  # noqa: E731
+    assert found.not_counted == {}
+    counted = found.training.most
+    assert found.total == near(real.total)
+    print(f"RATIO {name} {found.total / real.total:.4f} {found.total / real.allocated:.4f}")
+    assert {name: counted[f"weights: {name.replace('_', ' ')}"] for name in real.weights} == real.weights
+    assert (counted[ADAPTER], counted[GRADIENT], counted[STATE]) == (real.adapter, real.gradient, real.state)
+    for row in (WINDOW, DECODING, REWARDS):
+        assert counted[row] == near(rows.most[row]), row
+    assert {row: counted[row] for row in counted if row.startswith("weights: reward")} == {
+        row: size for row, size in rows.most.items() if row.startswith("weights: reward")
+    }

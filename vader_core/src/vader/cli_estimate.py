@@ -1,0 +1,123 @@
+"""``vader estimate``. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from vader.estimating import Estimate, Saving
+
+_UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+_UNCOUNTED = "the device's own context, workspaces inside operations, fragmentation of the allocator"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(estimate)
+
+
+def estimate(
+    spec: Annotated[str, typer.Argument(help="The run spec, a YAML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; may be repeated.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Memory of the device, such as 16GB; exit code 1 if too little.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cuda or cpu. Default: the spec's, a GPU where that is auto.")
+    ] = None,
+    knobs: Annotated[bool, typer.Option(help="Also estimate each change that may save memory.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Count the memory of a training run from shapes: no weights, no GPU, no connection needed."""
+    from vader.errors import Problem, SpecError
+
+    limit = None if budget is None else _bytes(budget)
+    if device not in (None, "cuda", "cpu"):
+        raise SpecError([Problem("--device", f"expected cuda or cpu; found {device!r}.")], "the command")
+    typer.echo("counting ...", err=True)
+    from vader.estimating import estimate as count
+    from vader.estimating import savings
+
+    overrides = list(set_ or [])
+    found = count(spec, overrides, device)
+    cheaper = savings(found, spec, overrides, lambda what: typer.echo(f"with {what} ...", err=True)) if knobs else []
+    if as_json:
+        typer.echo(json.dumps(_data(found, cheaper, limit), indent=2))
+    else:
+        typer.echo("\n".join(_lines(found, cheaper if knobs else None, limit)))
+    if limit is not None and found.total > limit:
+        raise typer.Exit(1)
+
+
+def _bytes(text: str) -> int:
+    """``16GB`` (10^9) or ``16GiB`` (2^30) in bytes."""
+    from vader.errors import Problem, SpecError
+
+    read = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB|MiB|GiB)", text)
+    if read is None:
+        message = f"expected a number with MB, GB, MiB or GiB, such as 16GB; found {text!r}."
+        raise SpecError([Problem("--budget", message)], "the command")
+    return int(float(read[1]) * _UNITS[read[2]])
+
+
+def _size(count: int) -> str:
+    return f"{count / 10**9:.2f} GB" if count >= 10**8 else f"{count / 10**6:.2f} MB"
+
+
+def _lines(found: Estimate, cheaper: Sequence[Saving] | None, limit: int | None) -> list[str]:
+    """The table, what could not be counted, whether it fits, and what would save."""
+    account, peak = found.decisive, found.decisive.peak
+    rows = [(row, _size(peak.rows.get(row, 0)), _size(most)) for row, most in account.most.items() if most]
+    rows.sort(key=lambda row: (not row[0].startswith("weights"), -account.most[row[0]]))
+    rows = [("", "at the peak", "at most"), *rows, ("total", _size(peak.total), "")]
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{name:<{width}}  {at:>12}  {most:>12}".rstrip() for name, at, most in rows]
+    where = "validation" if account is found.validation else "an optimizer step"
+    lines += ["", f"The peak is in {where}, while this runs: {peak.phase}."]
+    other = found.training if account is found.validation else found.validation
+    if other is not None:
+        lines.append(
+            f"{'An optimizer step' if account is found.validation else 'Validation'} takes {_size(other.peak.total)}."
+        )
+    lines += [f"NOT COUNTED  {name}: {reason}" for name, reason in found.not_counted.items()]
+    lines.append(f"Never counted: {_UNCOUNTED}.")
+    if limit is not None:
+        left = limit - found.total
+        verdict = f"fits, {_size(left)} to spare" if left >= 0 else f"does not fit, {_size(-left)} too much"
+        lines.append(f"{_size(found.total)} of {_size(limit)}: {verdict}.")
+    if cheaper is None:
+        return lines
+    if not cheaper:
+        return [*lines, "", "No single change of the spec that was tried saves memory."]
+    width = max(len(", ".join(saving.changes)) for saving in cheaper)
+    lines += ["", "What a single change would save, each estimated:"]
+    lines += [
+        f"  {', '.join(saving.changes):<{width}}  {_size(found.total - saving.total):>10} less, {_size(saving.total)}"
+        for saving in cheaper
+    ]
+    return lines
+
+
+def _data(found: Estimate, cheaper: Sequence[Saving], limit: int | None) -> dict[str, Any]:
+    """The same as plain values, in bytes."""
+    accounts = {"training": found.training, "validation": found.validation}
+    return {
+        "device": found.device,
+        "total": found.total,
+        "budget": limit,
+        "fits": None if limit is None else found.total <= limit,
+        "accounts": {
+            name: {"phase": account.peak.phase, "at_peak": dict(account.peak.rows), "at_most": dict(account.most)}
+            for name, account in accounts.items()
+            if account is not None
+        },
+        "not_counted": dict(found.not_counted),
+        "changes": [{"set": list(saving.changes), "total": saving.total} for saving in cheaper],
+    }
