@@ -13,11 +13,17 @@ import yaml
 from safetensors.torch import load_file
 
 import vader
-from vader_videocrafter import lora
+from vader.conversion import convert_adapter
+from vader.parts import Part
+from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 
 ROOT = Path(__file__).resolve().parents[3]
 FAKES = ROOT / "tests" / "fakes.py"
 ADAPTER = "adapter/adapter_model.safetensors"
+
+
+def part(weights):
+    return Part("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(weights)))
 
 
 @pytest.fixture
@@ -103,9 +109,8 @@ def test_generate_with_a_trained_and_an_imported_adapter(spec, tmp_path, tiny_fi
     base = vader.generate(spec("x"), prompts)
     zero = vader.generate(tmp_path / "run", prompts, adapter_scale=0.0)
     full = vader.generate(tmp_path / "run", prompts, output=tmp_path / "clips", file_type="gif", grid=True)
-    names = lora._names(tiny_file())
-    lora.export_adapter(tmp_path / "run" / "adapter", tmp_path / "out.pt", names)
-    lora.import_adapter(tmp_path / "out.pt", tmp_path / "back", names)
+    convert_adapter(part(tiny_file()), tmp_path / "run" / "adapter", tmp_path / "out.pt")
+    convert_adapter(part(tiny_file()), tmp_path / "out.pt", tmp_path / "back")
     back = vader.generate(spec("x"), prompts, adapter=tmp_path / "back")
     published = vader.generate(spec("x"), prompts, adapter=tmp_path / "out.pt")
     for one, other, changed, again, direct in zip(base, zero, full, back, published, strict=True):
@@ -119,7 +124,7 @@ def test_generate_with_a_trained_and_an_imported_adapter(spec, tmp_path, tiny_fi
 
 def test_training_goes_on_from_a_published_adapter(spec, tmp_path, tiny_file):
     vader.train(spec("first", steps=1))
-    lora.export_adapter(tmp_path / "first" / "adapter", tmp_path / "it.pt", lora._names(tiny_file()))
+    convert_adapter(part(tiny_file()), tmp_path / "first" / "adapter", tmp_path / "it.pt")
     adapter = {"rank": 2, "alpha": 8, "init": str(tmp_path / "it.pt")}
     vader.train(spec("second", adapter=adapter, steps=1, learning_rate=1e-9))
     first, second = (load_file(tmp_path / name / ADAPTER) for name in ("first", "second"))
