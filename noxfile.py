@@ -33,15 +33,37 @@ TOOLS = [
     "build>=1.2,<2",
     "types-PyYAML",
 ]
+HERE = {folder: f"--editable={ROOT / folder}" for folder in DISTRIBUTIONS}
+REWARDS = HERE["plugins/vader_rewards"]
+LAYERS = {
+    "torch": ("", ["torch>=2.10,<3", "torchvision"]),
+    "rewards": (
+        "torch",
+        [HERE["vader_core"], HERE["plugins/vader_wan"], HERE["plugins/vader_shapes"], REWARDS, "pytest"],
+    ),
+}
+"""Environments that others stand on: name -> the one below it, and what is installed."""
+ENGINES = {
+    "ultralytics": ("rewards", [f"{REWARDS}[ultralytics]"]),
+    "groundingdino": ("torch", ["groundingdino-py", "transformers==4.57.6", "pydantic", "pytest"]),
+    "hpsv2": ("rewards", ["hpsv2", f"{REWARDS}[hps]"]),
+}
+"""Packages with environments of their own (docs/how-to/environments.md) -> the layer below, and what is installed."""
+EXTRAS = ["none", "clip", "hps", "detection", "action", "imagenet", "ocr", "nsfw", "ultralytics"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.30,<2", "ruff>=0.15,<1"]
+
+
+def digest(more: str) -> str:
+    """Of every pyproject.toml and something more: an environment with another one is out of date."""
+    manifests = [ROOT / folder / "pyproject.toml" for folder in DISTRIBUTIONS]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in manifests) + more.encode()).hexdigest()
 
 
 def shared(session: nox.Session) -> Path:
     """The one environment of all sessions (torch is large): made once, renewed when a pyproject.toml changes."""
     home = ROOT / ".nox" / "shared"
     scripts = home / ("Scripts" if os.name == "nt" else "bin")
-    manifests = [ROOT / folder / "pyproject.toml" for folder in DISTRIBUTIONS]
-    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in manifests) + repr(TOOLS).encode()).hexdigest()
+    wanted = digest(repr(TOOLS))
     stamp = home / "installed"
     if not stamp.is_file() or stamp.read_text() != wanted:
         if not scripts.is_dir():
@@ -126,6 +148,80 @@ def scaffold(session: nox.Session) -> None:
         run(session, "python", "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(package))
         session.env["PYTHONPATH"] = str(site)
         run(session, "python", "-m", "pytest", "-q", "-c", str(package / "pyproject.toml"), str(package / "tests"))
+
+
+def layer(session: nox.Session, name: str, below: str, wanted: list[str]) -> str:
+    """The Python of a fresh environment that sees the packages of the one below it.
+
+    So torch is on disk once, and environments beside each other do not see each other's packages.
+    """
+    home = ROOT / ".nox" / "layers" / name
+    shutil.rmtree(home, ignore_errors=True)
+    session.run(sys.executable, "-m", "venv", str(home), external=True)
+    python = str(home / ("Scripts" if os.name == "nt" else "bin") / "python")
+    if below:
+        sites = [packages(session, path) for path in (python, kept(session, below))]
+        Path(sites[0], "below.pth").write_text(f"import site; site.addsitedir({sites[1]!r})\n")
+    session.run(python, "-m", "pip", "install", "--quiet", *wanted, external=True)
+    session.env.update(OMP_WAIT_POLICY="passive", HF_HUB_OFFLINE="1", YOLO_OFFLINE="true")
+    session.env["YOLO_CONFIG_DIR"] = session.create_tmp()
+    return python
+
+
+def packages(session: nox.Session, python: str) -> str:
+    """The folder of an environment's packages."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    found = session.run(python, "-c", code, external=True, silent=True)
+    return "" if found is None else str(found).strip()
+
+
+def kept(session: nox.Session, name: str) -> str:
+    """The Python of one of LAYERS: made once, renewed when a pyproject.toml changes."""
+    below, wanted = LAYERS[name]
+    home = ROOT / ".nox" / "layers" / name
+    stamp = home / "installed"
+    current = digest(repr(wanted)) if below else repr(wanted)
+    if not stamp.is_file() or stamp.read_text() != current:
+        layer(session, name, below, wanted)
+        stamp.write_text(current)
+    return str(home / ("Scripts" if os.name == "nt" else "bin") / "python")
+
+
+def check(session: nox.Session, python: str, name: str, **variables: str) -> None:
+    """Run the checks of one engine or of the extras in an environment."""
+    path = f"plugins/vader_rewards/tests/engines/check_{name}.py"
+    session.run(python, "-m", "pytest", "-q", path, *session.posargs, external=True, env=variables)
+
+
+@nox.session
+@nox.parametrize("engine", list(ENGINES), ids=list(ENGINES))
+def engines(session: nox.Session, engine: str) -> None:
+    """Check an engine that comes with a package of its own, in a fresh environment with that package."""
+    below, wanted = ENGINES[engine]
+    python = layer(session, engine, below, wanted)
+    if engine == "groundingdino":  # vader cannot be installed beside this transformers, and need not be: isolate
+        session.run(python, "-m", "pip", "install", "--quiet", "--no-deps", REWARDS, external=True)
+        check(session, python, engine, PYTHONPATH=str(ROOT / "vader_core" / "src"))
+        check(session, kept(session, "rewards"), "isolated", GROUNDINGDINO_PYTHON=python)
+    else:
+        check(session, python, engine)
+    shutil.rmtree(Path(python).parents[1])
+
+
+@nox.session
+@nox.parametrize("extra", EXTRAS, ids=EXTRAS)
+def extras(session: nox.Session, extra: str) -> None:
+    """Check an extra of vader-plugin-rewards alone, in a fresh environment without the others."""
+    python = layer(session, f"extra-{extra}", "rewards", [REWARDS if extra == "none" else f"{REWARDS}[{extra}]"])
+    session.run(python, "-m", "pip", "check", external=True)
+    check(session, python, "extra", VADER_EXTRA=extra)
+    shutil.rmtree(Path(python).parents[1])
+
+
+@nox.session
+def align(session: nox.Session) -> None:
+    """Compare the methods on the shapes world, renew results and docs (about an hour; resumable)."""
+    run(session, "python", "-m", "benchmarks.align", *(session.posargs or ["--docs", "docs"]))
 
 
 @nox.session

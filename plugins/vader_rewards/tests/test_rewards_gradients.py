@@ -7,7 +7,13 @@ import torch
 
 from vader import Prompt, Runtime
 
-ALL = sorted(entry.name for entry in entry_points(group="vader.rewards") if entry.value.startswith("vader_rewards."))
+APART = ("hps_package",)
+"""Rewards whose package lives in an environment of its own: engines/check_hpsv2.py checks them there."""
+ALL = sorted(
+    entry.name
+    for entry in entry_points(group="vader.rewards")
+    if entry.value.startswith("vader_rewards.") and entry.name not in APART
+)
 SMOOTH = [name for name in ALL if name != "jpeg_size"]
 PROMPTS = [Prompt("a red fox"), Prompt("two blue birds over a lake")]
 

@@ -73,6 +73,13 @@ class DetectionOptions(Options):
         description="official: as the detector's processor. reference: as VADER (height 512); not for ultralytics.",
     )
 
+    size: int | None = Field(
+        None,
+        ge=32,
+        description="Shorter side in pixels at which frames are looked at; for ultralytics the longer one. Null: as "
+        "the detector was trained (often 800, ultralytics 640). Less is faster and takes less memory.",
+    )
+
     @model_validator(mode="after")
     def _together(self) -> DetectionOptions:
         if self.engine not in FOLDERS and self.revision is not None:
@@ -82,6 +89,10 @@ class DetectionOptions(Options):
             )
         if self.engine == "ultralytics" and self.preprocess == "reference":
             raise ValueError("preprocess 'reference' is VADER's, which has no ultralytics. Expected 'official'.")
+        if self.size is not None and self.preprocess == "reference":
+            raise ValueError(
+                f"size {self.size} has no effect on preprocess 'reference', whose height is 512. Leave it out."
+            )
         if self.engine != "groundingdino" and self.text_encoder is not None:
             raise ValueError(f"text_encoder is for engine groundingdino; found {self.engine}. Leave it out.")
         return self
@@ -149,12 +160,12 @@ def _detector(options: DetectionOptions, runtime: Runtime) -> Detector:
     if options.engine == "ultralytics":
         from vader_rewards.ultralytics_package import Ultralytics
 
-        return Ultralytics(name, runtime)
+        return Ultralytics(name, options.size, runtime)
     if options.engine == "groundingdino":
         from vader_rewards.groundingdino_package import GroundingDinoPackage
 
-        return GroundingDinoPackage(name, options.text_encoder or BERT, options.preprocess, runtime)
+        return GroundingDinoPackage(name, options.text_encoder or BERT, options.preprocess, options.size, runtime)
     from vader_rewards import detectors
 
     kind = detectors.Yolos if options.engine == "yolos" else detectors.GroundingDino
-    return kind(name, options.revision, options.preprocess, runtime)
+    return kind(name, options.revision, options.preprocess, options.size, runtime)

@@ -14,6 +14,8 @@ from vader import Prompt, Runtime
 from vader_rewards import pixels, weights
 from vader_rewards.labels import ClassNames
 
+DETR_SIDES = {"shortest_edge": 800, "longest_edge": 1333}
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -69,12 +71,19 @@ def phrase(name: str) -> str:
     return f"{name.strip().rstrip('.').lower()}."
 
 
-def _size(folder: Path, name: str) -> dict[str, int]:
-    """The sizes that a checkpoint's processor has, or those of DETR."""
+def sides(own: dict[str, int], shortest: int | None) -> dict[str, int]:
+    """A detector's own limits of its images' sides, or limits in the same proportion."""
+    if shortest is None:
+        return own
+    return {"shortest_edge": shortest, "longest_edge": shortest * own["longest_edge"] // own["shortest_edge"]}
+
+
+def _size(folder: Path, name: str, shortest: int | None) -> dict[str, int]:
+    """The sizes that a checkpoint's processor has, or those of DETR, unless the user wants another."""
     found = weights.processor(folder, name).get("size")
-    if isinstance(found, dict) and {"shortest_edge", "longest_edge"} <= found.keys():
-        return found
-    return {"shortest_edge": 800, "longest_edge": 1333}
+    if not (isinstance(found, dict) and {"shortest_edge", "longest_edge"} <= found.keys()):
+        found = DETR_SIDES
+    return sides(found, shortest)
 
 
 class Yolos:
@@ -85,14 +94,14 @@ class Yolos:
 
     threshold: ClassVar[float] = 0.2
 
-    def __init__(self, name: str, revision: str | None, how: str, runtime: Runtime) -> None:
+    def __init__(self, name: str, revision: str | None, how: str, size: int | None, runtime: Runtime) -> None:
         from transformers import YolosForObjectDetection
 
         folder = weights.folder(name, revision)
         self._network = weights.model(YolosForObjectDetection, folder, name, runtime.dtype).to(runtime.device)
         labels = self._network.config.id2label
         self._names = ClassNames("detection", [labels[index] for index in range(len(labels))])
-        self._how, self._size = how, _size(folder, name)
+        self._how, self._size = how, _size(folder, name, size)
 
     def check(self, name: str) -> None:
         """See :class:`Detector`."""
@@ -114,14 +123,14 @@ class GroundingDino:
 
     threshold: ClassVar[float] = 0.4
 
-    def __init__(self, name: str, revision: str | None, how: str, runtime: Runtime) -> None:
+    def __init__(self, name: str, revision: str | None, how: str, size: int | None, runtime: Runtime) -> None:
         from transformers import GroundingDinoForObjectDetection
 
         folder = weights.folder(name, revision)
         self._tokenizer = weights.tokenizer(folder, name)
         kind = GroundingDinoForObjectDetection
         self._network = weights.model(kind, folder, name, runtime.dtype).to(runtime.device)
-        self._how, self._size = how, _size(folder, name)
+        self._how, self._size = how, _size(folder, name, size)
 
     def check(self, name: str) -> None:
         """Any words will do."""

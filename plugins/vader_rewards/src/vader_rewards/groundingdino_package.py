@@ -16,9 +16,8 @@ from torch import Tensor
 
 from vader import RegistryError, Runtime, WeightsError
 from vader_rewards import weights
-from vader_rewards.detectors import Boxes, phrase, prepare
+from vader_rewards.detectors import DETR_SIDES, Boxes, phrase, prepare, sides
 
-SIZE = {"shortest_edge": 800, "longest_edge": 1333}
 HEADS = 8
 UNUSED = ("label_enc.weight", "bert.embeddings.position_ids")
 """Names in the published files that the package's network does not have."""
@@ -33,6 +32,7 @@ class GroundingDinoPackage:
         name: path of a checkpoint, or ``owner/name:file``.
         text_encoder: hub id or folder of its BERT; only tokenizer and configuration are read.
         how: ``official`` or ``reference``, see :func:`vader_rewards.detectors.prepare`.
+        size: shorter side of its images in pixels; None is 800.
         runtime: device.
 
     Raises:
@@ -42,7 +42,7 @@ class GroundingDinoPackage:
 
     threshold: ClassVar[float] = 0.4
 
-    def __init__(self, name: str, text_encoder: str, how: str, runtime: Runtime) -> None:
+    def __init__(self, name: str, text_encoder: str, how: str, size: int | None, runtime: Runtime) -> None:
         _check_environment()
         path = weights.file(name, "weights")
         tensors = {key.removeprefix("module."): t.float() for key, t in weights.state(path).items()}
@@ -51,14 +51,14 @@ class GroundingDinoPackage:
         network = _network(tensors, path, folder, text_encoder)
         weights.fill(network, tensors, path, "Grounding DINO")
         self._network = network.requires_grad_(False).eval().to(runtime.device)
-        self._how = how
+        self._how, self._size = how, sides(DETR_SIDES, size)
 
     def check(self, name: str) -> None:
         """Any words will do."""
 
     def detect(self, images: Tensor, objects: Sequence[str], threshold: float) -> Boxes:
         """See :class:`vader_rewards.detectors.Detector`. The full stop that it was trained with is added here."""
-        x = prepare(images, self._how, SIZE, 1).float()
+        x = prepare(images, self._how, self._size, 1).float()
         order = sorted(range(len(objects)), key=lambda row: phrase(objects[row]))
         groups = groupby(order, key=lambda row: phrase(objects[row]))
         parts = [self._confidence(x[list(rows)], text) for text, rows in groups]

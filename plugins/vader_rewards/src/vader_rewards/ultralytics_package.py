@@ -97,14 +97,14 @@ class Ultralytics:
 
     threshold: ClassVar[float] = 0.25
 
-    def __init__(self, name: str, runtime: Runtime) -> None:
+    def __init__(self, name: str, size: int | None, runtime: Runtime) -> None:
         require("detection", "ultralytics", "ultralytics")
         path = weights.file(name, "weights")
         found = checkpoint(path)
         self._network = _network(found, path).to(runtime.device, runtime.dtype)
         self._head: Any = self._network.model[-1]
         self._stride = int(self._network.stride.max())
-        self._names, self._size, self._dtype = ClassNames("detection", found.names), found.size, runtime.dtype
+        self._names, self._size, self._dtype = ClassNames("detection", found.names), size or found.size, runtime.dtype
 
     def check(self, name: str) -> None:
         """See :class:`vader_rewards.detectors.Detector`."""
