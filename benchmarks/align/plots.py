@@ -38,6 +38,8 @@ def draw(data: Mapping[str, Any]) -> dict[str, str]:
     for name, (label, place) in shown.items():
         for metric, said in ((REWARD, "reward"), (ACCURACY, "accuracy")):
             series = _courses(data, metric, place)
+            if not series:
+                continue
             gain = "gain in reward" if metric == REWARD else "gain in exact accuracy"
             made[f"{said}-{name}"] = _curves(f"{gain}, held-out prompts", label, gain, series, log=True)
     kl = _kl(data)

@@ -74,7 +74,8 @@ def execute(plan: Plan, run: Run, home: Path) -> dict[str, Any]:
         return found
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
-        vader.train({**run.spec, "output": str(folder)}, resume=True, listeners=[CostMeter(folder)])
+        made = vader.train({**run.spec, "output": str(folder)}, resume=True, listeners=[CostMeter(folder)])
+        _whole(made)
         evaluations = {str(queries): _evaluated(plan, run, folder, queries) for queries in _seen(run)}
     result = {
         "settings": _settings(plan, run),
@@ -83,6 +84,12 @@ def execute(plan: Plan, run: Run, home: Path) -> dict[str, Any]:
     }
     write_json(folder / RESULT, result)
     return result
+
+
+def _whole(made: vader.RunResult) -> None:
+    """A run that a signal has ended early ends the benchmark: what is done is kept."""
+    if made.stopped is not None:
+        raise KeyboardInterrupt(made.stopped)
 
 
 def finished(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -127,7 +134,8 @@ def evaluator(plan: Plan, adapter: Path) -> Evaluator:
 def base_figures(plan: Plan, home: Path) -> dict[str, Any]:
     """The evaluation of the model without an adapter, made once; some run must be done."""
     path = home / "base.json"
-    settings = {"spec": plan.base, "evaluation": plan.options.evaluation.model_dump()}
+    judging = {key: plan.base[key] for key in ("backbone", "sampler", "rewards", "validation")}
+    settings = {"spec": judging, "evaluation": plan.options.evaluation.model_dump()}
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found["settings"] == json.loads(json.dumps(settings)):
@@ -166,7 +174,7 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
         spec = merged(run.spec, {"output": str(Path(folder) / "run"), "train": {"steps": steps}})
         # torch counts a fused attention kernel of the CPU as nothing; the plain one is matrix products.
         with contextlib.redirect_stderr(log), sdpa_kernel(SDPBackend.MATH), counter:
-            vader.train(spec)
+            _whole(vader.train(spec))
     per_query = counter.get_total_flops() / (steps * per_step)
     write_json(path, {"spec": run.spec, "per_query": per_query})
     return per_query
