@@ -1,4 +1,4 @@
-"""A reward with weights and activations of its own, for tests of ``vader estimate``: ``tests/memory_reward.py:Small``."""
+"""Rewards with weights and activations of their own, for tests of ``vader estimate``."""
 
 from __future__ import annotations
 

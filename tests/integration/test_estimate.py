@@ -1,4 +1,4 @@
-"""``vader estimate`` against measured bytes of real steps on tiny models, to 15 %; what it says when it cannot count."""
+"""``vader estimate`` against measured bytes of real steps on tiny models, to 15 %."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from tests.integration.memory import measure, watch
 
-from vader.errors import SpecError, WeightsError
 from vader.estimating import estimate
 from vader.estimating.step import ADAPTER, DECODING, GRADIENT, REWARDS, STATE, WINDOW
 
@@ -89,7 +88,6 @@ def test_is_within_15_percent_of_what_is_measured(
     assert found.not_counted == {}
     counted = found.training.most
     assert found.total == near(real.total)
-    print(f"RATIO {name} {found.total / real.total:.4f} {found.total / real.allocated:.4f}")
     assert {name: counted[f"weights: {name.replace('_', ' ')}"] for name in real.weights} == real.weights
     assert (counted[ADAPTER], counted[GRADIENT], counted[STATE]) == (real.adapter, real.gradient, real.state)
     for row in (WINDOW, DECODING, REWARDS):

@@ -86,6 +86,7 @@ def _lines(found: Estimate, cheaper: Sequence[Saving] | None, limit: int | None)
         lines.append(
             f"{'An optimizer step' if account is found.validation else 'Validation'} takes {_size(other.peak.total)}."
         )
+    lines += [f"On the host, not counted here: {name}, {_size(size)}." for name, size in found.host.items()]
     lines += [f"NOT COUNTED  {name}: {reason}" for name, reason in found.not_counted.items()]
     lines.append(f"Never counted: {_UNCOUNTED}.")
     if limit is not None:
@@ -119,5 +120,6 @@ def _data(found: Estimate, cheaper: Sequence[Saving], limit: int | None) -> dict
             if account is not None
         },
         "not_counted": dict(found.not_counted),
+        "host": dict(found.host),
         "changes": [{"set": list(saving.changes), "total": saving.total} for saving in cheaper],
     }

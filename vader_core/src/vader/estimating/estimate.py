@@ -10,12 +10,12 @@ import torch
 
 from vader import planning
 from vader.device import DTYPES
-from vader.estimating.live import Account, LiveBytes
-from vader.estimating.parts import Attempt, NotCounted, backbone_of, first_line, reward_of, without_network
-from vader.estimating.pretend import Machine
+from vader.estimating.live import Account, LiveBytes, storages
+from vader.estimating.parts import Attempt, NotCounted, backbone_of, first_line, networks, reward_of, without_network
+from vader.estimating.pretend import STAGE, Machine
 from vader.estimating.step import watch_step
 from vader.parts import Part
-from vader.protocols import Reward
+from vader.protocols import Backbone, Reward
 from vader.spec import RunSpec
 
 
@@ -29,6 +29,7 @@ class Estimate:
         training: what was seen in an optimizer step.
         validation: what was seen in a batch of validation; None without one.
         not_counted: what could not be built, by name, with the reason.
+        host: bytes of the backbone's networks that live elsewhere, by name, such as an offloaded text encoder.
     """
 
     spec: RunSpec
@@ -36,6 +37,7 @@ class Estimate:
     training: Account
     validation: Account | None
     not_counted: Mapping[str, str]
+    host: Mapping[str, int]
 
     @property
     def total(self) -> int:
@@ -81,7 +83,7 @@ def estimate(spec: planning.Spec, overrides: Sequence[str] = (), device: str | N
         training, validation = watch_step(
             plan, backbone, parameters, rewards, held_out, live, machine.running, foreach=cuda
         )
-    return Estimate(plan.spec, machine.device.type, training, validation, missing)
+    return Estimate(plan.spec, machine.device.type, training, validation, missing, _on_host(backbone))
 
 
 def dearest(plan: planning.Plan) -> list[str]:
@@ -92,6 +94,15 @@ def dearest(plan: planning.Plan) -> list[str]:
     if plan.spec.frames.mode == "random":
         found += ["frames.mode=index", f"frames.index={plan.video.frames - 1}"]
     return found
+
+
+def _on_host(backbone: Backbone) -> dict[str, int]:
+    """Bytes of the networks that are not on the device."""
+    found = {
+        name.replace("_", " "): sum(tensor.nbytes for tensor in storages(module) if tensor.device != STAGE)
+        for name, module in networks(backbone).items()
+    }
+    return {name: size for name, size in found.items() if size}
 
 
 def _rewards(

@@ -49,7 +49,7 @@ class Account:
     most: Mapping[str, int]
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches every operation under it, forward and backward, and accounts for the storages that are alive.
 
     A storage counts once, however many tensors share it, from its making until its last tensor is gone. Tensors on
@@ -61,7 +61,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.phase = device, OTHER
         self._peaks: dict[str, Peak] = {}
         self._most: dict[str, int] = {}

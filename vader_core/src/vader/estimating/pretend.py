@@ -72,14 +72,14 @@ class Machine:
         return FakeTensor(self._fake, torch.empty_like(tensor.detach(), device="meta"), device)
 
 
-class _Numbers(TorchDispatchMode):
+class _Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps numbers that are known: operations on real tensors alone, such as a sampler's table, stay real.
 
     What asks for the wanted device is sent to what plays it, and a number read from a fake tensor is 1.
     """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._wanted = device.type
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
