@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.align.evaluating import Evaluator, Grid
-from benchmarks.align.planning import Plan, Run, merged
+from benchmarks.align.planning import Plan, Run, clips_per_step, merged
 
 import vader
 from vader.checkpoint import folder_name
@@ -149,9 +149,10 @@ def base_figures(plan: Plan, home: Path) -> dict[str, Any]:
 def count_operations(plan: Plan, name: str, home: Path) -> float:
     """Floating-point operations of a variant for each reward query, made or found.
 
-    Counted by ``torch.utils.flop_counter`` over whole optimizer steps (four, or more where a round has more updates):
-    multiplications and additions of matrix products, attention and convolutions, of sampling, decoding, the reward,
-    backward with its recomputation, and the text encoder. Element-wise work is not counted.
+    Counted by ``torch.utils.flop_counter`` over eight whole optimizer steps (or more, up to a whole round) of a small
+    batch, to which the count is proportional: multiplications and additions of matrix products, attention and
+    convolutions, of sampling, decoding, the reward, backward with its recomputation, and the text encoder. Element-wise
+    work is not counted.
     """
     import tempfile
 
@@ -164,17 +165,17 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["spec"] == json.loads(json.dumps(run.spec)):
             return float(found["per_query"])
-    updates = run.spec.get("method", {}).get("options", {}).get("updates", 1)
-    steps = -(-4 // updates) * updates
-    first = min(run.milestones)
-    per_step = first / run.milestones[first]
+    options = run.spec.get("method", {}).get("options", {})
+    updates, clips = options.get("updates", 1), max(2, options.get("clips_per_prompt", 1))
+    steps = -(-8 // updates) * updates
+    small = merged(run.spec, {"train": {"steps": steps, "batch_size": clips, "checkpoint_every": steps}})
     path.parent.mkdir(parents=True, exist_ok=True)
     counter = FlopCounterMode(display=False)
     with tempfile.TemporaryDirectory() as folder, (home / "operations" / "log.txt").open("a", encoding="utf-8") as log:
-        spec = merged(run.spec, {"output": str(Path(folder) / "run"), "train": {"steps": steps}})
+        spec = merged(small, {"output": str(Path(folder) / "run")})
         # torch counts a fused attention kernel of the CPU as nothing; the plain one is matrix products.
         with contextlib.redirect_stderr(log), sdpa_kernel(SDPBackend.MATH), counter:
             _whole(vader.train(spec))
-    per_query = counter.get_total_flops() / (steps * per_step)
+    per_query = counter.get_total_flops() / (steps * clips_per_step(small))
     write_json(path, {"spec": run.spec, "per_query": per_query})
     return per_query
