@@ -157,9 +157,9 @@ def layer(session: nox.Session, name: str, below: str, wanted: list[str]) -> str
     """
     home = ROOT / ".nox" / "layers" / name
     shutil.rmtree(home, ignore_errors=True)
-    session.run(sys.executable, "-m", "venv", str(home), external=True)
+    session.run(sys.executable, "-m", "venv", *(["--without-pip"] if below else []), str(home), external=True)
     python = str(home / ("Scripts" if os.name == "nt" else "bin") / "python")
-    if below:
+    if below:  # which has pip
         sites = [packages(session, path) for path in (python, kept(session, below))]
         Path(sites[0], "below.pth").write_text(f"import site; site.addsitedir({sites[1]!r})\n")
     session.run(python, "-m", "pip", "install", "--quiet", *wanted, external=True)

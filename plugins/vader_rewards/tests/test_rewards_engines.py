@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 import vader
 from vader import Prompt, RegistryError, SpecError, WeightsError
+from vader.testing import RewardContract, Subject
 from vader_rewards import detectors, pickled
 from vader_rewards.detection import Detection
 from vader_rewards.hps_package import HpsPackage
@@ -136,3 +137,13 @@ def test_what_is_no_module(tmp_path):
     torch.save({"model": Evil(print, "x"), "other": torch.nn.Linear(2, 2)}, tmp_path / "file.pt")
     with pytest.raises(TypeError, match="expected a module"):
         pickled.tensors(pickled.read(tmp_path / "file.pt")["model"])
+
+
+class TestGroundingDino(RewardContract):
+    """The engine of this environment that test_rewards_contract.py does not choose."""
+
+    @pytest.fixture
+    def reward(self, tiny):
+        named = [Prompt("x", {"object": name}) for name in ("book", "dog", "person")]
+        options = {"engine": "grounding_dino", "weights": str(tiny / "grounding_dino"), "threshold": 0.99}
+        return Subject("reward", "detection", options, size=(24, 36), prompts=named)
