@@ -129,14 +129,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="for 11 GB of checkpoints")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16", help="of the run")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--no-reference", action="store_true", help="leave out the reference's way, which takes 15 GB")
     given = parser.parse_args()
+    cases = [case for case, (load, _) in CASES.items() if load is not reference or not given.no_reference]
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(1) as pool:
         pool.apply(prepare, (given.folder, given.dtype))
     found: dict[tuple[bool, str], list[tuple[float, float, int]]] = {}
     for _ in range(given.rounds):
         for cold in (True, False):
-            for case in CASES:
+            for case in cases:
                 with spawn.Pool(1) as pool:
                     result = pool.apply(measure, (case, given.folder, given.dtype, cold))
                 found.setdefault((cold, case), []).append(result)

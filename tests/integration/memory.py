@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -115,6 +116,16 @@ class _Live(TorchDispatchMode):
                 self.made.setdefault(tensor.untyped_storage(), tensor.untyped_storage().nbytes())
         self.highest = max(self.highest, sum(self.made.values()))
         return out
+
+
+def allocated(work: Callable[[], object]) -> int:
+    """The most bytes that torch's allocator gave out while ``work`` ran, beyond those at its start."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            work()
+    return _highest(profiled)
 
 
 def watch(spec: dict) -> Account:
