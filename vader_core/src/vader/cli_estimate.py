@@ -67,43 +67,59 @@ def _bytes(text: str) -> int:
     return int(float(read[1]) * _UNITS[read[2]])
 
 
-def _size(count: int) -> str:
-    return f"{count / 10**9:.2f} GB" if count >= 10**8 else f"{count / 10**6:.2f} MB"
+def _size(count: int, total: int | None = None) -> str:
+    """Bytes in GB or MB, whichever suits the total."""
+    large = (count if total is None else total) >= 10**9
+    return f"{count / 10**9:.2f} GB" if large else f"{count / 10**6:.2f} MB"
 
 
 def _lines(found: Estimate, cheaper: Sequence[Saving] | None, limit: int | None) -> list[str]:
     """The table, what could not be counted, whether it fits, and what would save."""
-    account, peak = found.decisive, found.decisive.peak
-    rows = [(row, _size(peak.rows.get(row, 0)), _size(most)) for row, most in account.most.items() if most]
-    rows.sort(key=lambda row: (not row[0].startswith("weights"), -account.most[row[0]]))
-    rows = [("", "at the peak", "at most"), *rows, ("total", _size(peak.total), "")]
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{name:<{width}}  {at:>12}  {most:>12}".rstrip() for name, at, most in rows]
-    where = "validation" if account is found.validation else "an optimizer step"
-    lines += ["", f"The peak is in {where}, while this runs: {peak.phase}."]
-    other = found.training if account is found.validation else found.validation
-    if other is not None:
-        lines.append(
-            f"{'An optimizer step' if account is found.validation else 'Validation'} takes {_size(other.peak.total)}."
-        )
-    lines += [f"On the host, not counted here: {name}, {_size(size)}." for name, size in found.host.items()]
-    lines += [f"NOT COUNTED  {name}: {reason}" for name, reason in found.not_counted.items()]
-    lines.append(f"Never counted: {_UNCOUNTED}.")
+    lines = [*_table(found), "", *_remarks(found)]
     if limit is not None:
         left = limit - found.total
-        verdict = f"fits, {_size(left)} to spare" if left >= 0 else f"does not fit, {_size(-left)} too much"
-        lines.append(f"{_size(found.total)} of {_size(limit)}: {verdict}.")
-    if cheaper is None:
-        return lines
+        spare, lacking = _size(left, found.total), _size(-left, found.total)
+        verdict = f"fits, {spare} to spare" if left >= 0 else f"does not fit, {lacking} too much"
+        lines.append(f"{_size(found.total)} of {_size(limit, found.total)}: {verdict}.")
+    return lines if cheaper is None else [*lines, "", *_changes(found, cheaper)]
+
+
+def _table(found: Estimate) -> list[str]:
+    """A row for all that takes memory; weights first, the largest first."""
+    account, total = found.decisive, found.total
+    order = sorted(account.most.items(), key=lambda item: (not item[0].startswith("weights"), -item[1]))
+    cells = [(row, _size(account.peak.rows.get(row, 0), total), _size(most, total)) for row, most in order]
+    shown = [row for row in cells if row[2] != _size(0, total)]
+    rows = [("", "at the peak", "at most"), *shown, ("total", _size(total), "")]
+    width = max(len(row[0]) for row in rows)
+    return [f"{name:<{width}}  {at:>12}  {most:>12}".rstrip() for name, at, most in rows]
+
+
+def _remarks(found: Estimate) -> list[str]:
+    """When the peak is, and what the table leaves out."""
+    validating = found.decisive is found.validation
+    where = "validation" if validating else "an optimizer step"
+    lines = [f"The peak is in {where}, while this runs: {found.decisive.peak.phase}."]
+    other = found.training if validating else found.validation
+    if other is not None:
+        what = "An optimizer step" if validating else "Validation"
+        lines.append(f"{what} takes {_size(other.peak.total, found.total)}.")
+    lines += [f"On the host, not counted here: {name}, {_size(size)}." for name, size in found.host.items()]
+    lines += [f"NOT COUNTED  {name}: {reason}" for name, reason in found.not_counted.items()]
+    return [*lines, f"Never counted: {_UNCOUNTED}."]
+
+
+def _changes(found: Estimate, cheaper: Sequence[Saving]) -> list[str]:
+    """What single changes would save, the most first."""
     if not cheaper:
-        return [*lines, "", "No single change of the spec that was tried saves memory."]
+        return ["No single change of the spec that was tried saves memory."]
     width = max(len(", ".join(saving.changes)) for saving in cheaper)
-    lines += ["", "What a single change would save, each estimated:"]
-    lines += [
-        f"  {', '.join(saving.changes):<{width}}  {_size(found.total - saving.total):>10} less, {_size(saving.total)}"
+    rows = [
+        f"  {', '.join(saving.changes):<{width}}  {_size(found.total - saving.total, found.total):>10} less, "
+        f"{_size(saving.total, found.total)} in all"
         for saving in cheaper
     ]
-    return lines
+    return ["What a single change would save, each estimated:", *rows]
 
 
 def _data(found: Estimate, cheaper: Sequence[Saving], limit: int | None) -> dict[str, Any]:

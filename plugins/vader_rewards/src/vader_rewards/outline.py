@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -89,7 +90,11 @@ def open_clip(architecture: str, runtime: Runtime, place: Place) -> OpenClip:
     """Both halves of a CLIP of open_clip: an architecture that is part of it, or ``local-dir:FOLDER``."""
     import open_clip as library
 
-    with torch.device("meta"):
-        made = library.create_model(architecture, load_weights=False, pretrained_text=False, device="meta")
+    logging.disable(logging.WARNING)  # it warns that no weights are loaded
+    try:
+        with torch.device("meta"):
+            made = library.create_model(architecture, load_weights=False, pretrained_text=False, device="meta")
+    finally:
+        logging.disable(logging.NOTSET)
     made = made.requires_grad_(False).eval().to(runtime.dtype)
     return OpenClip(place(made, runtime.device), library.get_tokenizer(architecture))

@@ -78,7 +78,7 @@ class WatchedScene(Scene):
     def _in_backward(self, tensor: Tensor, phase: str) -> None:
         """When a tensor's gradient is there, what made it is next."""
         if tensor.requires_grad:
-            tensor.register_hook(lambda _: setattr(self.live, "phase", phase))
+            tensor.register_hook(lambda _: setattr(self.live, "phase", phase))  # type: ignore[no-untyped-call]
 
 
 class _WatchedEncoder(ConditioningCache):
@@ -226,7 +226,9 @@ def _hold_weights(
     """Put weights into rows: the adapter, then each network, the denoiser last, since others may be parts of it."""
     live.hold(parameters, ADAPTER)
     for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(lambda p: live.hold([cast(Tensor, p.grad)], GRADIENT))
+        parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+            lambda p: live.hold([cast(Tensor, p.grad)], GRADIENT)
+        )
     taken = set(map(id, parameters))
     found = {f"weights: {name.replace('_', ' ')}": module for name, module in networks(backbone).items()}
     found |= {
