@@ -6,8 +6,9 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,21 @@ def run_all(plan: planning.Plan, home: Path, jobs: int, only: Sequence[str] | No
     """Make every run that is not done, some at once, and say how far it is."""
     home.mkdir(parents=True, exist_ok=True)
     todo = [run for run in plan.runs() if not only or run.name in only]
-    start, done, total = time.perf_counter(), 0, sum(run.queries for run in todo)
+    start, done, total = time.perf_counter(), [0], sum(run.queries for run in todo)
+
+    def report(run: planning.Run, future: Future[Any]) -> None:
+        done[0] += run.queries
+        said = "failed" if future.exception() else "done"
+        spent = time.perf_counter() - start
+        print(f"{done[0]:6d} of {total} queries, {spent:5.0f} s: {run.folder} {said}", flush=True)
+
     with _workers(jobs) as submit:
-        waiting = {submit(running.execute, plan, run, home): run for run in todo}
-        for future in as_completed(waiting):
+        futures = []
+        for run in todo:
+            futures.append(submit(running.execute, plan, run, home))
+            futures[-1].add_done_callback(partial(report, run))
+        for future in futures:
             future.result()
-            done += waiting[future].queries
-            spent = time.perf_counter() - start
-            print(f"{done:6d} of {total} queries, {spent:5.0f} s: {waiting[future].folder}", flush=True)
         names = [name for name in plan.options.variants if not only or name in only]
         for future in [submit(running.count_operations, plan, name, home) for name in names]:
             future.result()

@@ -30,6 +30,7 @@ class VariantOptions(Options):
     spec: dict[str, Any]
     times: int = Field(1, ge=1, description="Times the common number of queries.")
     milestones: tuple[int, ...] | None = Field(None, description="Queries. Null: the plan's.")
+    seeds: tuple[int, ...] | None = Field(None, description="Training seeds. Null: the plan's.")
     curve: bool = Field(False, description="Draw its course.")
     kl: bool = Field(False, description="A point of the curve of KL weights.")
 
@@ -54,14 +55,15 @@ class Run:
         seed: of the training.
         spec: whole, without ``output``.
         milestones: queries -> optimizer steps, ascending; the last ends the run.
-        averaged: only the end is evaluated, because checkpoints hold the weights that train and not their average.
+        kept: only the end is evaluated, because what is kept is not a checkpoint's weights but their average, or the
+            best of them.
     """
 
     name: str
     seed: int
     spec: dict[str, Any]
     milestones: dict[int, int]
-    averaged: bool
+    kept: bool
 
     @property
     def folder(self) -> str:
@@ -83,9 +85,12 @@ class Plan:
 
     def runs(self) -> list[Run]:
         """Every run, seed by seed, the longest first."""
-        found = [self.run(name, seed) for seed in self.options.seeds for name in self.options.variants]
-        place = {seed: index for index, seed in enumerate(self.options.seeds)}
-        return sorted(found, key=lambda run: (place[run.seed], -run.queries))
+        found = [self.run(name, seed) for name in self.options.variants for seed in self.seeds(name)]
+        return sorted(found, key=lambda run: (run.seed, -run.queries))
+
+    def seeds(self, name: str) -> tuple[int, ...]:
+        """Training seeds of a variant."""
+        return self.options.variants[name].seeds or self.options.seeds
 
     def run(self, name: str, seed: int) -> Run:
         """A variant with a seed.
@@ -103,8 +108,8 @@ class Plan:
                 raise ValueError(f"variant {name}: {queries} queries are no whole number of steps of {clips} queries.")
             steps[queries] = round(queries / clips)
         train = {"seed": seed, "steps": steps[end], "checkpoint_every": math.gcd(*steps.values())}
-        averaged = spec["train"].get("ema_decay") is not None
-        return Run(name, seed, merged(spec, {"train": train}), steps, averaged)
+        kept = any(spec["train"].get(key) is not None for key in ("ema_decay", "early_stop"))
+        return Run(name, seed, merged(spec, {"train": train}), steps, kept)
 
 
 def clips_per_step(spec: Mapping[str, Any]) -> float:

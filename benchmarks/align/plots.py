@@ -115,7 +115,7 @@ def _dots(data: Mapping[str, Any]) -> str:
         for variant in data["variants"].values()
         if queries in variant["points"]
     ]
-    left, height = 250.0, TOP + 22.0 * len(rows) + 50
+    left, height = 275.0, TOP + 22.0 * len(rows) + 50
     bounds = [bound for _, change in rows for bound in change["interval"]]
     x = value_axis([0.0, *bounds], left, RIGHT)
     bottom = TOP + 22.0 * len(rows)

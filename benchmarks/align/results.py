@@ -63,7 +63,7 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
     variants: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     for name, options in plan.options.variants.items():
-        paths = {seed: home / plan.run(name, seed).folder / running.RESULT for seed in plan.options.seeds}
+        paths = {seed: home / plan.run(name, seed).folder / running.RESULT for seed in plan.seeds(name)}
         done = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.is_file()}
         if not done:
             continue
@@ -79,7 +79,7 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
             if counted.is_file()
             else None,
             "points": {
-                queries: _point(base, [one["evaluations"][queries] for one in done.values()])
+                queries: _point(base, int(queries), [one["evaluations"][queries] for one in done.values()])
                 for queries in next(iter(done.values()))["evaluations"]
             },
         }
@@ -97,9 +97,10 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
     }
 
 
-def _point(base: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _point(base: Mapping[str, Any], queries: int, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A variant after some queries: means over clips and training seeds, with intervals of the change from the base."""
     return {
+        "queries": mean([run.get("queries", queries) for run in runs]),
         REWARD: _change(base["scores"][REWARD], [run["scores"][REWARD] for run in runs]),
         ACCURACY: _change(base["scores"][ACCURACY], [run["scores"][ACCURACY] for run in runs]),
         "diversity": _change(base["diversity"], [run["diversity"] for run in runs]),
@@ -161,13 +162,15 @@ def _main(data: Mapping[str, Any]) -> str:
     return _table(head, rows)
 
 
-def _figures(point: Mapping[str, Any], variant: Mapping[str, Any], base: Mapping[str, Any], queries: int) -> list[str]:
-    operations = variant["operations_per_query"]
+def _figures(
+    point: Mapping[str, Any], variant: Mapping[str, Any], base: Mapping[str, Any], queries: float
+) -> list[str]:
+    operations, accuracy = variant["operations_per_query"], point[ACCURACY]
     return [
         _with_interval(point[REWARD]),
         ", ".join(f"{gain:+.3f}" for gain in point[REWARD]["by_seed"]),
-        f"{point[ACCURACY]['mean']:.1%} ({point[ACCURACY]['gain'] * 100:+.1f})",
-        f"{point['diversity']['mean'] / base['diversity']:.0%}",
+        f"{accuracy['mean']:.1%} ({accuracy['gain'] * 100:+.1f} {_bounds(accuracy['interval'], 100)})",
+        _share(point["diversity"], base["diversity"]),
         f"{point['divergence']:.2g}",
         f"{point['cpu']:.0f}",
         "" if operations is None else f"{operations * queries / 1e12:.2f}",
@@ -189,12 +192,12 @@ def _ten(data: Mapping[str, Any]) -> str:
     for variant in data["variants"].values():
         if max(map(int, variant["points"])) == data["queries"]:
             continue
-        for queries, point in variant["points"].items():
-            figures = _figures(point, variant, data["base"], int(queries))
+        for point in variant["points"].values():
+            figures = _figures(point, variant, data["base"], point["queries"])
             rows.append(
                 [
                     variant["title"],
-                    queries,
+                    f"{point['queries']:.0f}",
                     figures[0],
                     figures[1],
                     _bounds(point[REWARD]["seed_interval"]),
@@ -227,8 +230,17 @@ def _with_interval(change: Mapping[str, Any]) -> str:
     return f"{change['gain']:+.3f} {_bounds(change['interval'])}"
 
 
-def _bounds(ends: Sequence[float] | None) -> str:
-    return "" if ends is None else f"[{ends[0]:+.3f}, {ends[1]:+.3f}]"
+def _bounds(ends: Sequence[float] | None, scale: float = 1.0) -> str:
+    if ends is None:
+        return ""
+    places = 3 if scale == 1 else 1
+    return f"[{ends[0] * scale:+.{places}f}, {ends[1] * scale:+.{places}f}]"
+
+
+def _share(change: Mapping[str, Any], base: float) -> str:
+    """A figure as a share of the base's, with its interval."""
+    low, high = (1 + end / base for end in change["interval"])
+    return f"{1 + change['gain'] / base:.0%} [{low * 100:.0f}, {high * 100:.0f}]"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -76,7 +76,7 @@ def execute(plan: Plan, run: Run, home: Path) -> dict[str, Any]:
     with (folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
         made = vader.train({**run.spec, "output": str(folder)}, resume=True, listeners=[CostMeter(folder)])
         _whole(made)
-        evaluations = {str(queries): _evaluated(plan, run, folder, queries) for queries in _seen(run)}
+        evaluations = {str(queries): _evaluated(plan, run, folder, queries, made.step) for queries in _seen(run)}
     result = {
         "settings": _settings(plan, run),
         "evaluations": evaluations,
@@ -113,14 +113,15 @@ def _settings(plan: Plan, run: Run) -> dict[str, Any]:
 
 def _seen(run: Run) -> list[int]:
     """Milestones that can be evaluated."""
-    return [run.queries] if run.averaged else list(run.milestones)
+    return [run.queries] if run.kept else list(run.milestones)
 
 
-def _evaluated(plan: Plan, run: Run, folder: Path, queries: int) -> dict[str, Any]:
+def _evaluated(plan: Plan, run: Run, folder: Path, queries: int, taken: int) -> dict[str, Any]:
+    """The figures at a milestone, or at the end after ``taken`` optimizer steps: an early stop takes fewer."""
     step, last = run.milestones[queries], queries == run.queries
     adapter = folder / "adapter" if last else folder / "checkpoints" / folder_name(step) / "adapter"
     figures = evaluator(plan, adapter).adapter(adapter, divergence=True)
-    return {**figures, **cost(folder, step)}
+    return {**figures, **cost(folder, min(step, taken)), "queries": round(min(step, taken) * clips_per_step(run.spec))}
 
 
 def evaluator(plan: Plan, adapter: Path) -> Evaluator:
@@ -159,7 +160,7 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    run = plan.run(name, plan.options.seeds[0])
+    run = plan.run(name, plan.seeds(name)[0])
     path = home / "operations" / f"{name}.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
