@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from vader import adapters
 from vader.gradient import Draw, window
+from vader.methods.protocol import Batch
 from vader.methods.scene import Clock, Scene
 from vader.objective import Objective, Term
-from vader.protocols import Batch, Prediction, Prompt, Runtime, SamplerContext, Video
+from vader.protocols import Prediction, Prompt, Runtime, SamplerContext, Video
 from vader.rollout import ClipNoise
 from vader.samplers.ddim import DDIM
 from vader.samplers.flow_euler import FlowEuler

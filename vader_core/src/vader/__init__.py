@@ -21,7 +21,7 @@ _PUBLIC = {
     "Sampler": "vader.protocols",
     "Reward": "vader.protocols",
     "PromptSource": "vader.protocols",
-    "Method": "vader.protocols",
+    "Method": "vader.methods.protocol",
     "Prompt": "vader.protocols",
     "Video": "vader.protocols",
     "Runtime": "vader.protocols",
@@ -29,8 +29,8 @@ _PUBLIC = {
     "NoiseSchedule": "vader.protocols",
     "SamplerContext": "vader.protocols",
     "StepOutput": "vader.protocols",
-    "Batch": "vader.protocols",
-    "Loss": "vader.protocols",
+    "Batch": "vader.methods.protocol",
+    "Loss": "vader.methods.protocol",
     "Run": "vader.hooks",
     "RunResult": "vader.hooks",
     "Validation": "vader.hooks",
@@ -62,13 +62,13 @@ if TYPE_CHECKING:
     from vader.hooks import RunResult as RunResult
     from vader.hooks import Validation as Validation
     from vader.hooks import hookimpl as hookimpl
+    from vader.methods.protocol import Batch as Batch
+    from vader.methods.protocol import Loss as Loss
+    from vader.methods.protocol import Method as Method
     from vader.options import Options as Options
     from vader.planning import check as check
     from vader.protocols import Backbone as Backbone
-    from vader.protocols import Batch as Batch
     from vader.protocols import Conditioning as Conditioning
-    from vader.protocols import Loss as Loss
-    from vader.protocols import Method as Method
     from vader.protocols import NoiseSchedule as NoiseSchedule
     from vader.protocols import Prompt as Prompt
     from vader.protocols import PromptSource as PromptSource

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from vader.adapters import set_dropout
 from vader.conditioning import ConditioningCache
 from vader.errors import NonFiniteError
+from vader.methods.protocol import Batch, Loss, Method
 from vader.methods.scene import Clock
-from vader.protocols import Batch, Loss, Method, PromptSource
+from vader.protocols import PromptSource
 from vader.seeding import derive, stream
 from vader.spec import TrainSpec
 

@@ -9,7 +9,7 @@ A component is constructed as ``Component(options)`` or, when its constructor ha
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vader.shapes import Frames, Latents, Scores
-    from vader.spec import Options
 
 Prediction = Literal["epsilon", "v", "sample", "flow"]
 """What the denoiser predicts: the noise, the velocity of a variance-preserving process (Salimans and Ho 2022, eq. 11),
@@ -292,81 +291,4 @@ class PromptSource(Protocol):
 
     def draw(self, n: int, rng: random.Random) -> list[Prompt]:
         """``n`` prompts, n at least 1."""
-        ...
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a method gets for one micro-step: prompts, conditioning, the seed of every clip, and chance of its own."""
-
-    prompts: tuple[Prompt, ...]
-    conditioning: Conditioning
-    seeds: tuple[int, ...]
-    rng: random.Random
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What a method gives back for one backward pass.
-
-    Args:
-        value: scalar tensor to be minimised, a mean over the clips of a batch; the passes of a batch add up.
-        scores: raw scores per reward, each ``(b,)``, detached.
-        reward: ``(b,)``, the weighted combination, detached, for logs.
-        metrics: further scalars for the log.
-    """
-
-    value: Tensor
-    scores: Mapping[str, Tensor]
-    reward: Tensor
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-@runtime_checkable
-class Method(Protocol):
-    """Turns the batches of one optimizer step into losses. Built-in: ``reward_gradient``, ``ddpo``, ``dpo``.
-
-    It is constructed as ``Method(options, scene=...)`` (:class:`vader.methods.scene.Scene`).
-
-    Class attributes:
-        needs_gradient: whether every reward must be differentiable.
-        judge: optional; a class method ``(options, spec, sampler) -> Iterable[(path, message)]`` that says what of a
-            spec it cannot work with, before any weight is loaded. ``sampler`` is the sampler's class.
-    """
-
-    needs_gradient: ClassVar[bool]
-    Options: ClassVar[type[Options]]
-
-    @property
-    def clips_per_prompt(self) -> int:
-        """How many neighbouring clips of a batch share their prompt; 1 for none. It divides ``train.batch_size``."""
-        ...
-
-    @property
-    def updates(self) -> int:
-        """How many optimizer steps use the same clips: their batches have the same prompts and seeds."""
-        ...
-
-    @property
-    def passes(self) -> int:
-        """How many losses :meth:`losses` gives for each batch."""
-        ...
-
-    def losses(self, batches: Sequence[Batch], update: int) -> Iterator[Loss]:
-        """Losses of one optimizer step, ``passes`` for each batch, batch by batch.
-
-        Each is back-propagated before the next is computed.
-
-        Args:
-            batches: of this process, one for each micro-step.
-            update: 0 for the first optimizer step on these clips, up to ``updates - 1``.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What an exact resumption needs of this process: tensors, numbers, strings, lists and dicts of them."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state that :meth:`state_dict` gave."""
         ...

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from vader import adapters
 from vader.gradient import Draw, Window
+from vader.methods.protocol import Batch
 from vader.objective import Objective
 from vader.precision import widened
-from vader.protocols import Backbone, Batch, Conditioning, Prompt, Reward, Sampler, Video
+from vader.protocols import Backbone, Conditioning, Prompt, Reward, Sampler, Video
 from vader.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.shapes import Frames, Latents, Scores
 
