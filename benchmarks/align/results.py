@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.align import plots, running
 from benchmarks.align.planning import Plan
 
-from vader.report.statistics import Interval, mean, mean_interval
+from vader.report.statistics import Interval, mean, mean_interval, paired_change
 from vader.storage import write_json, write_text
 
 REWARD, ACCURACY = "shapes_alignment", "shapes_accuracy"
@@ -41,8 +41,16 @@ def write(plan: Plan, home: Path, folder: Path, docs: Path | None) -> str:
     for name, svg in plots.draw(data).items():
         write_text(docs / "images" / f"align-{name}.svg" if docs else folder / f"{name}.svg", svg)
     for page in [docs / name for name in PAGES] if docs else []:
-        write_text(page, with_tables(page.read_text(encoding="utf-8"), made))
+        write_text(page, with_tables(page.read_text(encoding="utf-8"), documented(folder)))
     return made["main"]
+
+
+def documented(folder: Path) -> dict[str, str]:
+    """The tables that the docs show, by name: those of the results, and that of the sweep of learning rates."""
+    data, swept = (
+        json.loads((where / "results.json").read_text(encoding="utf-8")) for where in (folder, folder / "sweep")
+    )
+    return {**tables(data), "sweep": tables(swept)["main"]}
 
 
 def with_tables(text: str, made: Mapping[str, str]) -> str:
@@ -122,12 +130,12 @@ def _change(before: Sequence[float], after: Sequence[Sequence[float]]) -> dict[s
         ``gain``, the mean change; ``interval`` over clips, each paired with the base's clip of the same prompt and
         noise and averaged over training seeds; ``by_seed`` and ``seed_interval`` over training seeds.
     """
-    by_clip = [mean(values) - start for start, *values in zip(before, *after, strict=True)]
+    change = paired_change(before, [mean(values) for values in zip(*after, strict=True)])
     by_seed = [mean(values) - mean(before) for values in after]
     return {
-        "mean": mean([mean(values) for values in after]),
-        "gain": mean(by_clip),
-        "interval": _ends(mean_interval(by_clip)),
+        "mean": change.after,
+        "gain": change.difference,
+        "interval": _ends(change.interval),
         "by_seed": by_seed,
         "seed_interval": _ends(mean_interval(by_seed)),
     }
