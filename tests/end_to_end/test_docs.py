@@ -31,7 +31,11 @@ PAGES = [
     "README.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "adr" not in path.parts),
 ]
+APART = "docs/how-to/environments.md"
+"""The page whose commands make environments of their own: the nox session `engines` does that."""
+
 RUN = ["docs/tutorial.md", "docs/index.md", *(page for page in PAGES if page.startswith("docs/how-to/"))]
+RUN.remove(APART)
 """Pages whose shell blocks run."""
 
 BASE = {"backbone": "shapes", "prompts": "shapes", "rewards": ["shapes_colourfulness"]}
@@ -135,7 +139,9 @@ def shell(page: str, block: Block, where: str) -> None:
             name, *arguments = words[1:]
             command.commands[name].make_context(f"vader {name}", arguments)  # type: ignore[attr-defined]
         else:
-            assert any(tool in line for tool in ("nox", "pip install", "python -m ", "torchrun")), f"{where}: {line}"
+            assert any(tool in line for tool in ("nox", "pip install", "pip uninstall", "python -m ", "torchrun")), (
+                f"{where}: {line}"
+            )
 
 
 def run(command: list[str], where: str) -> None:
@@ -151,6 +157,11 @@ def test_every_block_works(page: str, place: Path) -> None:
             (place / "brightness.py").write_text(block.text)
     if page.endswith("isolate.md"):  # the file is shown after the spec that names it
         found.sort(key=lambda block: block.language != "python")
+    if page == APART:
+        python = place / "groundingdino" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
     for block in found:
         execute(page, block)
 

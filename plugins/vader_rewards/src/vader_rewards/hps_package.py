@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,7 +92,7 @@ def _check_environment() -> None:
     vocabulary = packaged("hpsv2", *VOCABULARY)
     if not vocabulary.is_file():
         raise RegistryError(
-            f"hpsv2 comes without its vocabulary {vocabulary}. Copy the file of that name from open_clip there. {page}"
+            f"hpsv2 comes without its vocabulary {vocabulary.name}. Run: python -m vader_rewards.hps_package. {page}"
         )
     if find_spec("tkinter") is None:
         raise RegistryError(f"hpsv2 imports tkinter, which this Python has not. Install it (apt: python3-tk). {page}")
@@ -122,3 +123,18 @@ def _network(name: str) -> Any:
             f"{weights.first_line(error)}."
         ) from error
     return network.requires_grad_(False).eval()
+
+
+def main() -> None:
+    """Command line: ``python -m vader_rewards.hps_package`` gives hpsv2 the vocabulary that it lacks, open_clip's."""
+    if find_spec("hpsv2") is None or find_spec("open_clip") is None:
+        raise SystemExit(
+            "hpsv2 and open_clip are not both installed. Run: pip install hpsv2 'vader-plugin-rewards[hps]'"
+        )
+    target = packaged("hpsv2", *VOCABULARY)
+    shutil.copyfile(packaged("open_clip", target.name), target)
+    print(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    main()

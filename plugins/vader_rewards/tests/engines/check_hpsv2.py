@@ -1,7 +1,6 @@
 """The package hpsv2 against our HPSv2, in the package's own environment: run by the nox session `engines`."""
 
 import os
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -28,9 +27,8 @@ VOCABULARY = PACKAGE.joinpath(*hps_package.VOCABULARY)
 
 @pytest.fixture(scope="module", autouse=True)
 def vocabulary():
-    """The file that the package lacks, from open_clip, as the documentation says."""
-    source = Path(find_spec("open_clip").submodule_search_locations[0]) / VOCABULARY.name
-    shutil.copy(source, VOCABULARY)
+    """The file that the package lacks, as the documentation says."""
+    subprocess.run([sys.executable, "-m", "vader_rewards.hps_package"], check=True)
     yield
     VOCABULARY.unlink()
 
@@ -49,7 +47,10 @@ def test_without_the_vocabulary(tiny):
         code = "import hpsv2.src.open_clip"
         done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
         assert f"No such file or directory: '{VOCABULARY}'" in done.stderr
-        with pytest.raises(RegistryError, match=r"comes without its vocabulary .*bpe_simple_vocab_16e6\.txt\.gz"):
+        with pytest.raises(
+            RegistryError,
+            match=r"comes without its vocabulary bpe_simple_vocab_16e6\.txt\.gz\. Run: python -m vader_re",
+        ):
             HpsPackage(HpsPackage.Options(weights=str(tiny / "open_clip")), CPU)
     finally:
         away.rename(VOCABULARY)
