@@ -30,7 +30,9 @@ class VariantOptions(Options):
     spec: dict[str, Any]
     times: int = Field(1, ge=1, description="Times the common number of queries.")
     milestones: tuple[int, ...] | None = Field(None, description="Queries. Null: the plan's.")
-    seeds: tuple[int, ...] | None = Field(None, description="Training seeds. Null: the plan's.")
+    seeds: tuple[int, ...] | None = Field(
+        None, description="Training seeds of a run beside the comparison. Null: the plan's."
+    )
     curve: bool = Field(False, description="Draw its course.")
     kl: bool = Field(False, description="A point of the curve of KL weights.")
 

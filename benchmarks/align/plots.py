@@ -113,7 +113,7 @@ def _dots(data: Mapping[str, Any]) -> str:
     rows = [
         (variant["title"], variant["points"][queries][REWARD])
         for variant in data["variants"].values()
-        if queries in variant["points"]
+        if variant["compared"]
     ]
     left, height = 275.0, TOP + 22.0 * len(rows) + 50
     bounds = [bound for _, change in rows for bound in change["interval"]]

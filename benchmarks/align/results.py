@@ -81,6 +81,7 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
             "title": options.title,
             "curve": options.curve,
             "kl": options.kl,
+            "compared": options.seeds is None,
             "spec": options.spec,
             "seeds": sorted(done),
             "operations_per_query": json.loads(counted.read_text(encoding="utf-8"))["per_query"]
@@ -164,9 +165,8 @@ def _main(data: Mapping[str, Any]) -> str:
     ]
     rows = [["*base model*", f"({base[REWARD]:.3f})", "", f"{base[ACCURACY]:.1%}", "100 %", "0", "", ""]]
     for variant in data["variants"].values():
-        point = variant["points"].get(queries)
-        if point is not None:
-            rows.append([variant["title"], *_figures(point, variant, base, data["queries"])])
+        if variant["compared"]:
+            rows.append([variant["title"], *_figures(variant["points"][queries], variant, base, data["queries"])])
     return _table(head, rows)
 
 
