@@ -11,7 +11,8 @@ from vader.report.axis import Axis, value_axis
 
 REWARD, ACCURACY = "shapes_alignment", "shapes_accuracy"
 COLOURS = ("#3f51b5", "#d84315", "#00796b", "#8e24aa", "#f9a825", "#5d4037")
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560.0, 340.0, 64.0, 540.0, 40.0, 290.0
+WIDTH, WITH_LEGEND, HEIGHT = 560.0, 720.0, 340.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 540.0, 40.0, 290.0
 _STYLE = "font-family:system-ui,sans-serif;font-size:12px;background:#fff"
 
 
@@ -101,10 +102,11 @@ def _curves(title: str, x_label: str, y_label: str, series: Mapping[str, Sequenc
         places = " ".join(f"{x.place(dot.x):.1f},{y.place(dot.y):.1f}" for dot in dots)
         body.append(f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="2"/>')
         body += [_whisker(x, y, dot, colour) for dot in dots]
-        height = TOP + 6 + 16 * index
-        body.append(f'<rect x="{LEFT + 10}" y="{height}" width="10" height="10" fill="{colour}"/>')
-        body.append(_text(LEFT + 26, height + 9, name))
-    return _svg(title, body, HEIGHT)
+        if len(series) > 1:
+            height = TOP + 6 + 18 * index
+            body.append(f'<rect x="{RIGHT + 14}" y="{height}" width="10" height="10" fill="{colour}"/>')
+            body.append(_text(RIGHT + 30, height + 9, name))
+    return _svg(title, body, HEIGHT, WITH_LEGEND if len(series) > 1 else WIDTH)
 
 
 def _dots(data: Mapping[str, Any]) -> str:
@@ -172,8 +174,8 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(title: str, body: Sequence[str], height: float) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" role="img" style="{_STYLE}">'
-    name = f'<title>{escape(title)}</title><rect width="{WIDTH:g}" height="{height:g}" fill="#fff"/>'
+def _svg(title: str, body: Sequence[str], height: float, width: float = WIDTH) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" style="{_STYLE}">'
+    name = f'<title>{escape(title)}</title><rect width="{width:g}" height="{height:g}" fill="#fff"/>'
     shown = f'<text x="{WIDTH / 2:g}" y="22" text-anchor="middle" font-weight="600">{escape(title)}</text>'
     return head + name + shown + "".join(body) + "</svg>\n"
