@@ -177,7 +177,9 @@ CASES = {
     "wrong type of a section": Case(put("train", 3), "train", ["found 3", "expected"]),
     "rewards not a list": Case(put("rewards", BRIGHTNESS), "rewards", ["expected a", "found "]),
     "unknown mode": Case(
-        put("gradient.mode", "first"), "gradient.mode", ["'last', 'rand', 'specific', 'tail', 'uniform' or 'subset'", "'first'"]
+        put("gradient.mode", "first"),
+        "gradient.mode",
+        ["'last', 'rand', 'specific', 'tail', 'uniform' or 'subset'", "'first'"],
     ),
     "negative learning rate": Case(
         put("train.learning_rate", -1e-3), "train.learning_rate", ["greater than 0", "found -0.001"]

@@ -255,7 +255,7 @@ def interrupted(file: Path, folder: Path, number: signal.Signals, steps: int, mo
         command, env=environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while time.monotonic() < deadline and process.poll() is None:
                 if (folder / "metrics.jsonl").exists() and len(records(folder)) > steps:
                     break
@@ -264,7 +264,7 @@ def interrupted(file: Path, folder: Path, number: signal.Signals, steps: int, mo
                 os.killpg(process.pid, number)
             else:
                 process.send_signal(number)
-            out, err = process.communicate(timeout=40)
+            out, err = process.communicate(timeout=200)
         finally:
             left = processes_of(file)
             for pid in left:

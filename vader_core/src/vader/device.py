@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.util
 from typing import Any
 
 import torch
 from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 
 from vader.errors import LaunchError, Problem, SpecError
 from vader.launch import require_world, started
@@ -68,7 +70,14 @@ def make_accelerator(spec: RunSpec) -> Accelerator:
     except ValueError as error:
         raise LaunchError(f"accelerate cannot join {started() or 1} processes: {error}.") from error
     require_world(accelerator.num_processes)
+    _leave_at_exit()
     return accelerator
+
+
+@functools.cache
+def _leave_at_exit() -> None:
+    """The processes' group lasts as long as they do: torch cannot join a second, and a start may make several runs."""
+    atexit.register(lambda: PartialState().destroy_process_group())
 
 
 def peak_bytes(device: torch.device) -> int:

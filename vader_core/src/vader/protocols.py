@@ -285,7 +285,7 @@ class PromptSource(Protocol):
     Ranks are disjoint because every rank draws the whole batch from one ``rng`` and takes its own rows.
 
     Class attributes:
-        named_sets: optional; a class method ``() -> Mapping[str, Sequence[Prompt]]`` that gives the sets of prompts that
+        named_sets: optional; a class method ``() -> Mapping[str, Sequence[Prompt]]`` that gives the sets of prompts
             the source holds, by name, before it has options. ``vader prompts`` lists and prints them.
     """
 

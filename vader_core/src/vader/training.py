@@ -66,7 +66,8 @@ def train(
     try:
         return _Trainer(plan, accelerator, resume, listeners).run()
     finally:
-        accelerator.end_training()
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 class _Trainer:

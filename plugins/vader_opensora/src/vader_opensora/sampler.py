@@ -26,7 +26,9 @@ class OpenSoraRFlowOptions(Options):
 
 
 class OpenSoraRFlow:
-    """Euler steps (stochastic ones with ``eta`` above 0) over sigmas 1, 1 - 1/N, ..., 1/N, 0, each but the last moved by the size of the clip.
+    """Euler steps over sigmas 1, 1 - 1/N, ..., 1/N, 0, each but the last moved by the size of the clip.
+
+    With ``eta`` above 0 they are stochastic, like those of ``flow_euler``.
 
     The move is ``r sigma / (1 + (r - 1) sigma)`` with ``r = sqrt(pixels of a frame / 512^2) sqrt(latent frames)``.
     Like the reference it counts 5 latent frames for every whole 17 frames; for 2 to 16 frames, for which the reference
