@@ -71,8 +71,14 @@ def spec_of(
     }
 
 
-@pytest.mark.parametrize("name", list(VIDEOS))
-@pytest.mark.parametrize(("k", "recompute", "checkpointing", "batch", "precision"), DESIGN)
+@pytest.mark.parametrize(
+    ("name", "k", "recompute", "checkpointing", "batch", "precision"),
+    [
+        (name, *setting)
+        for place, name in enumerate(VIDEOS)
+        for setting in (DESIGN[:2] + DESIGN[6:], DESIGN[2:6])[place % 2]  # in each half every setting has both values
+    ],
+)
 def test_is_within_15_percent_of_what_is_measured(
     weights: Callable[[str], dict[str, Any]],
     name: str,

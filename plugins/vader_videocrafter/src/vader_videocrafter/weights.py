@@ -86,7 +86,7 @@ def load(path: Path, name: str, device: torch.device, dtype: torch.dtype, text_d
         state = {ours: stored.read(theirs).to(home, kind).reshape(shapes[ours]) for ours, theirs in renamed.items()}
         module.load_state_dict(state, assign=True)
         module.requires_grad_(False).eval()
-    networks.text_encoder.attn_mask = networks.text_encoder.build_causal_mask().to(text_device)
+    networks.text_encoder.attn_mask = networks.text_encoder.build_causal_mask().to(text_device, dtype)
     return Parts(layout, networks.unet, networks.vae, networks.text_encoder, schedule(stored))
 
 
