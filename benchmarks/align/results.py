@@ -129,7 +129,8 @@ def _change(before: Sequence[float], after: Sequence[Sequence[float]]) -> dict[s
 
     Returns:
         ``gain``, the mean change; ``interval`` over clips, each paired with the base's clip of the same prompt and
-        noise and averaged over training seeds; ``by_seed`` and ``seed_interval`` over training seeds.
+        noise and averaged over training seeds; ``by_seed`` and ``interval_by_seed`` the same for each training
+        seed; ``seed_interval`` over training seeds.
     """
     change = paired_change(before, [mean(values) for values in zip(*after, strict=True)])
     by_seed = [mean(values) - mean(before) for values in after]
@@ -138,6 +139,7 @@ def _change(before: Sequence[float], after: Sequence[Sequence[float]]) -> dict[s
         "gain": change.difference,
         "interval": _ends(change.interval),
         "by_seed": by_seed,
+        "interval_by_seed": [_ends(paired_change(before, values).interval) for values in after],
         "seed_interval": _ends(mean_interval(by_seed)),
     }
 

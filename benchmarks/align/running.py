@@ -169,7 +169,8 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
     options = run.spec.get("method", {}).get("options", {})
     updates, clips = options.get("updates", 1), max(2, options.get("clips_per_prompt", 1))
     steps = -(-8 // updates) * updates
-    small = merged(run.spec, {"train": {"steps": steps, "batch_size": clips, "checkpoint_every": steps}})
+    train = {"steps": steps, "batch_size": clips, "checkpoint_every": steps, "early_stop": None}
+    small = merged(run.spec, {"train": train, "validation": {"clips": 0}})
     path.parent.mkdir(parents=True, exist_ok=True)
     counter = FlopCounterMode(display=False)
     with tempfile.TemporaryDirectory() as folder, (home / "operations" / "log.txt").open("a", encoding="utf-8") as log:

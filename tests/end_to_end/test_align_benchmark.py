@@ -132,6 +132,7 @@ def test_the_committed_results_show_what_the_docs_claim() -> None:
     for name in ("ddpo", "dpo"):
         assert change("tail_2", 1)["gain"] > 5 * change(name, 1)["gain"]
         assert change(name, 10)["interval"][0] > 0
+        assert all(low > 0 for low, _ in change(name, 10)["interval_by_seed"])
     kept = [point for _, _, point in results.kl_points(data)]
     assert len(kept) == 4
     for light, heavy in itertools.pairwise(kept):
