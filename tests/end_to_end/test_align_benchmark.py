@@ -24,9 +24,9 @@ milestones: [4, 8]
 evaluation: {prompts: 2, seeds: 2}
 base: {train: {batch_size: 4}, sampler: {steps: 2}}
 variants:
-  tail: {title: both steps, curve: true, spec: {gradient: {mode: tail, k: 2}}}
-  weighed:
-    title: both steps near the base
+  tail:
+    title: both steps
+    curve: true
     kl: true
     spec: {gradient: {mode: tail, k: 2}, method: {name: reward_gradient, options: {kl_weight: 1.0}}}
   dpo: {title: DPO, times: 2, milestones: [8, 16], curve: true, spec: {method: {name: dpo}}}
@@ -46,7 +46,7 @@ def test_a_toy_plan_gives_figures_table_and_plots(toy: tuple[planning.Plan, Path
     plan, folder = toy
     table = results.write(plan, folder / "runs", folder / "results", None)
     data = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
-    assert set(data["variants"]) == {"tail", "weighed", "dpo"}
+    assert set(data["variants"]) == {"tail", "dpo"}
     assert list(data["variants"]["dpo"]["points"]) == ["8", "16"]
     found = data["variants"]["tail"]["points"]["8"][results.REWARD]
     raw = json.loads((folder / "runs" / "tail-1" / "result.json").read_text(encoding="utf-8"))
@@ -67,8 +67,8 @@ def test_a_toy_plan_gives_figures_table_and_plots(toy: tuple[planning.Plan, Path
 def test_operations_are_counted(toy: tuple[planning.Plan, Path]) -> None:
     """Backward through two steps, recomputed, costs more than making clips; both cost more than nothing."""
     plan, folder = toy
-    tail, weighed, dpo = (running.count_operations(plan, name, folder / "runs") for name in plan.options.variants)
-    assert weighed > tail > dpo > 1e6
+    tail, dpo = (running.count_operations(plan, name, folder / "runs") for name in plan.options.variants)
+    assert tail > dpo > 1e6
 
 
 def test_a_finished_run_is_found_and_an_interrupted_one_resumed(toy: tuple[planning.Plan, Path]) -> None:
