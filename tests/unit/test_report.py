@@ -299,3 +299,15 @@ def test_listener_writes_after_validation_and_at_the_end(folder: Path) -> None:
     (folder / "report.html").unlink()
     listeners.emit("run_finished", run=run, result=RunResult(folder, 4, None, {}))
     assert (folder / "report.html").is_file()
+
+
+def test_what_a_method_logs_is_shown(folder: Path) -> None:
+    logged = {"kl": 0.25, "ddpo/clip_fraction": 0.125, "time/loss": 1.0}
+    write_metrics(folder, [record(step, **logged) for step in (1, 2)])
+    html = write_report(folder).read_text(encoding="utf-8")
+    text = Loads(html).text
+    assert "divergence from the base" in text
+    assert "share of clipped ratios" in text
+    assert "share of pairs in the right order" not in text
+    assert 'class="phase-loss"' in html
+    assert ".phase-loss {" in html

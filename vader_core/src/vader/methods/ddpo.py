@@ -188,7 +188,7 @@ class DDPO:
         import torch
 
         scene, latents = self._scene, made.latents[i]
-        with scene.clock("policy"):
+        with scene.clock("loss"):
             prediction = scene.predict_at(batch.conditioning, latents, i, recompute=False)
             step = scene.sampler.step(prediction, i, latents, torch.zeros_like(latents))
             log_prob = log_probability(made.latents[i + 1], step.mean, step.std)

@@ -124,7 +124,7 @@ class DPO:
             preferred, other = (widened(prediction) - wanted).square().flatten(1).mean(1).chunk(2)
             return preferred - other
 
-        with scene.clock("preference"):
+        with scene.clock("loss"):
             ours = error()
             with scene.base():
                 base = error()

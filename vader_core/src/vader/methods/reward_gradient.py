@@ -88,8 +88,9 @@ class RewardGradient:
         scene, conditioning = self._scene, batch.conditioning
         assert at.step is not None
         assert at.latents is not None
-        prediction = scene.predict_at(conditioning, at.latents, at.step, recompute=scene.recompute)
-        return scene.divergence(prediction, conditioning, at.latents, at.step).mean()
+        with scene.clock("loss"):
+            prediction = scene.predict_at(conditioning, at.latents, at.step, recompute=scene.recompute)
+            return scene.divergence(prediction, conditioning, at.latents, at.step).mean()
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`vader.methods.protocol.Method`."""

@@ -194,6 +194,6 @@ class Scene:
             prediction: ``(b c f h w)``, from :meth:`predict_at`.
             conditioning: see :meth:`predict_at`, like ``latents`` and ``i``.
         """
-        with self.clock("divergence"), self.base():
+        with self.base():
             reference = self.predict_at(conditioning, latents, i, recompute=False)
         return (widened(prediction) - widened(reference)).square().flatten(1).mean(1) / 2

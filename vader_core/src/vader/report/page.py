@@ -153,6 +153,15 @@ def _validation_charts(run: RunData) -> Iterator[Chart]:
             yield validation_chart(key, points, percent=binary)
 
 
+_OF_METHODS = {
+    "kl": "divergence from the base",
+    "ddpo/ratio_deviation": "deviation of ratios from 1",
+    "ddpo/clip_fraction": "share of clipped ratios",
+    "dpo/agreement": "share of pairs in the right order",
+}
+"""What methods log besides, and what it is called."""
+
+
 def _training_charts(run: RunData) -> Iterator[Chart]:
     skipped = [float(record["step"]) for record in run.records if record.get("skipped")]
     scores = sorted({key for record in run.records for key in record if key.startswith("score/")})
@@ -160,6 +169,8 @@ def _training_charts(run: RunData) -> Iterator[Chart]:
     if len(scores) == 1 and run.series("reward") == run.series(scores[0]):
         named = [("reward", f"reward = {scores[0].removeprefix('score/')}")]
     named += [("loss", "loss"), ("grad_norm", "gradient norm"), ("learning_rate", "learning rate")]
+    logged = {key for record in run.records for key in record}
+    named += [(key, title) for key, title in _OF_METHODS.items() if key in logged]
     for key, title in named:
         series = run.series(key)
         if series:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vader.report.numbers import duration
 from vader.report.reading import Record, RunData, number
 
-PHASES = ("rollout", "decode", "reward", "backward", "optimizer")
+PHASES = ("rollout", "decode", "reward", "loss", "backward", "optimizer")
 
 
 @dataclass(frozen=True)
