@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.align import planning, results, running
+from benchmarks.align import planning, reporting, running
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ def main() -> None:
     plan = planning.load(options.plan)
     if not options.report:
         run_all(plan, options.runs, options.jobs, options.only)
-    print(results.write(plan, options.runs, options.results, options.docs))
+    print(reporting.write(plan, options.runs, options.results, options.docs))
 
 
 def run_all(plan: planning.Plan, home: Path, jobs: int, only: Sequence[str] | None = None) -> None:

@@ -90,8 +90,9 @@ class Evaluator:
 
     def _diversity(self, frames: Sequence[Tensor]) -> list[float]:
         """For every prompt, the variance between its clips of a pixel, mean over frames, channels and pixels."""
-        groups = torch.stack(list(frames)).unflatten(0, (self._grid.prompts, self._grid.seeds))
-        return [round(float(group.var(0).mean()), 7) for group in groups] if self._grid.seeds > 1 else []
+        clips = torch.stack(list(frames))
+        groups = clips.reshape(self._grid.prompts, self._grid.seeds, *clips.shape[1:])
+        return [round(float(group.var(0).mean()), 7) for group in groups]
 
     @torch.no_grad()
     def _divergence(self) -> float:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from benchmarks.align.figures import ACCURACY, REWARD, kl_points
+
 from vader.report.axis import Axis, value_axis
 
-REWARD, ACCURACY = "shapes_alignment", "shapes_accuracy"
 COLOURS = ("#3f51b5", "#d84315", "#00796b", "#8e24aa", "#f9a825", "#5d4037")
 WIDTH, WITH_LEGEND, HEIGHT = 560.0, 720.0, 340.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 540.0, 40.0, 290.0
@@ -72,21 +73,18 @@ def _courses(data: Mapping[str, Any], metric: str, place: Any) -> dict[str, list
     found = {}
     for variant in data["variants"].values():
         if variant["curve"]:
-            dots = [
-                Dot(place(variant, queries), point[metric]["gain"], *(point[metric]["interval"]))
-                for queries, point in variant["points"].items()
-            ]
+            dots = [_dot(place(variant, queries), point[metric]) for queries, point in variant["points"].items()]
             found[variant["title"]] = [dot for dot in dots if dot.x > 0]
     return {title: dots for title, dots in found.items() if dots}
 
 
-def _kl(data: Mapping[str, Any]) -> dict[str, list[Dot]]:
-    from benchmarks.align.results import kl_points
+def _dot(x: float, change: Mapping[str, Any], label: str = "") -> Dot:
+    low, high = change["interval"]
+    return Dot(x, change["gain"], low, high, label)
 
-    dots = [
-        Dot(point["divergence"], point[REWARD]["gain"], *point[REWARD]["interval"], label=f"{weight:g}")
-        for weight, _, point in kl_points(data)
-    ]
+
+def _kl(data: Mapping[str, Any]) -> dict[str, list[Dot]]:
+    dots = [_dot(point["divergence"], point[REWARD], f"{weight:g}") for weight, _, point in kl_points(data)]
     return {"KL weight": dots} if dots else {}
 
 

@@ -178,6 +178,6 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
         # torch counts a fused attention kernel of the CPU as nothing; the plain one is matrix products.
         with contextlib.redirect_stderr(log), sdpa_kernel(SDPBackend.MATH), counter:
             _whole(vader.train(spec))
-    per_query = counter.get_total_flops() / (steps * clips_per_step(small))
+    per_query: float = counter.get_total_flops() / (steps * clips_per_step(small))
     write_json(path, {"spec": run.spec, "per_query": per_query})
     return per_query

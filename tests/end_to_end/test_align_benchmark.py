@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.align import planning, results, running
+from benchmarks.align import planning, reporting, running
 from benchmarks.align.__main__ import run_all
+from benchmarks.align.figures import REWARD, kl_points
 
 from vader.report.statistics import mean
 from vader.run_folder import read_metrics
@@ -44,22 +45,21 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[planning.Plan, Path]:
 
 def test_a_toy_plan_gives_figures_table_and_plots(toy: tuple[planning.Plan, Path]) -> None:
     plan, folder = toy
-    table = results.write(plan, folder / "runs", folder / "results", None)
+    table = reporting.write(plan, folder / "runs", folder / "results", None)
     data = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
     assert set(data["variants"]) == {"tail", "dpo"}
     assert list(data["variants"]["dpo"]["points"]) == ["8", "16"]
-    found = data["variants"]["tail"]["points"]["8"][results.REWARD]
+    found = data["variants"]["tail"]["points"]["8"][REWARD]
     raw = json.loads((folder / "runs" / "tail-1" / "result.json").read_text(encoding="utf-8"))
     base = json.loads((folder / "runs" / "base.json").read_text(encoding="utf-8"))
-    gain = mean(raw["evaluations"]["8"]["scores"][results.REWARD]) - mean(base["scores"][results.REWARD])
+    gain = mean(raw["evaluations"]["8"]["scores"][REWARD]) - mean(base["scores"][REWARD])
     assert gain != 0.0
     assert found["gain"] == pytest.approx(gain)
     assert found["interval"][0] < gain < found["interval"][1]
     assert f"| both steps | {gain:+.3f} [" in table
     page = "before\n<!-- table main -->\nold\n<!-- end -->\nafter\n"
-    assert (
-        results.with_tables(page, {"main": table}) == f"before\n<!-- table main -->\n\n{table}\n\n<!-- end -->\nafter\n"
-    )
+    renewed = f"before\n<!-- table main -->\n\n{table}\n\n<!-- end -->\nafter\n"
+    assert reporting.with_tables(page, {"main": table}) == renewed
     made = {path.name for path in (folder / "results").glob("*.svg")}
     assert {"reward-queries.svg", "reward-operations.svg", "accuracy-cpu.svg", "kl.svg", "variants.svg"} <= made
 
@@ -107,16 +107,16 @@ def test_queries_are_scored_clips(spec: dict[str, Any], queries: float) -> None:
     assert planning.clips_per_step(spec) == queries
 
 
-@pytest.mark.parametrize("page", results.PAGES)
+@pytest.mark.parametrize("page", reporting.PAGES)
 def test_the_docs_show_the_committed_results(page: str) -> None:
     text = (HERE / "docs" / page).read_text(encoding="utf-8")
     assert "<!-- table " in text
-    assert results.with_tables(text, results.documented(COMMITTED)) == text
+    assert reporting.with_tables(text, reporting.documented(COMMITTED)) == text
 
 
 @pytest.mark.parametrize("folder", [COMMITTED, COMMITTED / "sweep"], ids=["results", "sweep"])
 def test_the_committed_tables_are_those_of_the_committed_figures(folder: Path) -> None:
-    made = results.tables(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    made = reporting.tables(json.loads((folder / "results.json").read_text(encoding="utf-8")))
     assert (folder / "table.md").read_text(encoding="utf-8") == "\n\n".join(made.values()) + "\n"
 
 
@@ -126,15 +126,15 @@ def test_the_committed_results_show_what_the_docs_claim() -> None:
     queries, variants = data["queries"], data["variants"]
 
     def change(name: str, times: int) -> dict[str, Any]:
-        found: dict[str, Any] = variants[name]["points"][str(times * queries)][results.REWARD]
+        found: dict[str, Any] = variants[name]["points"][str(times * queries)][REWARD]
         return found
 
     for name in ("ddpo", "dpo"):
         assert change("tail_2", 1)["gain"] > 5 * change(name, 1)["gain"]
         assert change(name, 10)["interval"][0] > 0
         assert all(low > 0 for low, _ in change(name, 10)["interval_by_seed"])
-    kept = [point for _, _, point in results.kl_points(data)]
+    kept = [point for _, _, point in kl_points(data)]
     assert len(kept) == 4
     for light, heavy in itertools.pairwise(kept):
         assert heavy["divergence"] < light["divergence"]
-        assert heavy[results.REWARD]["gain"] < light[results.REWARD]["gain"]
+        assert heavy[REWARD]["gain"] < light[REWARD]["gain"]

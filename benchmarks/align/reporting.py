@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.align import plots, running
+from benchmarks.align.figures import ACCURACY, REWARD, kl_points
 from benchmarks.align.planning import Plan
 
 from vader.report.statistics import Interval, mean, mean_interval, paired_change
 from vader.storage import write_json, write_text
-
-REWARD, ACCURACY = "shapes_alignment", "shapes_accuracy"
-
 
 PAGES = ("benchmark.md", "choosing-a-method.md")
 """Pages of the docs with ``<!-- table NAME -->`` ... ``<!-- end -->``, between which a table is put."""
@@ -56,12 +54,8 @@ def documented(folder: Path) -> dict[str, str]:
 def with_tables(text: str, made: Mapping[str, str]) -> str:
     """A page with its tables renewed."""
     for name, table in made.items():
-        text = re.sub(
-            rf"(<!-- table {name} -->\n).*?(<!-- end -->)",
-            lambda m, t=table: f"{m[1]}\n{t}\n\n{m[2]}",
-            text,
-            flags=re.S,
-        )
+        parts = re.split(rf"(?<=<!-- table {name} -->\n).*?(?=<!-- end -->)", text, flags=re.DOTALL)
+        text = f"\n{table}\n\n".join(parts)
     return text
 
 
@@ -224,16 +218,6 @@ def _kl(data: Mapping[str, Any]) -> str:
         figures = _figures(point, variant, data["base"], data["queries"])
         rows.append([f"{weight:g}", figures[4], figures[0], figures[2], figures[3]])
     return _table(head, rows)
-
-
-def kl_points(data: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any], Mapping[str, Any]]]:
-    """(weight, variant, its last point), ascending in weight."""
-    found = [
-        (float(variant["spec"]["method"]["options"]["kl_weight"]), variant, variant["points"][str(data["queries"])])
-        for variant in data["variants"].values()
-        if variant["kl"]
-    ]
-    return sorted(found, key=lambda one: one[0])
 
 
 def _with_interval(change: Mapping[str, Any]) -> str:
