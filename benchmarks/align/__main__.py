@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=planning.HERE / "results", help="folder of the results")
     parser.add_argument("--docs", type=Path, help="folder of the docs, to renew their tables and plots")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one processor (default: 2)")
-    parser.add_argument("--only", nargs="*", metavar="VARIANT", help="run these alone; results then need no others")
+    parser.add_argument("--only", nargs="*", metavar="VARIANT", help="run these variants alone")
     parser.add_argument("--report", action="store_true", help="only write the results of the runs that are done")
     options = parser.parse_args()
     plan = planning.load(options.plan)
