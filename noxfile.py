@@ -27,6 +27,7 @@ DISTRIBUTIONS = {
 """Folder of each distribution -> the extras that its tests need."""
 TOOLS = [
     "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.15,<1",
     "mypy>=1.18,<3",
     "import-linter>=2.5,<3",
@@ -95,7 +96,7 @@ def tests(session: nox.Session) -> None:
     if os.environ.get("CI") and not shutil.which("chromium") and shutil.which("apt-get"):
         session.run("apt-get", "update", "-qq", external=True)
         session.run("apt-get", "install", "-y", "-qq", "chromium", external=True, silent=True)
-    run(session, "python", "-m", "pytest", *session.posargs)
+    run(session, "python", "-m", "pytest", *(session.posargs or ["-n", "auto", "--dist", "loadfile"]))
 
 
 @nox.session
