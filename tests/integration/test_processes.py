@@ -237,7 +237,7 @@ def test_signals_to_the_command_and_a_folder_in_use(tmp_path: Path) -> None:
         before, step = step, len(records(folder))
         saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
         assert before < step < 400
-        assert saved[-1] == f"step-{step:06d}", f"nothing was saved: {err[-3000:]}"
+        assert saved[-1] == f"step-{step:06d}", f"nothing was saved: {code} {out[-2000:]} {err[-3000:]}"
         assert code == 128 + number, err[-3000:]
         assert f"stopped by {number.name} after optimizer step {step}; saved" in out
         assert "Traceback" not in err, err

@@ -87,6 +87,25 @@ def test_a_signal_saves_and_the_run_resumes_bit_equal(
     assert_same_run(folder, unbroken)
 
 
+def test_a_signal_in_a_validation_saves_too(tmp_path: Path) -> None:
+    """Where no checkpoint is due."""
+
+    class Now:
+        @vader.hookimpl
+        def vader_validation_finished(self, validation: vader.Validation) -> None:
+            if validation.step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    changes = {"train": {"validate_every": 1, "checkpoint_every": 100}, "validation": {"clips": 1, "save_clips": 0}}
+    folder, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    result = vader.train(tiny(folder, **changes), listeners=[Now()])
+    assert (result.step, result.stopped) == (3, "SIGTERM")
+    assert names(folder) == ["step-000003"]
+    vader.train(tiny(unbroken, **changes))
+    resume(folder, **changes)
+    assert_same_run(folder, unbroken)
+
+
 def test_the_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)

@@ -83,6 +83,7 @@ class _Trainer:
         self._load()
         self._prepare()
         self._step, counters = self._restore(found)
+        self._saved = self._step  # of the newest checkpoint
         self._build_optimization(counters)
         self._metrics: dict[str, float] = {}
         self._learnt = False  # whether the score of train.early_stop no longer rises
@@ -205,7 +206,7 @@ class _Trainer:
                 if stopped is None:
                     self._validate_if_due()
                     stopped = self._agree(signals.received) if self._step < total else None
-        if self._learnt and self._step < total:
+        if self._step > self._saved:  # stopped or learnt in a validation
             self._save()
         return self._finish(stopped)
 
@@ -258,6 +259,7 @@ class _Trainer:
                 counters=asdict(self._optimization.counters),
             )
             self._emit("checkpoint_saved", step=self._step, path=path)
+        self._saved = self._step
         self._accelerator.wait_for_everyone()
 
     # -- validation
