@@ -206,8 +206,8 @@ class _Trainer:
                 if stopped is None:
                     self._validate_if_due()
                     stopped = self._agree(signals.received) if self._step < total else None
-        if self._step > self._saved:  # stopped or learnt in a validation
-            self._save()
+            if self._step > self._saved:  # stopped or learnt in a validation
+                self._save()
         return self._finish(stopped)
 
     def _emit(self, event: str, **arguments: Any) -> None:
