@@ -9,13 +9,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 import vader
+from vader import cli
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKES = str(ROOT / "tests" / "fakes.py")
@@ -76,6 +80,20 @@ def python(arguments: Sequence[str], **more: Any) -> subprocess.CompletedProcess
     """Run this Python in a subprocess, output captured."""
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, check=False, **more)
+
+
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
+    """Run ``vader`` in this process: exit code, output, errors."""
+    monkeypatch.setattr(sys, "argv", ["vader", *map(str, arguments)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 # -- runs compared

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.integration.harness import BACKBONE, BRIGHTNESS, FAKES, PROMPT_LENGTH, merged, tiny
+from tests.integration.harness import BACKBONE, BRIGHTNESS, FAKES, PROMPT_LENGTH, command, merged, tiny
 
 import vader
 from vader import build, cli, registry
@@ -344,20 +344,6 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return loaded
 
 
-def vader_command(
-    arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[int, str, str]:
-    """Run the command line in this process: exit code, output, errors."""
-    monkeypatch.setattr(sys, "argv", ["vader", *arguments])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 def write(tmp_path: Path, case: Case) -> Path:
     spec = tiny(tmp_path / "run")
     case.change(spec, tmp_path)
@@ -373,7 +359,7 @@ def test_a_mistake_is_one_message(
     case = CASES[name]
     file = write(tmp_path, case)
     monkeypatch.chdir(tmp_path)
-    code, out, err = vader_command(["train", str(file), "--dry-run", *case.arguments], monkeypatch, capsys)
+    code, out, err = command(monkeypatch, capsys, "train", str(file), "--dry-run", *case.arguments)
     assert code == 2, out + err
     assert out == ""
     head, *lines = err.rstrip("\n").split("\n")
@@ -401,7 +387,7 @@ def test_what_this_machine_cannot_do_is_one_message(
 ) -> None:
     case = MACHINE[name]
     file = write(tmp_path, case)
-    code, _, err = vader_command(["train", str(file)], monkeypatch, capsys)
+    code, _, err = command(monkeypatch, capsys, "train", str(file))
     assert code == 2, err
     assert err.startswith("error: ")
     assert len(err.rstrip("\n").split("\n")) <= 2, err
@@ -416,7 +402,7 @@ def test_the_spec_itself_is_sound(
 ) -> None:
     """What every case above changes passes as it is, and a dry run loads and writes nothing."""
     file = write(tmp_path, Case(lambda spec, folder: None, "", ()))
-    assert vader_command(["train", str(file), "--dry-run"], monkeypatch, capsys) == (0, f"{file} is sound.\n", "")
+    assert command(monkeypatch, capsys, "train", str(file), "--dry-run") == (0, f"{file} is sound.\n", "")
     assert unloaded == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml"]
 
@@ -454,7 +440,7 @@ def test_a_file_that_is_no_spec(
         file.write_bytes(content)
     elif content is not None:
         file.write_text(content)
-    code, _, err = vader_command(["train", str(file), "--dry-run"], monkeypatch, capsys)
+    code, _, err = command(monkeypatch, capsys, "train", str(file), "--dry-run")
     assert code == 2, err
     assert str(file) in err
     assert re.search(said, err, re.DOTALL), err
@@ -490,7 +476,7 @@ train:
 colour: red
 """
     )
-    code, _, err = vader_command(["train", str(file), "--dry-run"], monkeypatch, capsys)
+    code, _, err = command(monkeypatch, capsys, "train", str(file), "--dry-run")
     assert code == 2
     lines = [line.strip().split(": ")[0] for line in err.splitlines()[1:]]
     assert set(lines) >= {
@@ -576,14 +562,14 @@ def test_a_broken_plugin_is_named_and_spoils_no_other(
     distribution(plugins, "vader-bad", module, code, {"vader.rewards": f"bad = {module}:Reward"})
     distribution(plugins, "vader-good", "vader_good_plugin", GOOD, {"vader.rewards": "good = vader_good_plugin:Reward"})
     file = write(tmp_path, Case(put("rewards.0.name", "bad"), "", ()))
-    status, _, err = vader_command(["train", str(file), "--dry-run"], monkeypatch, capsys)
+    status, _, err = command(monkeypatch, capsys, "train", str(file), "--dry-run")
     assert status == 2
     for text in ("rewards.0.name", "'bad'", "vader-bad 1.0", f"{module}:Reward", *said):
         assert text in err, err
     assert "Traceback" not in err
     file = write(tmp_path, Case(put("rewards.0.name", "good"), "", ()))
-    assert vader_command(["train", str(file), "--dry-run"], monkeypatch, capsys)[0] == 0
-    assert vader_command(["plugins"], monkeypatch, capsys)[0] == 0
+    assert command(monkeypatch, capsys, "train", str(file), "--dry-run")[0] == 0
+    assert command(monkeypatch, capsys, "plugins")[0] == 0
 
 
 def test_a_name_that_two_distributions_claim(
@@ -593,11 +579,11 @@ def test_a_name_that_two_distributions_claim(
         module = f"vader_twin_{letter}"
         distribution(plugins, f"vader-twin-{letter}", module, GOOD, {"vader.rewards": f"twin = {module}:Reward"})
     file = write(tmp_path, Case(put("rewards.0.name", "twin"), "", ()))
-    code, _, err = vader_command(["train", str(file), "--dry-run"], monkeypatch, capsys)
+    code, _, err = command(monkeypatch, capsys, "train", str(file), "--dry-run")
     assert code == 2
     for said in ("rewards.0.name", "'twin'", "vader-twin-a 1.0", "vader-twin-b 1.0", "both are refused", "Uninstall"):
         assert said in err
-    code, out, _ = vader_command(["plugins", "--json"], monkeypatch, capsys)
+    code, out, _ = command(monkeypatch, capsys, "plugins", "--json")
     rows = {row["distribution"]: row["status"] for row in json.loads(out) if row["name"] == "twin"}
     assert code == 0
     assert rows.keys() == {"vader-twin-a", "vader-twin-b"}

@@ -20,6 +20,7 @@ from tests.integration.harness import (
     HERE,
     PROMPT_LENGTH,
     assert_same_run,
+    command,
     environment,
     python,
     records,
@@ -27,23 +28,9 @@ from tests.integration.harness import (
 )
 
 import vader
-from vader import cli, registry
+from vader import registry
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "imageio")
-
-
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    """Run ``vader`` in this process: exit code, output, errors."""
-    monkeypatch.setattr(sys, "argv", ["vader", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.integration.harness import command
 
-from vader import cli
 from vader.prompts.file import FilePrompts, read_prompts
 
 PLUGIN = '''
@@ -70,17 +70,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 @pytest.fixture
 def vader(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vader:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vader", "prompts", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return lambda *arguments: command(monkeypatch, capsys, "prompts", *arguments)
 
 
 def test_lists_sources_and_sets(install: Install, vader: Vader) -> None:

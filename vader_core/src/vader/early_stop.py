@@ -22,5 +22,5 @@ def best(spec: EarlyStopSpec, validations: Sequence[Validation]) -> Validation:
 
 def exhausted(spec: EarlyStopSpec, validations: Sequence[Validation]) -> bool:
     """Whether the last ``patience`` validations, in order of steps, brought no new best."""
-    since = [validation for validation in validations if validation.step > best(spec, validations).step]
-    return len(since) >= spec.patience
+    highest = best(spec, validations).step
+    return sum(validation.step > highest for validation in validations) >= spec.patience

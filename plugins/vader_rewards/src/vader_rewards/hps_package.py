@@ -7,13 +7,11 @@ import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
-
-from vader import Options, Prompt, RegistryError, Runtime, WeightsError
+from vader import Prompt, RegistryError, Runtime, WeightsError
 from vader_rewards.extras import packaged
-from vader_rewards.image_text import HPS_FILES
+from vader_rewards.image_text import HPS_FILES, HpsWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,16 +19,8 @@ if TYPE_CHECKING:
 VOCABULARY = ("src", "open_clip", "bpe_simple_vocab_16e6.txt.gz")
 
 
-class HpsPackageOptions(Options):
+class HpsPackageOptions(HpsWeights):
     """Options of :class:`HpsPackage`."""
-
-    version: Literal["v2.0", "v2.1"] = Field("v2.1", description="Which published weights, when `weights` is null.")
-    weights: str | None = Field(
-        None,
-        min_length=1,
-        description="Path of HPS_v2.1_compressed.pt, owner/name:file on the hub, or a folder with "
-        "open_clip_config.json. Null: the published weights of `version`.",
-    )
 
 
 class HpsPackage:

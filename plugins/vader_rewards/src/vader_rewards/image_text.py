@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 HPS_FILES = {"v2.0": "xswu/HPSv2:HPS_v2_compressed.pt", "v2.1": "xswu/HPSv2:HPS_v2.1_compressed.pt"}
 
 
-class HpsOptions(Options):
-    """Options of :class:`Hps`."""
+class HpsWeights(Options):
+    """Which weights of HPSv2, whoever computes with them."""
 
     version: Literal["v2.0", "v2.1"] = Field("v2.1", description="Which published weights, when `weights` is null.")
     weights: str | None = Field(
@@ -29,6 +29,11 @@ class HpsOptions(Options):
         description="Path of HPS_v2.1_compressed.pt, owner/name:file on the hub, or a folder with "
         "open_clip_config.json. Null: the published weights of `version`.",
     )
+
+
+class HpsOptions(HpsWeights):
+    """Options of :class:`Hps`."""
+
     preprocess: Literal["official", "reference"] = Field(
         "official",
         description="official: as hpsv2 (aspect kept, black bars, bicubic). reference: as VADER (squeezed to a square, "
