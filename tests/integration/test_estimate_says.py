@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.integration import harness
 from torch.nn import functional
 
-from vader.cli import main
 from vader.cli_estimate import _bytes
 from vader.errors import SpecError, WeightsError
 from vader.estimating import estimate, savings
@@ -44,13 +43,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
     def run(content: dict[str, Any], *arguments: str) -> tuple[int, str, str]:
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
-        monkeypatch.setattr(sys, "argv", ["vader", "estimate", str(tmp_path / "run.yaml"), *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
+        return harness.command(monkeypatch, capsys, "estimate", tmp_path / "run.yaml", *arguments)
 
     return run
 

@@ -226,6 +226,23 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def impossible(spec: RunSpec, source: SpecSource) -> list[Problem]:
     """States that no component could serve: refused when the spec loads, before anything is imported."""
+    found = [*_gradient(spec, source), *_early_stop(spec, source)]
+
+    def add(path: str, message: str) -> None:
+        found.append(source.problem(path, message))
+
+    if spec.frames.mode == "index" and spec.frames.index is None:
+        add("frames.index", "mode index needs index, the frame to decode.")
+    if spec.frames.mode != "index" and spec.frames.index is not None:
+        add("frames.index", f"index means nothing to mode {spec.frames.mode}. Use mode: index, or remove it.")
+    if spec.train.warmup_steps >= spec.train.steps and spec.train.warmup_steps > 0:
+        add("train.warmup_steps", f"{spec.train.warmup_steps} is not less than train.steps = {spec.train.steps}.")
+    found += _duplicate_labels(spec, source)
+    return found
+
+
+def _gradient(spec: RunSpec, source: SpecSource) -> list[Problem]:
+    """Fields of ``gradient`` that do not go together, or not with the number of denoising steps."""
     found: list[Problem] = []
     gradient, steps = spec.gradient, spec.sampler.steps
 
@@ -254,14 +271,6 @@ def impossible(spec: RunSpec, source: SpecSource) -> list[Problem]:
             add(f"gradient.{name}", "renoise already decodes one predicted step. Remove one of the two.")
     if gradient.renoise is not None and gradient.mode != "last":
         add("gradient.renoise", f"it re-noises the last step; mode {gradient.mode} is another. Use mode: last.")
-    found += _early_stop(spec, source)
-    if spec.frames.mode == "index" and spec.frames.index is None:
-        add("frames.index", "mode index needs index, the frame to decode.")
-    if spec.frames.mode != "index" and spec.frames.index is not None:
-        add("frames.index", f"index means nothing to mode {spec.frames.mode}. Use mode: index, or remove it.")
-    if spec.train.warmup_steps >= spec.train.steps and spec.train.warmup_steps > 0:
-        add("train.warmup_steps", f"{spec.train.warmup_steps} is not less than train.steps = {spec.train.steps}.")
-    found += _duplicate_labels(spec, source)
     return found
 
 
