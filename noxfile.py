@@ -17,7 +17,7 @@ nox.options.default_venv_backend = "none"
 ROOT = Path(__file__).parent
 DISTRIBUTIONS = {
     "vader_core": "",
-    "plugins/vader_wan": "",
+    "plugins/vader_diffusers": "",
     "plugins/vader_shapes": "",
     "plugins/vader_modelscope": "",
     "plugins/vader_videocrafter": "",
@@ -40,7 +40,7 @@ LAYERS = {
     "torch": ("", ["torch>=2.10,<3", "torchvision"]),
     "rewards": (
         "torch",
-        [HERE["vader_core"], HERE["plugins/vader_wan"], HERE["plugins/vader_shapes"], REWARDS, "pytest"],
+        [HERE["vader_core"], HERE["plugins/vader_diffusers"], HERE["plugins/vader_shapes"], REWARDS, "pytest"],
     ),
 }
 """Environments that others stand on: name -> the one below it, and what is installed."""

@@ -34,8 +34,8 @@ CPU = torch.device("cpu")
 
 def prepare(folder: Path, dtype: str) -> None:
     """Write both files, where they are not there."""
-    from vader.conversion import conversion_of, write
-    from vader.parts import Part
+    from vader.resolve.components import ResolvedComponent
+    from vader.resolve.conversion import conversion_of, write
     from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,9 @@ def prepare(folder: Path, dtype: str) -> None:
         }
         torch.save({"state_dict": state}, published)
     if not converted.is_file():
-        part = Part("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(published)))
+        part = ResolvedComponent(
+            "backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(published))
+        )
         start = time.perf_counter()
         size = write(conversion_of(part, dtype), converted, lambda *_: None)
         print(f"converted and verified {size:,} bytes in {time.perf_counter() - start:.1f} s")

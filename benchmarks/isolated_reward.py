@@ -45,7 +45,7 @@ def main() -> None:
     import torch
 
     from vader import Runtime
-    from vader.isolation.component import Isolated
+    from vader.plugins.isolation.component import Isolated
 
     torch.set_num_threads(1)
     python = sys.argv[1] if len(sys.argv) > 1 else sys.executable

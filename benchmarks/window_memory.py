@@ -16,10 +16,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vader.gradient import Window
+from vader.diffusion.gradient import Window
+from vader.diffusion.rollout import ClipNoise, rollout
+from vader.diffusion.samplers.flow_euler import FlowEuler, FlowEulerOptions
 from vader.protocols import Conditioning, NoiseSchedule, SamplerContext, Video
-from vader.rollout import ClipNoise, rollout
-from vader.samplers.flow_euler import FlowEuler, FlowEulerOptions
 
 STEPS, ROUNDS, WIDTH, SHAPE = 10, 2, 128, (8, 8, 32, 32)
 

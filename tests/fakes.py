@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import vader
-from vader.frames import from_signed
+from vader.diffusion.frames import from_signed
 from vader.protocols import Conditioning, NoiseSchedule, Prediction, Prompt, Runtime, Video
 
 CHANNELS, WIDTH, TOKENS, PATCH = 4, 16, 2, 2
@@ -101,7 +101,7 @@ class TinyDenoiser(nn.Module):
         return torch.tanh(mixed + shift[:, :, None, None, None])
 
     def predict(self, latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
-        """The denoiser as :data:`vader.guidance.Predict`."""
+        """The denoiser as :data:`vader.diffusion.guidance.Predict`."""
         return self(latents, timestep, embeds)
 
 

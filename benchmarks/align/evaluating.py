@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vader import adapters
+from vader.diffusion.seeding import derive, stream
 from vader.protocols import Prompt
-from vader.seeding import derive, stream
-from vader.session import Session, open_session
-from vader.validation import judge_clips
+from vader.runs.session import Session, open_session
+from vader.runs.validation import score_clips
+from vader.weights.lora import adapters
 
 BATCH = 32
 """Clips made at once."""
@@ -71,7 +71,7 @@ class Evaluator:
             folder: of the adapter.
             divergence: measure the divergence from the base model too, on one clip of each prompt.
         """
-        adapters.load_into(self._session.scene.backbone.denoiser, folder)
+        adapters.load_into(self._session.context.backbone.denoiser, folder)
         return self._judge(divergence=divergence)
 
     def _judge(self, *, divergence: bool) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Evaluator:
             frames[index] = clip
 
         session, everyone = self._session, range(self._grid.clips)
-        clips = judge_clips(session.scene, session.encode, self._prompts, self._seeds, everyone, BATCH, keep)
+        clips = score_clips(session.context, session.encode, self._prompts, self._seeds, everyone, BATCH, keep)
         scores = {key: [round(clip.scores[key], 5) for clip in clips] for key in clips[0].scores}
         found: dict[str, Any] = {"scores": scores, "diversity": self._diversity([frames[i] for i in everyone])}
         if divergence:
@@ -96,17 +96,19 @@ class Evaluator:
 
     @torch.no_grad()
     def _divergence(self) -> float:
-        """Mean over clips and steps of :meth:`vader.methods.scene.Scene.divergence`, along the aligned model's way."""
-        from vader.gradient import no_gradient
+        """Mean over clips and steps of :meth:`vader.methods.context.RolloutContext.divergence`, along the aligned model's way."""
+        from vader.diffusion.gradient import no_gradient
 
-        scene = self._session.scene
+        context = self._session.context
         rows = list(range(0, self._grid.clips, self._grid.seeds))
         conditioning = self._session.encode([self._prompts[row] for row in rows])
         found: list[Tensor] = []
 
         def measure(i: int, latents: Tensor, output: Any) -> None:
-            prediction = scene.predict_at(conditioning, latents, i, recompute=False)
-            found.append(scene.divergence(prediction, conditioning, latents, i))
+            prediction = context.predict_at(conditioning, latents, i, recompute=False)
+            found.append(context.divergence(prediction, conditioning, latents, i))
 
-        scene.roll(conditioning, [self._seeds[row] for row in rows], no_gradient(len(scene.sampler.timesteps)), measure)
+        context.sample(
+            conditioning, [self._seeds[row] for row in rows], no_gradient(len(context.sampler.timesteps)), measure
+        )
         return float(torch.stack(found).mean())

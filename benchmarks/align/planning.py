@@ -118,7 +118,7 @@ def clips_per_step(spec: Mapping[str, Any]) -> float:
     """Reward queries of an optimizer step: each scored clip is one."""
     options = spec.get("method", {}).get("options", {})
     repeats = spec.get("gradient", {}).get("renoise") or 1
-    return float(spec["train"]["batch_size"] * repeats / options.get("updates", 1))
+    return float(spec["train"]["batch_size"] * repeats / options.get("inner_epochs", 1))
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def draw(data: Mapping[str, Any]) -> dict[str, str]:
     shown = {
         "queries": ("reward queries", _queries),
         "cpu": ("seconds of one processor", _cpu),
-        "wall": ("seconds of wall clock", _wall),
+        "wall": ("seconds of wall timer", _wall),
         "operations": ("TFLOP (10^12 floating-point operations)", _operations),
     }
     made = {}

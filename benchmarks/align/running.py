@@ -13,7 +13,7 @@ from benchmarks.align.evaluating import Evaluator, Grid
 from benchmarks.align.planning import Plan, Run, clips_per_step, merged
 
 import vader
-from vader.checkpoint import folder_name
+from vader.runs.checkpoint import folder_name
 from vader.storage import write_json
 
 RESULT, COST = "result.json", "cost.jsonl"
@@ -21,7 +21,7 @@ _evaluators: dict[str, Evaluator] = {}
 
 
 class CostMeter:
-    """Notes seconds of processor and of wall clock that each optimizer step took, without checkpoints."""
+    """Notes seconds of processor and of wall timer that each optimizer step took, without checkpoints."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / COST
@@ -32,12 +32,12 @@ class CostMeter:
 
     @vader.hookimpl
     def vader_run_started(self, run: vader.Run) -> None:
-        """See :mod:`vader.hooks`."""
+        """See :mod:`vader.runs.events`."""
         self._start()
 
     @vader.hookimpl
     def vader_step_finished(self, run: vader.Run, step: int, metrics: Mapping[str, float]) -> None:
-        """See :mod:`vader.hooks`."""
+        """See :mod:`vader.runs.events`."""
         cpu, wall = self._mark
         line = {"step": step, "cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
         with self._file.open("a", encoding="utf-8") as file:
@@ -46,7 +46,7 @@ class CostMeter:
 
     @vader.hookimpl
     def vader_checkpoint_saved(self, run: vader.Run, step: int, path: Path) -> None:
-        """See :mod:`vader.hooks`."""
+        """See :mod:`vader.runs.events`."""
         self._start()
 
 
@@ -167,8 +167,8 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
         if found["spec"] == json.loads(json.dumps(run.spec)):
             return float(found["per_query"])
     options = run.spec.get("method", {}).get("options", {})
-    updates, clips = options.get("updates", 1), max(2, options.get("clips_per_prompt", 1))
-    steps = -(-8 // updates) * updates
+    inner_epochs, clips = options.get("inner_epochs", 1), max(2, options.get("group_size", 1))
+    steps = -(-8 // inner_epochs) * inner_epochs
     train = {"steps": steps, "batch_size": clips, "checkpoint_every": steps, "early_stop": None}
     small = merged(run.spec, {"train": train, "validation": {"clips": 0}})
     path.parent.mkdir(parents=True, exist_ok=True)

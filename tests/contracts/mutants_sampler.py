@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vader.diffusion.samplers.ddim import DDIM
 from vader.protocols import Prediction, SamplerContext, StepOutput
-from vader.samplers.ddim import DDIM
 
 
 class Sound(DDIM):
@@ -116,7 +116,7 @@ def _misses(self: Sound, output: StepOutput, i: int, *_: Tensor) -> StepOutput:
 
 
 def _spreads(self: Sound, output: StepOutput, *_: Any) -> StepOutput:
-    clean = output.original
+    clean = output.pred_x0
     return output if self.eta else moved(output, 0.01 * (clean - clean.mean(dim=(1, 2, 3, 4), keepdim=True)))
 
 
@@ -132,7 +132,7 @@ MUTANTS: dict[str, type[Sound]] = {
     "timesteps_are_as_many_as_steps": OneMore,
     "timesteps_descend": Upwards,
     "timesteps_are_those_of_training": TooLate,
-    "steps_have_the_shape": changed(lambda self, output, *_: replace(output, original=output.original[0])),
+    "steps_have_the_shape": changed(lambda self, output, *_: replace(output, pred_x0=output.pred_x0[0])),
     "dtype_follows_the_latents": changed(_widens),
     "prev_is_mean_and_noise": changed(lambda self, output, *_: replace(output, mean=0.9 * output.mean)),
     "eta_0_is_deterministic": changed(_noisy),
@@ -142,7 +142,7 @@ MUTANTS: dict[str, type[Sound]] = {
     "clips_are_independent": changed(_mingles),
     "step_0_begins_anew": Remembering,
     "any_order_is_true": Multistep,
-    "clean_prediction_is_right": changed(lambda self, output, *_: replace(output, original=1.1 * output.original)),
+    "clean_prediction_is_right": changed(lambda self, output, *_: replace(output, pred_x0=1.1 * output.pred_x0)),
     "a_point_is_reached": changed(_misses),
     "the_solution_is_approached": changed(_spreads),
     "eta_keeps_the_distribution": changed(_heats),

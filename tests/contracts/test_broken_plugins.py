@@ -15,12 +15,12 @@ from tests.contracts.conftest import Install
 from tests.integration.harness import ROOT, environment, tiny
 
 import vader
-from vader import choice
-from vader.discovery import plugin_distributions
 from vader.errors import BrokenComponent, SpecError, UnknownComponent
-from vader.overview import Row, rows
-from vader.probe import probe
-from vader.registry import GROUPS, NOT_INSTALLED, Entry, claims, find, load
+from vader.plugins import selection as choice
+from vader.plugins.discovery import plugin_distributions
+from vader.plugins.inventory import Row, rows
+from vader.plugins.probe import probe
+from vader.plugins.registry import GROUPS, NOT_INSTALLED, Entry, claims, find, load
 
 GOOD = (
     "class Good:\n    differentiable = True\n    def score(self, frames, prompts): return frames.mean((1, 2, 3, 4))\n"
@@ -110,7 +110,7 @@ class TestRows:
         assert not {name for name in sys.modules if name.startswith("zz_")}
 
     def test_after_importing_name_what_that_shows(self, broken: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("vader.overview.GROUPS", {"reward": "vader.rewards"})
+        monkeypatch.setattr("vader.plugins.inventory.GROUPS", {"reward": "vader.rewards"})
         choice.set_disabled(frozenset({"zz-hangs"}))
         found = by_distribution(rows(check=True, timeout=120))
         for distribution, (_, said) in AT_IMPORT.items():
@@ -159,7 +159,7 @@ class TestUse:
 
     def test_of_a_built_in_name_gives_the_built_in_and_says_so(self, broken: Install) -> None:
         with pytest.warns(UserWarning, match=r"sampler 'ddim' of zz-shadow 1\.2 is not used"):
-            assert load("sampler", "ddim").__module__ == "vader.samplers.ddim"
+            assert load("sampler", "ddim").__module__ == "vader.diffusion.samplers.ddim"
 
     def test_of_a_sound_plugin_trains_in_the_midst_of_them(self, broken: Install, tmp_path: Path) -> None:
         with warnings.catch_warnings(record=True) as caught:
@@ -206,7 +206,7 @@ class TestChoice:
     ) -> None:
         install("zz-raises", "[vader.rewards]\nzz_raises = zz_raises:Good\n", zz_raises="1 / 0\n")
         install("zz-syntax", "[vader.rewards]\nzz_syntax = zz_syntax:Good\n", zz_syntax="def (\n")
-        monkeypatch.setattr("vader.overview.GROUPS", {"reward": "vader.rewards"})
+        monkeypatch.setattr("vader.plugins.inventory.GROUPS", {"reward": "vader.rewards"})
         vader.check(tiny(tmp_path))
         monkeypatch.setenv("VADER_STRICT", "1")
         with pytest.raises(BrokenComponent) as caught:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.contracts.conftest import Install
 
-from vader.cli import main
+from vader.cli.app import main
 
 Check = Callable[..., tuple[int, str, str]]
 HERE = Path(__file__).parent

@@ -11,8 +11,8 @@ from tests.contracts.conftest import Install
 from tests.integration.harness import Notices, tiny
 
 import vader
-from vader.code_record import record
 from vader.errors import SpecError
+from vader.resolve.code_record import record
 
 REWARD = "def glow(frames, prompts):\n    return frames.mean(dim=(1, 2, 3, 4))\n"
 

@@ -19,8 +19,8 @@ from tests.integration.harness import environment, tiny
 import vader
 from vader import Prompt, Runtime
 from vader.errors import IsolationError, SpecError, WeightsError
-from vader.isolation.client import IsolatedReward
-from vader.isolation.process import Process
+from vader.plugins.isolation.client import IsolatedReward
+from vader.plugins.isolation.process import Process
 
 FILE = str(Path(__file__).with_name("isolated_rewards.py"))
 CPU = Runtime(torch.device("cpu"), torch.float32)
@@ -177,7 +177,7 @@ class TestTrouble:
     def test_leaves_no_process_behind_however_the_run_ends(self, tmp_path: Path, how: str) -> None:
         pids = tmp_path / "pids"
         lines = [
-            "import os, signal, sys; from vader.isolation.process import Process",
+            "import os, signal, sys; from vader.plugins.isolation.process import Process",
             f"process, options = Process(sys.executable, 'parent'), {{'pids': {str(pids)!r}}}",
             f"name, place = {FILE + ':Parent'!r}, {{'device': 'cpu', 'dtype': 'float32'}}",
             f"process.ask({LONG}, op='build', name=name, options=options, **place)",
@@ -251,5 +251,5 @@ def test_the_child_imports_a_small_part_of_vader(tmp_path: Path) -> None:
         process.end()
     names = str(caught.value).splitlines()[0]
     assert "vader.protocols" in names
-    for heavy in ("vader.spec", "vader.planning", "vader.build", "pydantic", "yaml", "vader_wan"):
+    for heavy in ("vader.spec", "vader.resolve.planning", "vader.resolve.build", "pydantic", "yaml", "vader_diffusers"):
         assert f"'{heavy}'" not in names

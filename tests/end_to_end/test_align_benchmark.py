@@ -14,7 +14,7 @@ from benchmarks.align.__main__ import run_all
 from benchmarks.align.figures import REWARD, kl_points
 
 from vader.report.statistics import mean
-from vader.run_folder import read_metrics
+from vader.runs.folder import read_metrics
 
 HERE = Path(__file__).resolve().parents[2]
 COMMITTED = HERE / "benchmarks" / "align" / "results"
@@ -100,7 +100,7 @@ def test_results_of_other_settings_are_refused(toy: tuple[planning.Plan, Path]) 
     [
         ({"train": {"batch_size": 16}}, 16),
         ({"train": {"batch_size": 16}, "gradient": {"renoise": 2}}, 32),
-        ({"train": {"batch_size": 16}, "method": {"name": "ddpo", "options": {"updates": 4}}}, 4),
+        ({"train": {"batch_size": 16}, "method": {"name": "ddpo", "options": {"inner_epochs": 4}}}, 4),
     ],
 )
 def test_queries_are_scored_clips(spec: dict[str, Any], queries: float) -> None:

@@ -24,7 +24,7 @@ import yaml
 from tests.integration.harness import environment, merged
 
 import vader
-from vader.cli import app
+from vader.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [

@@ -18,8 +18,8 @@ SMALL = [
     "validation.clips=0",
 ]
 METHODS: dict[str, list[str]] = {
-    "ddpo": ["method.options.clips_per_prompt=4"],
-    "dpo": ["method={name: dpo, options: {updates: 1}}", "sampler.eta=0"],
+    "ddpo": ["method.options.group_size=4"],
+    "dpo": ["method={name: dpo, options: {inner_epochs: 1}}", "sampler.eta=0"],
 }
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vader.cli_estimate import _bytes, _size
-from vader.estimating import estimate
+from vader.cli.estimate import _bytes, _size
+from vader.estimation import estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"\| `([\w]+)` \| ([\d.]+ [GM]B) \| ([\w ]+) \| ([\w ]+) \| (yes|no) \|")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import vader
-from vader.evaluation import evaluate
 from vader.report.statistics import paired_change
+from vader.runs.evaluation import evaluate
 
 SPEC = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
 ATTRIBUTES = ("shape", "colour", "motion", "background")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vader.frames import write_clip
+from vader.diffusion.frames import write_clip
 from vader.report import write_report
 from vader.spec import RunSpec
 

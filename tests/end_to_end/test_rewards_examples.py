@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 import vader
-from vader.hooks import Validation
+from vader.runs.events import Validation
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

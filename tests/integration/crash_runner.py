@@ -26,8 +26,8 @@ from tests.integration.harness import ADAPTER_FILE, HERE, left_behind, tiny
 
 import vader
 import vader.report.page
-import vader.training
-from vader import checkpoint, session
+import vader.runs.training
+from vader.runs import checkpoint, session
 
 KILLS, STEPS, POINT_STEPS = 20, 70, 24
 

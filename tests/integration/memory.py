@@ -14,14 +14,15 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vader import adapters, build, planning
-from vader.conditioning import ConditioningCache
-from vader.device import DTYPES, make_accelerator
-from vader.estimating.live import Account, LiveBytes
-from vader.estimating.step import watch_step
-from vader.optimization import Counters, Optimization
-from vader.parts import Part
+from vader.diffusion.conditioning import ConditioningCache
+from vader.estimation.memory_tracker import Account, LiveBytes
+from vader.estimation.watched_step import watch_step
 from vader.protocols import Backbone, Reward
+from vader.resolve import build, planning
+from vader.resolve.components import ResolvedComponent
+from vader.runs.engine import DTYPES, make_accelerator
+from vader.runs.train_step import Counters, TrainStep
+from vader.weights.lora import adapters
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def _built(plan: planning.Plan) -> tuple[Backbone, dict[str, Reward], list[torch
     device, dtype = torch.device("cpu"), DTYPES[plan.spec.train.mixed_precision]
     backbone = build.assemble_backbone(plan, device, dtype)
     rewards = build.assemble_rewards(plan.rewards, device, dtype)
-    part: Part = plan.backbone
+    part: ResolvedComponent = plan.backbone
     targets = part.capability("lora_target_modules", ())
     return backbone, rewards, adapters.inject(backbone.denoiser, plan.spec.backbone.adapter, targets, 0)
 
@@ -63,14 +64,14 @@ def measure(spec: dict) -> Measured:
     backbone, rewards, parameters = _built(plan)
     optimizer = torch.optim.AdamW(parameters, lr=plan.spec.train.learning_rate)
     denoiser, prepared = accelerator.prepare(backbone.denoiser, optimizer)
-    scene = build.assemble_scene(plan, backbone, denoiser, rewards, accelerator.device)
-    method = plan.method.build(scene=scene)
+    context = build.assemble_context(plan, backbone, denoiser, rewards, accelerator.device)
+    method = plan.method.build(context=context)
     encode, gradients = ConditioningCache(backbone, accelerator.device), {}
     for parameter in parameters:
         parameter.register_post_accumulate_grad_hook(lambda p: gradients.update({id(p): _bytes([p.grad])}))
-    optimization = Optimization(
+    optimization = TrainStep(
         plan.spec.train, accelerator, denoiser, prepared, parameters, method, plan.prompts, encode, Counters(),
-        scene.clock,
+        context.timer,
     )  # fmt: skip
     optimization.step(0)
     gc.collect()

@@ -82,13 +82,13 @@ def test_plain_peft_gives_the_same_outputs(run: Path) -> None:
     with torch.no_grad():
         outside, base = loaded(*arguments), fake_denoiser()(*arguments)
         session = vader_session(run)
-        inside = session.scene.denoiser(*arguments)
+        inside = session.context.denoiser(*arguments)
     assert torch.equal(outside, inside)
     assert (outside - base).abs().max() > 1e-3, "the adapter does nothing, so nothing was compared"
 
 
 def vader_session(source: Any) -> Any:
-    from vader.session import open_session
+    from vader.runs.session import open_session
 
     return open_session(source, (), None, judged=False)
 
@@ -107,7 +107,7 @@ def test_the_same_names_and_shapes_that_peft_writes(run: Path, tmp_path: Path) -
 @pytest.fixture(scope="module")
 def wan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tiny Wan pipeline, and a run on it."""
-    tiny_wan = pytest.importorskip("vader_wan.tiny", reason="vader-plugin-wan is not installed")
+    tiny_wan = pytest.importorskip("vader_diffusers.tiny", reason="vader-plugin-diffusers is not installed")
     folder = tmp_path_factory.mktemp("wan")
     weights = tiny_wan.write(folder / "weights")
     options = {"weights": str(weights), "max_sequence_length": 16}
@@ -128,18 +128,18 @@ def test_diffusers_loads_the_adapter_of_a_wan_run(wan: tuple[Path, Path]) -> Non
     """Frames of diffusers' own pipeline with ``load_lora_weights`` against ours, from the same noise."""
     from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
-    from vader.rollout import ClipNoise
-    from vader.seeding import derive
+    from vader.diffusion.rollout import ClipNoise
+    from vader.diffusion.seeding import derive
 
     weights, folder = wan
     pipeline = WanPipeline.from_pretrained(weights)
     pipeline.set_progress_bar_config(disable=True)
     session = vader_session(folder)
-    shift = session.scene.backbone.schedule.shift
+    shift = session.context.backbone.schedule.shift
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     noise = ClipNoise(
         [derive(7, "generate")],
-        session.scene.backbone.latent_shape(session.scene.video),
+        session.context.backbone.latent_shape(session.context.video),
         torch.device("cpu"),
         torch.float32,
     ).draw()

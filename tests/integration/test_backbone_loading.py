@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from tests.integration.memory import allocated
 
 import vader
-from vader import Runtime, registry
+from vader import Runtime
+from vader.plugins import registry
 
 CPU = torch.device("cpu")
-PACKAGES = {"modelscope": "vader_modelscope", "videocrafter2": "vader_videocrafter", "wan": "vader_wan"}
+PACKAGES = {"modelscope": "vader_modelscope", "videocrafter2": "vader_videocrafter", "wan": "vader_diffusers"}
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,16 @@ import yaml
 from tests.integration.harness import BACKBONE, BRIGHTNESS, FAKES, PROMPT_LENGTH, command, merged, tiny
 
 import vader
-from vader import build, cli, registry
+from vader.cli.app import app as cli
+from vader.plugins import registry
+from vader.resolve import build
 
 Change = Callable[[dict[str, Any], Path], object]
 
 COMPONENTS = '''
 import vader
 from tests.fakes import Brightness, FakeBackbone
-from vader.samplers.ddim import DDIM
+from vader.diffusion.samplers.ddim import DDIM
 
 class Pair(Brightness):
     frames = 2

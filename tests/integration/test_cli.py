@@ -28,7 +28,7 @@ from tests.integration.harness import (
 )
 
 import vader
-from vader import registry
+from vader.plugins import registry
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "imageio")
 

@@ -24,7 +24,9 @@ from tests.integration.harness import (
 )
 
 import vader
-from vader import adapters, checkpoint, registry
+from vader.plugins import registry
+from vader.runs import checkpoint
+from vader.weights.lora import adapters
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.integration.memory import measure, watch
 
-from vader.estimating import estimate
-from vader.estimating.step import ADAPTER, DECODING, GRADIENT, REWARDS, STATE, WINDOW
+from vader.estimation import estimate
+from vader.estimation.watched_step import ADAPTER, DECODING, GRADIENT, REWARDS, STATE, WINDOW
 
 REWARD = f"{Path(__file__).parents[1] / 'memory_reward.py'}:Small"
 TOLERANCE = 0.15

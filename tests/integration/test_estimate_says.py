@@ -13,13 +13,13 @@ import yaml
 from tests.integration import harness
 from torch.nn import functional
 
-from vader.cli_estimate import _bytes
+from vader.cli.estimate import _bytes
 from vader.errors import SpecError, WeightsError
-from vader.estimating import estimate, savings
-from vader.estimating.estimate import dearest
-from vader.estimating.live import LiveBytes
-from vader.estimating.pretend import STAGE, Machine
-from vader.planning import plan
+from vader.estimation import estimate, savings
+from vader.estimation.estimate import dearest
+from vader.estimation.fake_device import STAGE, Machine
+from vader.estimation.memory_tracker import LiveBytes
+from vader.resolve.planning import plan
 
 HERE = Path(__file__).parents[1]
 CUDA = torch.device("cuda")

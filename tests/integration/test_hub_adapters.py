@@ -11,9 +11,11 @@ from huggingface_hub import constants
 from tests.integration.harness import tiny
 
 import vader
-from vader import SpecError, WeightsError, adapter_source, cli, planning
-from vader.adapters import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
-from vader.run_folder import SPEC
+from vader import SpecError, WeightsError
+from vader.cli.app import app as cli
+from vader.resolve import adapter_source, planning
+from vader.runs.folder import SPEC
+from vader.weights.lora.adapters import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
 
 PROMPT = "a red circle"
 COMMIT = "0" * 40

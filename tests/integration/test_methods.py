@@ -38,12 +38,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         {
             "method": {
                 "name": "ddpo",
-                "options": {"clips_per_prompt": 2, "updates": 3, "train_steps": 2, "min_count": 2},
+                "options": {"group_size": 2, "inner_epochs": 3, "train_steps": 2, "min_count": 2},
             }
         },
     ),
     "ddpo, every prompt alone": merged(GRADIENT_FREE, {"method": {"name": "ddpo", "options": {"kl_weight": 0.1}}}),
-    "dpo": merged(GRADIENT_FREE, {"method": {"name": "dpo", "options": {"updates": 2, "draws": 2}}}),
+    "dpo": merged(GRADIENT_FREE, {"method": {"name": "dpo", "options": {"inner_epochs": 2, "draws": 2}}}),
     "renoise": {"gradient": {"mode": "last", "renoise": 2}},
     "kl": {"method": {"name": "reward_gradient", "options": {"kl_weight": 0.1}}},
     "drtune": {"gradient": {"mode": "uniform", "k": 2, "stop_gradient": True}},
@@ -84,8 +84,8 @@ def test_the_same_clips_serve_several_updates(variant: str, tmp_path: Path) -> N
     """Rewards are those of the same clips until the round is over."""
     vader.train(spec(tmp_path / "run", variant))
     rewards = [line["reward"] for line in records(tmp_path / "run")]
-    updates = VARIANTS[variant]["method"]["options"]["updates"]
-    rounds = [rewards[start : start + updates] for start in range(0, STEPS, updates)]
+    inner_epochs = VARIANTS[variant]["method"]["options"]["inner_epochs"]
+    rounds = [rewards[start : start + inner_epochs] for start in range(0, STEPS, inner_epochs)]
     assert all(len(set(one)) == 1 for one in rounds), rewards
     assert len({one[0] for one in rounds}) == len(rounds)
 
@@ -102,7 +102,7 @@ def test_a_reward_without_a_gradient_is_trained_on(variant: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("ddpo", {"clips_per_prompt": 8, "min_count": 8}), ("dpo", {"beta": 20.0, "updates": 2})]
+    ("name", "options"), [("ddpo", {"group_size": 8, "min_count": 8}), ("dpo", {"beta": 20.0, "inner_epochs": 2})]
 )
 def test_it_learns(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     """The reward of the same validation clips rises, the 95 % interval of its mean above zero."""
@@ -196,7 +196,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "backbone.adapter.dropout: dropout makes",
     ),
     (
-        {"method": {"name": "dpo", "options": {"clips_per_prompt": 3}}},
+        {"method": {"name": "dpo", "options": {"group_size": 3}}},
         "train.batch_size: 2 is no multiple of 3, the clips that method dpo makes of each prompt. Expected 3, 6",
     ),
     (

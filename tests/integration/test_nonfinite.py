@@ -13,9 +13,10 @@ from tests.integration.harness import BRIGHTNESS, Faulty, Notices, adapter, reco
 from torch import Tensor
 
 import vader
-from vader import adapters, checkpoint
-from vader.optimization import Counters, Optimization
+from vader.runs import checkpoint
+from vader.runs.train_step import Counters, TrainStep
 from vader.spec import TrainSpec
+from vader.weights.lora import adapters
 
 NAN, INF = float("nan"), float("inf")
 
@@ -78,13 +79,13 @@ def test_a_step_is_skipped_and_the_run_goes_on(tmp_path: Path, value: float, gra
 def test_a_skipped_step_leaves_nothing_in_the_next_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 3 is skipped: step 4 has the gradient that a clean reward has there, from the same parameters."""
     seen: list[tuple[float, float]] = []
-    apply = Optimization._apply
+    apply = TrainStep._apply
 
-    def recording(self: Optimization, step: int, metrics: dict[str, float]) -> str | None:
+    def recording(self: TrainStep, step: int, metrics: dict[str, float]) -> str | None:
         seen.append((step, metrics["grad_norm"]))
         return apply(self, step, metrics)
 
-    monkeypatch.setattr(Optimization, "_apply", recording)
+    monkeypatch.setattr(TrainStep, "_apply", recording)
     vader.train(spec(tmp_path / "a", train={"steps": 4, "schedule": "constant"}), rewards=[Faulty([2])])
     faulty = dict(seen)
     seen.clear()
@@ -205,7 +206,7 @@ class TestLossScaler:
         """Two optimizer steps, the second sound: where the weight is after the first, the scale, and what was said."""
         weight = torch.nn.Parameter(torch.zeros(1))
         scaler, sgd = torch.amp.GradScaler("cpu", init_scale=8.0), torch.optim.SGD([weight], lr=1.0)
-        optimization = Optimization.__new__(Optimization)
+        optimization = TrainStep.__new__(TrainStep)
         optimization._spec, optimization.counters = TrainSpec(), Counters()
         optimization._accelerator = SimpleNamespace(scaler=scaler)  # type: ignore[assignment]
         optimization._optimizer = self.Scaled(sgd, scaler)

@@ -35,7 +35,8 @@ from tests.integration.rank_runner import gradients
 from torch import Tensor
 
 import vader
-from vader import device, registry
+from vader.plugins import registry
+from vader.runs import engine as device
 
 WINDOWS = {
     "last, recomputed": {"mode": "last", "recompute": True},
@@ -45,8 +46,8 @@ WINDOWS = {
     "rand, conditional": {"mode": "rand", "branches": "conditional"},
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "ddpo": {"name": "ddpo", "options": {"clips_per_prompt": 2, "min_count": 2, "updates": 2, "kl_weight": 0.1}},
-    "dpo": {"name": "dpo", "options": {"updates": 2, "beta": 20.0}},
+    "ddpo": {"name": "ddpo", "options": {"group_size": 2, "min_count": 2, "inner_epochs": 2, "kl_weight": 0.1}},
+    "dpo": {"name": "dpo", "options": {"inner_epochs": 2, "beta": 20.0}},
     "divergence": {"name": "reward_gradient", "options": {"kl_weight": 0.3}},
 }
 """Methods of which two processes must do what one does with the doubled batch."""

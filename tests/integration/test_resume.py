@@ -28,7 +28,7 @@ from tests.integration.harness import (
 )
 
 import vader
-from vader import checkpoint
+from vader.runs import checkpoint
 
 STEPS = 6
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from vader import early_stop
-from vader.averaging import Average
-from vader.hooks import Validation, ValidationClip
+from vader.runs import early_stop
+from vader.runs.events import Validation, ValidationClip
 from vader.spec import EarlyStopSpec
+from vader.weights.lora.ema import Average
 
 
 def test_the_average_is_the_weighted_sum_of_all_values() -> None:

@@ -14,11 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vader import WeightsError, adapters, conversion
-from vader.conversion import Conversion, write
+from vader import WeightsError
 from vader.errors import RegistryError
-from vader.parts import Part
+from vader.resolve import conversion
+from vader.resolve.components import ResolvedComponent
+from vader.resolve.conversion import Conversion, write
 from vader.spec import AdapterSpec
+from vader.weights.lora import adapters
 
 STATE = {
     "half": torch.arange(6, dtype=torch.float16).reshape(2, 3),
@@ -161,7 +163,7 @@ class Plain:
     denoiser_name: ClassVar[str | None] = "transformer"
 
 
-PLAIN = Part("backbone", "plain", Plain)
+PLAIN = ResolvedComponent("backbone", "plain", Plain)
 
 
 @pytest.fixture

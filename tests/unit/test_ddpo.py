@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.method_scene import (
+from tests.method_context import (
     CPU,
     PROMPTS,
     SEEDS,
@@ -17,26 +17,26 @@ from tests.method_scene import (
     Constant,
     backbone,
     batch,
+    context,
     gradient,
     nudge,
-    scene,
     trained,
 )
 from torch import Tensor
 
+from vader.diffusion.samplers.ddim import DDIM
+from vader.diffusion.samplers.flow_euler import FlowEuler
 from vader.errors import SpecError
 from vader.methods.advantages import PromptStatistics
 from vader.methods.ddpo import DDPO, log_probability
 from vader.protocols import Prediction, SamplerContext
-from vader.samplers.ddim import DDIM
-from vader.samplers.flow_euler import FlowEuler
 
 CLIP = 2e-3
-DEFAULTS = {"clips_per_prompt": 2, "min_count": 2, "min_std": 0.0, "clip_range": CLIP}
+DEFAULTS = {"group_size": 2, "min_count": 2, "min_std": 0.0, "clip_range": CLIP}
 
 
 def method(made: Any, where: Any = None, **options: Any) -> DDPO:
-    return DDPO(DDPO.Options(**{**DEFAULTS, **options}), where or scene(made))
+    return DDPO(DDPO.Options(**{**DEFAULTS, **options}), where or context(made))
 
 
 def total(losses: list[Any]) -> Tensor:
@@ -115,11 +115,11 @@ def reference_loss(made: Any, given: Any, times: Tensor, path: list[Tensor], log
 @pytest.mark.parametrize("update", [0, 1])
 def test_loss_and_gradient_equal_the_reference(prediction: Prediction, update: int) -> None:
     made = backbone(prediction)
-    chosen, given = scene(made), batch(made)
+    chosen, given = context(made), batch(made)
     times = chosen.sampler.timesteps
     with torch.no_grad():
         path, logs, rewards = reference_sample(made, given.conditioning, times)
-    ours = method(made, chosen, updates=2)
+    ours = method(made, chosen, inner_epochs=2)
     first = list(ours.losses([given], 0))
     losses = first
     if update:
@@ -137,7 +137,7 @@ def test_loss_and_gradient_equal_the_reference(prediction: Prediction, update: i
 def test_the_gradient_raises_the_probability_of_better_clips() -> None:
     """Finite differences: a small step along minus the gradient raises log-probabilities weighted by advantages."""
     made = backbone()
-    ours, given = method(made, updates=2), batch(made)
+    ours, given = method(made, inner_epochs=2), batch(made)
     direction = gradient(total(list(ours.losses([given], 0))), made)
     moved = []
     for sign in (-1.0, 1.0):
@@ -154,7 +154,7 @@ def test_the_gradient_raises_the_probability_of_better_clips() -> None:
 
 def test_without_a_preference_the_gradient_is_zero() -> None:
     made = backbone()
-    losses = list(method(made, scene(made, reward=Constant())).losses([batch(made)], 0))
+    losses = list(method(made, context(made, reward=Constant())).losses([batch(made)], 0))
     found = gradient(total(losses), made)
     assert torch.equal(found, torch.zeros_like(found))
 
@@ -175,7 +175,7 @@ def test_the_divergence_is_half_the_squared_distance_from_the_base() -> None:
         assert other.metrics["kl"] > 0
         extra = float((other.value - one.value).detach()) * len(plain)
         assert extra == pytest.approx(weight * other.metrics["kl"], rel=1e-9), i
-    chosen = scene(made)
+    chosen = context(made)
     path, *_ = reference_sample(made, given.conditioning, chosen.sampler.timesteps)
     at = chosen.sampler.timesteps[0].expand(len(SEEDS))
     with torch.no_grad():
@@ -250,7 +250,7 @@ def test_advantages_compare_the_rewards_of_every_process() -> None:
     """The other process's clips of the prompt were far better: here the best is below the mean as well."""
     made = backbone()
     theirs = [(prompt, 50.0) for prompt in PROMPTS for _ in range(2)]
-    alone, together = (method(made, scene(made, gather=gather)) for gather in (list, lambda mine: [*mine, *theirs]))
+    alone, together = (method(made, context(made, gather=gather)) for gather in (list, lambda mine: [*mine, *theirs]))
     given = batch(made)
     signs = []
     for one in (alone, together):
@@ -285,4 +285,4 @@ def test_more_steps_than_have_noise_are_refused(options: dict[str, Any], eta: fl
     with pytest.raises(
         SpecError, match=r"train_steps.*cannot be trained: the sampler adds noise of .* in [03] of its 4 steps"
     ):
-        method(made, scene(made, eta=eta), **options)
+        method(made, context(made, eta=eta), **options)

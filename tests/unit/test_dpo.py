@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.method_scene import PROMPTS, SEEDS, Constant, backbone, batch, gradient, scene
+from tests.method_context import PROMPTS, SEEDS, Constant, backbone, batch, context, gradient
 from torch import Tensor
 
-from vader import noising
+from vader.diffusion import noising
 from vader.methods.dpo import DPO
 from vader.protocols import Prediction
 
@@ -32,7 +32,7 @@ def noised(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tensor
 
 
 def method(made: Any, where: Any = None, **options: Any) -> DPO:
-    return DPO(DPO.Options(**{"beta": BETA, **options}), where or scene(made, eta=0.0))
+    return DPO(DPO.Options(**{"beta": BETA, **options}), where or context(made, eta=0.0))
 
 
 def reference(made: Any, base: Any, clean: Tensor, noise: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def test_the_preferred_clip_is_the_one_with_the_higher_reward(noised: list[tuple
     ours, given = method(made), batch(made)
     (loss,) = ours.losses([given], 0)
     clean = noised[0][0]
-    judged = scene(made).show(clean, [0, 1], given.prompts).reward
+    judged = context(made).decode_and_score(clean, [0, 1], given.prompts).reward
     assert (judged[:2] > judged[2:]).all()
     assert sorted(judged.tolist()) == pytest.approx(sorted(loss.reward.tolist()), rel=1e-9)
 
@@ -109,7 +109,7 @@ def test_a_pair_shares_noise_and_timestep_and_pairs_do_not(noised: list[tuple[Te
 
 def test_updates_use_the_same_clips_with_new_noise(noised: list[tuple[Tensor, ...]]) -> None:
     made = backbone()
-    ours, given = method(made, updates=2), batch(made)
+    ours, given = method(made, inner_epochs=2), batch(made)
     (first,), (second,) = list(ours.losses([given], 0)), list(ours.losses([given], 1))
     assert torch.equal(noised[0][0], noised[1][0])
     assert not torch.equal(noised[0][1], noised[1][1])
@@ -118,7 +118,7 @@ def test_updates_use_the_same_clips_with_new_noise(noised: list[tuple[Tensor, ..
 
 def test_equal_rewards_prefer_nothing() -> None:
     made = backbone()
-    (loss,) = method(made, scene(made, eta=0.0, reward=Constant())).losses([batch(made)], 0)
+    (loss,) = method(made, context(made, eta=0.0, reward=Constant())).losses([batch(made)], 0)
     assert loss.metrics["dpo/decided"] == 0
     assert float(gradient(loss.value, made).norm()) == 0
 
@@ -126,15 +126,15 @@ def test_equal_rewards_prefer_nothing() -> None:
 def test_best_and_worst_of_more_than_two(noised: list[tuple[Tensor, ...]]) -> None:
     made = backbone()
     given = batch(made, ["a red circle"] * 4, SEEDS)
-    (loss,) = method(made, clips_per_prompt=4).losses([given], 0)
-    judged = scene(made).show(noised[0][0], [0, 1], given.prompts[:2]).reward
+    (loss,) = method(made, group_size=4).losses([given], 0)
+    judged = context(made).decode_and_score(noised[0][0], [0, 1], given.prompts[:2]).reward
     assert judged.tolist() == pytest.approx([float(loss.reward.max()), float(loss.reward.min())])
 
 
 def test_along_the_gradient_the_margin_grows() -> None:
     """A small step lowers the loss on the very same noise, by as much as the gradient says."""
     made = backbone()
-    ours, given = method(made, updates=2), batch(made)
+    ours, given = method(made, inner_epochs=2), batch(made)
     list(ours.losses([given], 0))
     (loss,) = ours.losses([given], 1)
     direction = gradient(loss.value, made)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vader.frames import choose, fewest, from_signed, to_uint8, write_clip
+from vader.diffusion.frames import choose, fewest, from_signed, to_uint8, write_clip
 
 RNG = random.Random(0)
 COUNTS = range(1, 10)

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from vader.gradient import Window, no_gradient, window
+from vader.diffusion.gradient import Window, no_gradient, window
 
 N = 10
 RNG = random.Random(0)

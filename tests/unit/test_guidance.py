@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vader.guidance import guided
+from vader.diffusion.guidance import guided
 from vader.protocols import Conditioning
 
 LATENTS = torch.arange(1.0, 5).reshape(2, 1, 1, 1, 2)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import vader
-from vader.hooks import Events, Listeners, Validation, ValidationClip
+from vader.runs.events import Events, Listeners, Validation, ValidationClip
 
 EVENTS = {
     "vader_run_started": {"run"},
@@ -59,9 +59,8 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def set_to(**listeners: Any) -> None:
         found = [point(name, value) for name, value in listeners.items()]
-        pairs = [(each, (each.dist.name, "1.0")) for each in found]
-        monkeypatch.setattr("vader.hooks.entry_points", lambda group: found, raising=False)
-        monkeypatch.setattr("vader.hooks.points", lambda group: pairs, raising=False)
+        pairs = [(each.dist, each) for each in found]
+        monkeypatch.setattr("vader.runs.events.listener_points", lambda: pairs)
 
     set_to()
     return set_to

@@ -31,7 +31,7 @@ def fresh(code: str) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["vader", "vader.errors", "vader.spec", "vader.spec_source", "vader.registry", "vader.hooks", "vader.seeding",
+    ["vader", "vader.errors", "vader.spec", "vader.spec.reading", "vader.plugins.registry", "vader.runs.events", "vader.diffusion.seeding",
      "vader.protocols"],
 )  # fmt: skip
 def test_importing_loads_nothing_heavy(module: str) -> None:
@@ -48,12 +48,12 @@ def test_light_names_load_nothing_heavy() -> None:
 
 
 def test_listing_components_loads_nothing_heavy() -> None:
-    code = "from vader.registry import GROUPS, entries; [entries(kind) for kind in GROUPS]"
+    code = "from vader.plugins.registry import GROUPS, entries; [entries(kind) for kind in GROUPS]"
     assert fresh(f"import sys; {code}; print([m for m in {HEAVY} if m in sys.modules])") == "[]"
 
 
 def test_the_diffusers_sampler_loads_diffusers_only_when_it_is_built() -> None:
-    assert fresh("import sys, vader.samplers.diffusers; print('diffusers' in sys.modules)") == "False"
+    assert fresh("import sys, vader.diffusion.samplers.diffusers; print('diffusers' in sys.modules)") == "False"
 
 
 def test_exported_names_are_pinned() -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tests.fakes import fake_schedule
 
-from vader.noising import add_noise, draw_timestep, predicted_clean, target
+from vader.diffusion.noising import add_noise, draw_timestep, predicted_clean, target
+from vader.diffusion.samplers.ddim import DDIM
+from vader.diffusion.samplers.flow_euler import FlowEuler
 from vader.protocols import NoiseSchedule, Prediction, SamplerContext, Video
-from vader.samplers.ddim import DDIM
-from vader.samplers.flow_euler import FlowEuler
 
 PREDICTIONS: list[Prediction] = ["epsilon", "v", "sample", "flow"]
 
@@ -88,4 +88,4 @@ def test_samplers_mean_the_same_by_clean_latents(prediction: Prediction) -> None
     for i, timestep in enumerate(sampler.timesteps):
         step = sampler.step(output, i, latents, normal(2))
         found = predicted_clean(schedule, output, latents, timestep.expand(2))
-        torch.testing.assert_close(found, step.original, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found, step.pred_x0, rtol=1e-6, atol=1e-6)

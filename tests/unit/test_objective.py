@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vader.objective import Objective, Term
+from vader.methods.objective import Objective, Term
 
 Scores = dict[str, Tensor]
 

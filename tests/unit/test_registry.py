@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vader.errors import AmbiguousComponent, BrokenComponent, RegistryError, UnknownComponent
-from vader.registry import entries, find, load
+from vader.plugins.registry import entries, find, load
 
 Install = Callable[..., Path]
 
@@ -111,12 +111,12 @@ class TestLookup:
         assert "Did you mean" not in str(caught.value)
 
     def test_where_nothing_is_installed_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("vader.discovery.distributions", lambda: ())
+        monkeypatch.setattr("vader.plugins.discovery.distributions", lambda: ())
         with pytest.raises(UnknownComponent, match="Installed: none"):
             find("sampler", "zz")
 
     def test_of_a_name_that_exists_elsewhere_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("vader.registry.NOT_INSTALLED", {"reward": {"zz_elsewhere": "vader-plugin-zz"}})
+        monkeypatch.setattr("vader.plugins.registry.NOT_INSTALLED", {"reward": {"zz_elsewhere": "vader-plugin-zz"}})
         with pytest.raises(UnknownComponent) as caught:
             find("reward", "zz_elsewhere")
         assert str(caught.value) == "reward 'zz_elsewhere' is not installed. Run 'pip install vader-plugin-zz'."
@@ -124,7 +124,7 @@ class TestLookup:
     def test_of_a_name_near_one_that_exists_elsewhere_says_what_to_install(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("vader.registry.NOT_INSTALLED", {"reward": {"zz_elsewhere": "vader-plugin-zz"}})
+        monkeypatch.setattr("vader.plugins.registry.NOT_INSTALLED", {"reward": {"zz_elsewhere": "vader-plugin-zz"}})
         with pytest.raises(UnknownComponent) as caught:
             find("reward", "zz_elsewere")
         assert "Did you mean 'zz_elsewhere' (pip install vader-plugin-zz)?" in str(caught.value)

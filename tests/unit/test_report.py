@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from vader.frames import write_clip
-from vader.hooks import Listeners, Run, RunResult, Validation
+from vader.diffusion.frames import write_clip
 from vader.report import ReportListener, write_report
 from vader.report.reading import read_run
+from vader.runs.events import Listeners, Run, RunResult, Validation
 from vader.spec import RunSpec
 
 BEFORE = [0.20, 0.35, 0.30, 0.41, 0.26, 0.33, 0.52, 0.28]

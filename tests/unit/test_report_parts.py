@@ -1,4 +1,4 @@
-"""Parts of the report: numbers, axes, curves, and what goes wrong."""
+"""ComponentResolver of the report: numbers, axes, curves, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from vader.diffusion.frames import write_clip
 from vader.errors import RunFolderError
-from vader.frames import write_clip
-from vader.hooks import Listeners, Run, RunResult
 from vader.report import ReportListener, clips, write_report
 from vader.report.axis import round_values, value_axis
 from vader.report.charts import moving_average, training_chart
@@ -21,6 +20,7 @@ from vader.report.clips import mp4_size
 from vader.report.comparison import compare, score_keys
 from vader.report.numbers import duration, mean_text, plain, short, signed, size
 from vader.report.reading import read_run
+from vader.runs.events import Listeners, Run, RunResult
 from vader.spec import RunSpec
 
 MINUS = "\N{MINUS SIGN}"

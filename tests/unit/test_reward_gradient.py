@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.method_scene import PROMPTS, SEEDS, STEPS, VIDEO, backbone, batch, gradient, scene, trained
+from tests.method_context import PROMPTS, SEEDS, STEPS, VIDEO, backbone, batch, context, gradient, trained
 from torch import Tensor
 
-from vader.gradient import window
+from vader.diffusion.gradient import window
+from vader.diffusion.seeding import derive
 from vader.methods.reward_gradient import RewardGradient
 from vader.protocols import Prediction
-from vader.seeding import derive
 
 
 def losses(made: Any, where: Any, **options: Any) -> list[Any]:
@@ -37,11 +37,11 @@ def judged(made: Any, clean: Tensor) -> Tensor:
 def test_renoised_last_steps_equal_the_full_chain_with_detaches(prediction: Prediction, draws: int) -> None:
     """DRaFT-LV (arXiv 2309.17400, algorithm 2): noised to the last step, predicted clean, judged, averaged."""
     made = backbone(prediction)
-    where = scene(made, eta=0.0, renoise=draws)
+    where = context(made, eta=0.0, renoise=draws)
     found = losses(made, where)
     assert len(found) == draws
     with torch.no_grad():
-        clean = where.roll(batch(made).conditioning, SEEDS, window("last", STEPS)(batch(made).rng))
+        clean = where.sample(batch(made).conditioning, SEEDS, window("last", STEPS)(batch(made).rng))
     time = where.sampler.timesteps[-1]
     sigma = float(time) / 1000 if prediction == "flow" else math.sqrt(1 - float(made.schedule.alphas_cumprod[time]))
     signal = 1 - sigma if prediction == "flow" else math.sqrt(1 - sigma**2)
@@ -68,11 +68,11 @@ def test_renoised_last_steps_equal_the_full_chain_with_detaches(prediction: Pred
 def test_divergence_and_its_gradient_equal_the_formula() -> None:
     """Half the mean squared difference of guided predictions at one step's latents, which are not differentiated."""
     made, base = backbone(), backbone(adapted=None)
-    where = scene(made, eta=0.0, draw=window("tail", STEPS, k=2))
+    where = context(made, eta=0.0, draw=window("tail", STEPS, k=2))
     (plain,), (held,) = losses(made, where), losses(made, where, kl_weight=0.5)
     visited: list[Tensor] = []
     with torch.no_grad():
-        where.roll(
+        where.sample(
             batch(made).conditioning, SEEDS, window("last", STEPS)(batch(made).rng), lambda i, x, _: visited.append(x)
         )
     candidates = []
@@ -90,7 +90,7 @@ def test_divergence_and_its_gradient_equal_the_formula() -> None:
 
 def test_every_step_is_visited_by_the_divergence() -> None:
     made = backbone()
-    where, seen = scene(made, eta=0.0), Counter[float]()
+    where, seen = context(made, eta=0.0), Counter[float]()
     method, given = RewardGradient(RewardGradient.Options(kl_weight=1.0), where), batch(made)
     for _ in range(60):
         (loss,) = method.losses([given], 0)
@@ -101,16 +101,16 @@ def test_every_step_is_visited_by_the_divergence() -> None:
 
 def test_without_an_adapter_there_is_no_divergence() -> None:
     made = backbone(adapted=0.0)
-    (loss,) = losses(made, scene(made), kl_weight=1.0)
+    (loss,) = losses(made, context(made), kl_weight=1.0)
     assert loss.metrics["kl"] == 0.0
 
 
 def test_the_base_is_the_model_without_its_adapter_bit_for_bit() -> None:
     made, base = backbone(), backbone(adapted=None)
-    where, given = scene(made), batch(made)
+    where, given = context(made), batch(made)
     with torch.no_grad():
         x = where.noise(SEEDS).draw()
-        plain = scene(base).predict_at(given.conditioning, x, 0, recompute=False)
+        plain = context(base).predict_at(given.conditioning, x, 0, recompute=False)
         adapted = where.predict_at(given.conditioning, x, 0, recompute=False)
         with where.base():
             assert torch.equal(where.predict_at(given.conditioning, x, 0, recompute=False), plain)

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vader.gradient import Window, no_gradient, window
+from vader.diffusion.gradient import Window, no_gradient, window
+from vader.diffusion.rollout import ClipNoise, rollout
+from vader.diffusion.samplers.ddim import DDIM
+from vader.diffusion.samplers.diffusers import DiffusersScheduler
+from vader.diffusion.samplers.flow_euler import FlowEuler
 from vader.protocols import Backbone, NoiseSchedule, Runtime, Sampler, SamplerContext, StepOutput, Video
-from vader.rollout import ClipNoise, rollout
-from vader.samplers.ddim import DDIM
-from vader.samplers.diffusers import DiffusersScheduler
-from vader.samplers.flow_euler import FlowEuler
 
 Branches = Literal["both", "conditional"]
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def gradient_of(model: TinyDenoiser, sampler: Sampler, chosen: Window, **options
 def truncated(
     make: Callable[[], Sampler], chosen: Window, scale: float, branches: Branches
 ) -> Callable[[Tensor], Tensor]:
-    """The function whose true gradient the truncated one is, written out without :mod:`vader.rollout`.
+    """The function whose true gradient the truncated one is, written out without :mod:`vader.diffusion.rollout`.
 
     Steps before the window are made by the unmoved model, whatever the argument; with ``branches`` conditional the
     unconditional predictions inside the window are the unmoved model's, recorded once.
@@ -99,7 +99,7 @@ def truncated(
                     blank = recorded.setdefault(i, blank)
                 output = blank + scale * (output - blank)
             step = sampler.step(output, i, x, draws.draw())
-            x = step.original if chosen.original and i == chosen.start else step.prev
+            x = step.pred_x0 if chosen.original and i == chosen.start else step.prev
         return loss_of(x)
 
     function(parameters(base))
@@ -205,7 +205,7 @@ class TestGraph:
         model, chosen = TinyDenoiser(), Window(2, STEPS, original=True)
         on_step = lambda *s: steps.append(s[2])  # noqa: E731
         latents = rollout(model.predict, ddim(), CONDITIONING, noise(), chosen, on_step=on_step)
-        assert torch.equal(latents, steps[-1].original)
+        assert torch.equal(latents, steps[-1].pred_x0)
         assert not torch.equal(latents, steps[-1].prev)
 
     def test_on_step_sees_the_trajectory(self) -> None:

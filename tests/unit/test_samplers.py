@@ -10,10 +10,10 @@ import torch
 from tests.fakes import GaussianDenoiser, fake_schedule, scaled_linear
 from torch import Tensor
 
+from vader.diffusion.samplers.ddim import DDIM
+from vader.diffusion.samplers.diffusers import DiffusersScheduler
+from vader.diffusion.samplers.flow_euler import FlowEuler, flow_step
 from vader.protocols import NoiseSchedule, Prediction, Sampler, SamplerContext, Video
-from vader.samplers.ddim import DDIM
-from vader.samplers.diffusers import DiffusersScheduler
-from vader.samplers.flow_euler import FlowEuler, flow_step
 
 ALPHAS = scaled_linear()
 SHAPE = (2, 3, 2, 2, 2)
@@ -100,7 +100,7 @@ class TestDDIMAgainstClosedForms:
             after = ALPHAS[sampler.timesteps[i + 1]] if i < 6 else ALPHAS[0]
             x = out.prev
             torch.testing.assert_close(x, truth.flow_map(begin, start, levels(after)), rtol=1e-10, atol=1e-10)
-            torch.testing.assert_close(out.original, torch.full_like(x, 0.8), rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(out.pred_x0, torch.full_like(x, 0.8), rtol=1e-9, atol=1e-9)
 
     @pytest.mark.parametrize("prediction", ["epsilon", "v", "sample"])
     def test_converges_to_the_ode_at_first_order(self, prediction: Prediction) -> None:
@@ -155,7 +155,7 @@ class TestDDIMSteps:
         for i in (0, 5, 9):
             out = sampler.step(randn(0, dtype), i, randn(1, dtype), noise)
             torch.testing.assert_close(out.prev, out.mean + out.std * noise, rtol=0, atol=4 * torch.finfo(dtype).eps)
-            assert (out.prev.dtype, out.mean.dtype, out.original.dtype, out.std.ndim) == (dtype, dtype, dtype, 0)
+            assert (out.prev.dtype, out.mean.dtype, out.pred_x0.dtype, out.std.ndim) == (dtype, dtype, dtype, 0)
             assert torch.equal(out.prev, out.mean) == (eta == 0)
 
     def test_the_last_goes_to_the_first_alpha_of_training(self) -> None:
@@ -199,7 +199,7 @@ class TestDDIMSteps:
         sampler = DDIM(DDIM.Options(spacing="trailing"), context(NoiseSchedule("v", alphas), 4, 1.0))
         out = sampler.step(randn(0), 0, randn(1), randn(2))
         assert out.prev.isfinite().all()
-        torch.testing.assert_close(out.original, -randn(0))
+        torch.testing.assert_close(out.pred_x0, -randn(0))
 
 
 def assert_equals_diffusers_ddim(ours: DDIM, prediction: str, eta: float, steps: int, spacing: str, total: int) -> None:
@@ -248,7 +248,7 @@ class TestFlowEuler:
         for i, t in enumerate(sampler.timesteps.double()):
             sigma = float(t) / 1000
             out = sampler.step(truth(x, 1 - sigma, sigma), i, x, randn(1))
-            torch.testing.assert_close(out.original, torch.full_like(x, 0.8), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(out.pred_x0, torch.full_like(x, 0.8), rtol=1e-6, atol=1e-6)
             x = out.prev
         torch.testing.assert_close(x, torch.full_like(x, 0.8), rtol=1e-6, atol=1e-6)
 
@@ -282,7 +282,7 @@ class TestFlowEuler:
         level = (kept.flatten()[0] / noise.flatten()[0]) ** 2 + step.std.double() ** 2
         assert float(level) == pytest.approx(following**2, abs=1e-9)
         torch.testing.assert_close(step.prev, step.mean + step.std * fresh, rtol=0, atol=1e-12)
-        torch.testing.assert_close(step.original, clean, rtol=0, atol=1e-9)
+        torch.testing.assert_close(step.pred_x0, clean, rtol=0, atol=1e-9)
 
     @pytest.mark.parametrize(("sigma", "following"), [(1.0, 0.6), (0.6, 0.25), (0.25, 0.001)])
     def test_eta_1_has_the_variance_of_the_posterior(self, sigma: float, following: float) -> None:
@@ -395,7 +395,7 @@ class TestDiffusersScheduler:
         for i, t in enumerate(sampler.timesteps.tolist()):
             level = (1 - t / 1000, t / 1000) if schedule is FLOW else levels(ALPHAS[int(t)])
             out = sampler.step(truth(x, *level), i, x, x)
-            torch.testing.assert_close(out.original, torch.full_like(x, 0.8), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(out.pred_x0, torch.full_like(x, 0.8), rtol=1e-3, atol=1e-3)
             x = out.prev
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -405,7 +405,7 @@ class TestDiffusersScheduler:
         sampler = adapted(name, schedule, 4, **config)
         for i in range(4):
             out = sampler.step(randn(0, torch.bfloat16), i, randn(1, dtype), randn(2, dtype))
-            assert {out.prev.dtype, out.mean.dtype, out.original.dtype, out.std.dtype} == {dtype}
+            assert {out.prev.dtype, out.mean.dtype, out.pred_x0.dtype, out.std.dtype} == {dtype}
 
     @pytest.mark.parametrize("case", ADAPTED)
     def test_computes_half_precision_outputs_in_the_dtype_of_the_latents(self, case: str) -> None:
@@ -413,7 +413,7 @@ class TestDiffusersScheduler:
         half, full, x = randn(0, torch.bfloat16), randn(0, torch.bfloat16).float(), randn(1, torch.float32)
         low, high = (adapted(name, schedule, 4, **config).step(output, 0, x, x) for output in (half, full))
         assert torch.equal(low.prev, high.prev)
-        assert torch.equal(low.original, high.original)
+        assert torch.equal(low.pred_x0, high.pred_x0)
 
     @pytest.mark.parametrize("case", ADAPTED)
     def test_carries_gradient_to_latents_and_model_outputs(self, case: str) -> None:
@@ -452,7 +452,7 @@ class TestDiffusersScheduler:
         core = ddim(10, eta=0.6)
         for i in range(10):
             a, b = (s.step(randn(0), i, randn(1), randn(2)) for s in (ours, core))
-            torch.testing.assert_close((a.prev, a.mean, a.original), (b.prev, b.mean, b.original), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close((a.prev, a.mean, a.pred_x0), (b.prev, b.mean, b.pred_x0), rtol=1e-4, atol=1e-4)
             assert float(a.std) == pytest.approx(float(b.std), rel=1e-4)
 
     def test_takes_the_checkpoints_configuration_where_its_class_knows_the_key(self) -> None:
@@ -488,7 +488,7 @@ def assert_original_agrees(sampler: DiffusersScheduler) -> None:
     for i, t in enumerate(sampler.timesteps):
         twin._step_index = i
         expected = twin.convert_model_output(field(x, t), sample=x)
-        torch.testing.assert_close(sampler.step(field(x, t), i, x, x).original, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(sampler.step(field(x, t), i, x, x).pred_x0, expected, rtol=1e-5, atol=1e-5)
 
 
 class TestDiffusersSchedulerRefuses:

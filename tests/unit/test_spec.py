@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from vader.errors import Problem, SpecError
 from vader.spec import FREE_ON_RESUME, Options, RunSpec, differences, load_run_spec
-from vader.spec_source import SpecSource, form_problems, impossible, read_source, unknown_field
+from vader.spec.reading import SpecSource, form_problems, impossible, read_source, unknown_field
 
 LEAST = {"backbone": "fake", "prompts": "list", "rewards": ["bright"]}
 FULL = """\

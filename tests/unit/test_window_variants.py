@@ -24,23 +24,23 @@ from tests.unit.test_rollout import (
 )
 from torch import Tensor, nn
 
-from vader.gradient import Draw, Window, window
+from vader.diffusion.gradient import Draw, Window, window
 from vader.protocols import Sampler
 
 VARIANTS: dict[str, Draw] = {
     "uniform 2": window("uniform", STEPS, k=2),
     "uniform 3": window("uniform", STEPS, k=3),
     "subset 2": window("subset", STEPS, k=2),
-    "tail 3, stop gradient": window("tail", STEPS, k=3, detached=True),
-    "uniform 2, stop gradient (DRTune)": window("uniform", STEPS, k=2, detached=True),
+    "tail 3, stop gradient": window("tail", STEPS, k=3, detach_input=True),
+    "uniform 2, stop gradient (DRTune)": window("uniform", STEPS, k=2, detach_input=True),
     "rand, original (ReFL)": window("rand", STEPS, k=4, original=True),
 }
 
 
 def surrogate(make: Callable[[], Sampler], chosen: Window) -> Callable[[Tensor], Tensor]:
-    """The function whose true gradient the variant's is, written out without :mod:`vader.rollout`.
+    """The function whose true gradient the variant's is, written out without :mod:`vader.diffusion.rollout`.
 
-    A step that is not differentiated repeats the prediction of the unmoved model; with ``detached`` the moved model
+    A step that is not differentiated repeats the prediction of the unmoved model; with ``detach_input`` the moved model
     sees the latents of the unmoved run, while the sampler goes on from the moved ones.
     """
     base, moved = TinyDenoiser(), TinyDenoiser()
@@ -54,7 +54,7 @@ def surrogate(make: Callable[[], Sampler], chosen: Window) -> Callable[[Tensor],
         x = draws.draw()
         for i in range(chosen.start + 1 if chosen.original else STEPS):
             t = sampler.timesteps[i].expand(len(SEEDS))
-            own = seen.setdefault(i, x) if chosen.detached else x
+            own = seen.setdefault(i, x) if chosen.detach_input else x
             differentiated = i >= chosen.start if chosen.only is None else i in chosen.only
             if differentiated:
                 output = moved(own, t, CONDITIONING.prompt_embeds)
@@ -63,7 +63,7 @@ def surrogate(make: Callable[[], Sampler], chosen: Window) -> Callable[[Tensor],
             else:
                 output = repeated.setdefault(i, base(x, t, CONDITIONING.prompt_embeds))
             step = sampler.step(output, i, x, draws.draw())
-            x = step.original if chosen.original and i == chosen.start else step.prev
+            x = step.pred_x0 if chosen.original and i == chosen.start else step.prev
         return loss_of(x)
 
     function(parameters(base))
@@ -83,7 +83,7 @@ def test_gradients_equal_finite_differences(name: str, make: Callable[[], Sample
 
 @pytest.mark.parametrize("recompute", [True, False])
 def test_recomputation_changes_nothing(recompute: bool) -> None:
-    chosen = Window(1, STEPS, only=frozenset({1, 3}), detached=True)
+    chosen = Window(1, STEPS, only=frozenset({1, 3}), detach_input=True)
     found = gradient_of(TinyDenoiser(), ddim(), chosen, recompute=recompute)
     assert torch.equal(found, gradient_of(TinyDenoiser(), ddim(), chosen))
 
@@ -92,7 +92,7 @@ def test_each_variant_has_a_gradient_of_its_own() -> None:
     """Of the steps 1 and 3: all from 1 on, these two alone, and these two with their inputs cut off."""
     model = TinyDenoiser()
     pairs = frozenset({1, 3})
-    windows = [Window(1, STEPS), Window(1, STEPS, only=pairs), Window(1, STEPS, only=pairs, detached=True)]
+    windows = [Window(1, STEPS), Window(1, STEPS, only=pairs), Window(1, STEPS, only=pairs, detach_input=True)]
     found = torch.stack([gradient_of(model, ddim(), chosen) for chosen in windows])
     assert (torch.cdist(found, found) + torch.eye(3)).min() > 1e-2
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from vader import Runtime, SamplerContext, Video
-from vader.gradient import Window
-from vader.rollout import ClipNoise, rollout
-from vader.samplers.ddim import DDIM
-from vader.samplers.diffusers import DiffusersScheduler
+from vader.diffusion.gradient import Window
+from vader.diffusion.rollout import ClipNoise, rollout
+from vader.diffusion.samplers.ddim import DDIM
+from vader.diffusion.samplers.diffusers import DiffusersScheduler
 from vader_modelscope import tiny
 from vader_modelscope.backbone import ModelScope, ModelScopeOptions
 

@@ -12,7 +12,7 @@ from accelerate import debug_launcher
 from diffusers import AutoencoderKL, UNet3DConditionModel  # noqa: F401
 from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
-import vader.training
+import vader.runs.training
 
 
 def train(spec):

@@ -13,8 +13,8 @@ import yaml
 from diffusers import DPMSolverMultistepScheduler
 
 from vader import RunSpec, SpecError, Video, check
+from vader.diffusion.rollout import ClipNoise
 from vader.protocols import Backbone
-from vader.rollout import ClipNoise
 from vader_modelscope.backbone import ModelScope, ModelScopeOptions
 
 CPU = torch.device("cpu")

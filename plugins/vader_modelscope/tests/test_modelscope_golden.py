@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from vader import Video
-from vader.adapters import AdapterSpec, inject, restore, spec_of, state_dict
-from vader.conversion import convert_adapter
-from vader.frames import choose, from_signed
-from vader.gradient import window
-from vader.parts import Part
-from vader.rollout import rollout
+from vader.diffusion.frames import choose, from_signed
+from vader.diffusion.gradient import window
+from vader.diffusion.rollout import rollout
+from vader.resolve.components import ResolvedComponent
+from vader.resolve.conversion import convert_adapter
+from vader.weights.lora.adapters import AdapterSpec, inject, restore, spec_of, state_dict
 from vader_modelscope.backbone import ModelScope, ModelScopeOptions
 
 CPU = torch.device("cpu")
@@ -147,7 +147,9 @@ def assert_gradients(sampler, adapted, golden, run):
 def test_the_reference_s_own_lora_file(sampler, small, small_folder, golden, tmp_path):
     torch.save(golden.lora_list(), tmp_path / "450_unet.pt")
     options = ModelScopeOptions(weights=str(small_folder))
-    convert_adapter(Part("backbone", "modelscope", ModelScope, options), tmp_path / "450_unet.pt", tmp_path / "adapter")
+    convert_adapter(
+        ResolvedComponent("backbone", "modelscope", ModelScope, options), tmp_path / "450_unet.pt", tmp_path / "adapter"
+    )
     shape = spec_of(tmp_path / "adapter")
     assert (shape.rank, shape.alpha) == (4, 4)
     inject(small.denoiser, shape, (), seed=0)

@@ -6,15 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vader import WeightsError, adapters, conversion
-from vader.parts import Part
+from vader import WeightsError
+from vader.resolve import conversion
+from vader.resolve.components import ResolvedComponent
+from vader.weights.lora import adapters
 from vader_modelscope import lora
 from vader_modelscope.backbone import ModelScope, ModelScopeOptions
 
 
 def convert(source, target, weights):
     conversion.convert_adapter(
-        Part("backbone", "modelscope", ModelScope, ModelScopeOptions(weights=str(weights))), source, target
+        ResolvedComponent("backbone", "modelscope", ModelScope, ModelScopeOptions(weights=str(weights))), source, target
     )
     return target
 

@@ -12,8 +12,8 @@ import yaml
 from safetensors.torch import load_file
 
 import vader
-from vader.rollout import ClipNoise
-from vader.seeding import derive
+from vader.diffusion.rollout import ClipNoise
+from vader.diffusion.seeding import derive
 from vader_modelscope import lora
 
 CPU = torch.device("cpu")

@@ -5,9 +5,9 @@ import torch
 from diffusers import UNet3DConditionModel
 
 from vader import Conditioning, Video, WeightsError
-from vader.adapters import AdapterSpec, inject
-from vader.gradient import Window
-from vader.rollout import ClipNoise, rollout
+from vader.diffusion.gradient import Window
+from vader.diffusion.rollout import ClipNoise, rollout
+from vader.weights.lora.adapters import AdapterSpec, inject
 
 VIDEO = Video(4, 32, 32, 8.0)
 PROMPTS = ["a red fox", "blue"]

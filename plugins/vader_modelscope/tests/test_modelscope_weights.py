@@ -9,9 +9,10 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from vader import SamplerContext, Video, WeightsError, pipeline_folder
-from vader.samplers.ddim import DDIM
-from vader.samplers.diffusers import DiffusersScheduler
+from vader import SamplerContext, Video, WeightsError
+from vader.diffusion.samplers.ddim import DDIM
+from vader.diffusion.samplers.diffusers import DiffusersScheduler
+from vader.weights import pipeline_folder
 from vader_modelscope import tiny, weights
 
 INDEX = "model_index.json"

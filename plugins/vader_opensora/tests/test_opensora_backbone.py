@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from vader import RunSpec, SamplerContext, Video
-from vader.gradient import Window
+from vader.diffusion.gradient import Window
+from vader.diffusion.rollout import ClipNoise, rollout
 from vader.protocols import Backbone, Sampler
-from vader.rollout import ClipNoise, rollout
 from vader_opensora import text
 from vader_opensora.backbone import OpenSora, OpenSoraOptions
 from vader_opensora.sampler import OpenSoraRFlow, OpenSoraRFlowOptions
@@ -170,8 +170,8 @@ def test_clips_do_not_depend_on_their_batch(backbone):
 
 
 def test_gradient_reaches_the_adapter_alone(load):
-    from vader import adapters
     from vader.spec import AdapterSpec
+    from vader.weights.lora import adapters
 
     backbone = load(video=CLIP)
     plain = roll(backbone, Window(3, 3))

@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 
-from vader import WeightsError, adapters, conversion
-from vader.adapters import PEFT_CONFIG, PEFT_FILE
-from vader.parts import Part
+from vader import WeightsError
+from vader.resolve import conversion
+from vader.resolve.components import ResolvedComponent
 from vader.spec import AdapterSpec
+from vader.weights.lora import adapters
+from vader.weights.lora.adapters import PEFT_CONFIG, PEFT_FILE
 from vader_opensora import lora
 from vader_opensora.backbone import OpenSora, OpenSoraOptions
 from vader_opensora.stdit3 import STDiT3
@@ -17,7 +19,7 @@ SIZES = ("depth", "hidden_size", "num_heads", "caption_channels", "model_max_len
 
 
 def convert(source, target):
-    conversion.convert_adapter(Part("backbone", "opensora", OpenSora, OpenSoraOptions()), source, target)
+    conversion.convert_adapter(ResolvedComponent("backbone", "opensora", OpenSora, OpenSoraOptions()), source, target)
     return target
 
 

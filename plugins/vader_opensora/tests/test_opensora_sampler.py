@@ -7,12 +7,13 @@ import re
 import pytest
 import torch
 
-from vader import NoiseSchedule, SamplerContext, Video, adapters
-from vader.gradient import Window
-from vader.guidance import guided
+from vader import NoiseSchedule, SamplerContext, Video
+from vader.diffusion.gradient import Window
+from vader.diffusion.guidance import guided
+from vader.diffusion.rollout import rollout
 from vader.protocols import Conditioning
-from vader.rollout import rollout
 from vader.spec import AdapterSpec
+from vader.weights.lora import adapters
 from vader_opensora import tiny
 from vader_opensora.sampler import OpenSoraRFlow, OpenSoraRFlowOptions
 from vader_opensora.stdit3 import STDiT3
@@ -140,7 +141,7 @@ def test_step_is_exact_on_a_straight_flow():
         output = flow.step(noise - clean, i, latents, torch.full_like(noise, math.nan))
         assert torch.equal(output.prev, output.mean)
         assert output.std == 0
-        torch.testing.assert_close(output.original, clean, rtol=0, atol=1e-6)
+        torch.testing.assert_close(output.pred_x0, clean, rtol=0, atol=1e-6)
         latents = output.prev
     torch.testing.assert_close(latents, clean, rtol=0, atol=1e-6)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vader import adapters
 from vader.spec import AdapterSpec
+from vader.weights.lora import adapters
 from vader_opensora.backbone import OpenSora
 from vader_opensora.stdit3 import STDiT3
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vader.frames import from_signed
+from vader.diffusion.frames import from_signed
 from vader_rewards.clip_heads import Aesthetic, Compression, Weather
 from vader_rewards.image_text import ClipText, Hps, PickScore
 
@@ -125,7 +125,7 @@ def test_hps(reference, golden, open_clip_folder, cpu, size, clips):
 @pytest.mark.parametrize("size", SIZES)
 def test_aesthetic_hps_is_a_weighting(golden, clip, open_clip_folder, published, cpu, prompts, size, clips):
     """The reference's third class is the objective with weights 0.075 (target 10) and 0.5."""
-    from vader.objective import Objective, Term
+    from vader.methods.objective import Objective, Term
 
     tensors, facts = golden
     head = str(published / "sac+logos+ava1-l14-linearMSE.pth")

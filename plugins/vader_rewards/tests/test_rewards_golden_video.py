@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from vader import Prompt
-from vader.frames import from_signed
+from vader.diffusion.frames import from_signed
 from vader_rewards.action import Action
 from vader_rewards.detection import Detection
 from vader_rewards.jpeg import JpegSize

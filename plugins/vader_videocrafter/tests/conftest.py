@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vader import Runtime, conversion
-from vader.parts import Part
+from vader import Runtime
+from vader.resolve import conversion
+from vader.resolve.components import ResolvedComponent
 from vader_videocrafter import layout, tiny
 from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 
@@ -84,7 +85,7 @@ def converted():
     """``converted(source, target, dtype)``: a checkpoint as safetensors."""
 
     def convert(source, target, dtype=None):
-        part = Part("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(source)))
+        part = ResolvedComponent("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(source)))
         conversion.write(conversion.conversion_of(part, dtype), target, lambda *_: None)
         return target
 

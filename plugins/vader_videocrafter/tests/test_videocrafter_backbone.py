@@ -13,10 +13,10 @@ import torch
 import yaml
 
 from vader import RunSpec, Runtime, SamplerContext, Video
-from vader.gradient import Window
-from vader.parts import Part
+from vader.diffusion.gradient import Window
+from vader.diffusion.rollout import ClipNoise, rollout
 from vader.protocols import Backbone, Sampler
-from vader.rollout import ClipNoise, rollout
+from vader.resolve.components import ResolvedComponent
 from vader_videocrafter import layout, network, tiny
 from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 from vader_videocrafter.sampler import VideoCrafterDDIM, VideoCrafterDDIMOptions
@@ -165,7 +165,7 @@ def test_text_encoder_on_the_cpu_gives_the_same(backbone, load):
 )
 def test_what_the_denoiser_is_told(tiny_file, video, option, told):
     options = VideoCrafter2Options(weights=str(tiny_file()), fps=option)
-    made = Part("backbone", "videocrafter2", VideoCrafter2, options).build(
+    made = ResolvedComponent("backbone", "videocrafter2", VideoCrafter2, options).build(
         runtime=Runtime(CPU, torch.float32), video=video
     )
     with torch.no_grad():

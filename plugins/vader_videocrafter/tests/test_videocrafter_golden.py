@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from vader import Conditioning, SamplerContext, Video, adapters
-from vader.gradient import Window
-from vader.rollout import rollout
+from vader import Conditioning, SamplerContext, Video
+from vader.diffusion.gradient import Window
+from vader.diffusion.rollout import rollout
 from vader.spec import AdapterSpec
+from vader.weights.lora import adapters
 from vader_videocrafter import layout, lora, names, network
 from vader_videocrafter.sampler import VideoCrafterDDIM, VideoCrafterDDIMOptions
 
@@ -194,7 +195,7 @@ def test_sampling(golden, adapted, eta):
         close(before, numbers[f"eta{eta}.x_inter.{i}"])
         close(step.prev, numbers[f"eta{eta}.x_inter.{i + 1}"])
         torch.testing.assert_close(step.prev, step.mean + step.std * numbers[f"noise.{i}"])
-    close(seen[-1][1].original, numbers[f"eta{eta}.pred_x0.4"])
+    close(seen[-1][1].pred_x0, numbers[f"eta{eta}.pred_x0.4"])
     close(latents, numbers[f"eta{eta}.final_latent"])
     clip = numbers[f"eta{eta}.video"][:, 0].transpose(1, 2)
     close(network.pixels(adapted.vae, latents, 1), clip)

@@ -5,8 +5,8 @@ import functools
 import torch
 
 from vader import SamplerContext, Video
-from vader.gradient import Window
-from vader.rollout import ClipNoise, rollout
+from vader.diffusion.gradient import Window
+from vader.diffusion.rollout import ClipNoise, rollout
 from vader_videocrafter import network
 from vader_videocrafter.sampler import VideoCrafterDDIM, VideoCrafterDDIMOptions
 

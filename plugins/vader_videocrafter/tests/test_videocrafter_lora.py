@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from vader import Video, WeightsError, adapters, cli, conversion
-from vader.parts import Part
+from vader import Video, WeightsError
+from vader.cli.app import app as cli
+from vader.resolve import conversion
+from vader.resolve.components import ResolvedComponent
 from vader.spec import AdapterSpec
+from vader.weights.lora import adapters
 from vader_videocrafter import layout, lora, names, tiny, weights
 from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 
@@ -17,7 +20,7 @@ VIDEO = Video(4, 16, 16, 24.0)
 
 
 def part(weights):
-    return Part("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(weights)))
+    return ResolvedComponent("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(weights)))
 
 
 def state_of(backbone, path):

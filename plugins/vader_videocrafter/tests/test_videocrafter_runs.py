@@ -13,8 +13,8 @@ import yaml
 from safetensors.torch import load_file
 
 import vader
-from vader.conversion import convert_adapter
-from vader.parts import Part
+from vader.resolve.components import ResolvedComponent
+from vader.resolve.conversion import convert_adapter
 from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -23,7 +23,7 @@ ADAPTER = "adapter/adapter_model.safetensors"
 
 
 def part(weights):
-    return Part("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(weights)))
+    return ResolvedComponent("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(weights)))
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_recipe_is_a_sound_spec(path):
 @pytest.mark.parametrize("name", TERMS)
 def test_a_recipes_loss_is_the_references(name):
     """Up to a constant: the difference between two sets of scores is the same."""
-    from vader.objective import Objective, Term
+    from vader.methods.objective import Objective, Term
 
     rewards = yaml.safe_load((ROOT / "examples" / name).read_text())["rewards"]
     objective = Objective([Term(r["name"], r.get("weight", 1.0), r.get("target")) for r in rewards])

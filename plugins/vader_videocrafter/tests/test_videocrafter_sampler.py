@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from vader import NoiseSchedule, SamplerContext, Video
-from vader.noising import add_noise
-from vader.samplers.ddim import DDIM, DDIMOptions
-from vader.samplers.diffusers import DiffusersOptions, DiffusersScheduler
+from vader.diffusion.noising import add_noise
+from vader.diffusion.samplers.ddim import DDIM, DDIMOptions
+from vader.diffusion.samplers.diffusers import DiffusersOptions, DiffusersScheduler
 from vader_videocrafter.sampler import VideoCrafterDDIM, VideoCrafterDDIMOptions
 from vader_videocrafter.schedule import ScaledSchedule
 
@@ -58,7 +58,7 @@ def test_the_scale_recovers_clean_latents(backbone):
     for i, t in enumerate(made.timesteps.tolist()):
         alpha, scale = backbone.schedule.alphas_cumprod[t], backbone.schedule.signal_scale[t]
         latents = alpha.sqrt() * scale * clean + (1 - alpha).sqrt() * draw
-        torch.testing.assert_close(made.step(draw, i, latents, draw).original, clean)
+        torch.testing.assert_close(made.step(draw, i, latents, draw).pred_x0, clean)
 
 
 def test_diffusers_schedulers_take_the_schedule(backbone):
@@ -73,5 +73,5 @@ def test_noise_levels_are_those_that_the_sampler_undoes(backbone):
     clean, noise = torch.randn(2, 1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for i, timestep in enumerate(sampler.timesteps):
         latents = add_noise(schedule, clean, noise, timestep[None])
-        found = sampler.step(noise, i, latents, torch.zeros_like(noise)).original
+        found = sampler.step(noise, i, latents, torch.zeros_like(noise)).pred_x0
         torch.testing.assert_close(found, clean, rtol=0, atol=1e-9)

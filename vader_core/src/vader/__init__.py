@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "train": "vader.training",
-    "generate": "vader.generation",
-    "evaluate": "vader.evaluation",
-    "check": "vader.planning",
+    "train": "vader.runs.training",
+    "generate": "vader.runs.generation",
+    "evaluate": "vader.runs.evaluation",
+    "check": "vader.resolve.planning",
     "RunSpec": "vader.spec",
-    "Options": "vader.options",
+    "Options": "vader.spec.options",
     "Backbone": "vader.protocols",
     "Sampler": "vader.protocols",
     "Reward": "vader.protocols",
@@ -31,10 +31,10 @@ _PUBLIC = {
     "StepOutput": "vader.protocols",
     "Batch": "vader.methods.protocol",
     "Loss": "vader.methods.protocol",
-    "Run": "vader.hooks",
-    "RunResult": "vader.hooks",
-    "Validation": "vader.hooks",
-    "hookimpl": "vader.hooks",
+    "Run": "vader.runs.events",
+    "RunResult": "vader.runs.events",
+    "Validation": "vader.runs.events",
+    "hookimpl": "vader.runs.events",
     "VaderError": "vader.errors",
     "SpecError": "vader.errors",
     "RegistryError": "vader.errors",
@@ -56,17 +56,9 @@ if TYPE_CHECKING:
     from vader.errors import SpecError as SpecError
     from vader.errors import VaderError as VaderError
     from vader.errors import WeightsError as WeightsError
-    from vader.evaluation import evaluate as evaluate
-    from vader.generation import generate as generate
-    from vader.hooks import Run as Run
-    from vader.hooks import RunResult as RunResult
-    from vader.hooks import Validation as Validation
-    from vader.hooks import hookimpl as hookimpl
     from vader.methods.protocol import Batch as Batch
     from vader.methods.protocol import Loss as Loss
     from vader.methods.protocol import Method as Method
-    from vader.options import Options as Options
-    from vader.planning import check as check
     from vader.protocols import Backbone as Backbone
     from vader.protocols import Conditioning as Conditioning
     from vader.protocols import NoiseSchedule as NoiseSchedule
@@ -78,8 +70,16 @@ if TYPE_CHECKING:
     from vader.protocols import SamplerContext as SamplerContext
     from vader.protocols import StepOutput as StepOutput
     from vader.protocols import Video as Video
+    from vader.resolve.planning import check as check
+    from vader.runs.evaluation import evaluate as evaluate
+    from vader.runs.events import Run as Run
+    from vader.runs.events import RunResult as RunResult
+    from vader.runs.events import Validation as Validation
+    from vader.runs.events import hookimpl as hookimpl
+    from vader.runs.generation import generate as generate
+    from vader.runs.training import train as train
     from vader.spec import RunSpec as RunSpec
-    from vader.training import train as train
+    from vader.spec.options import Options as Options
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """``python -m vader``."""
 
-from vader.cli import main
+from vader.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -144,13 +144,13 @@ class StepOutput:
 
     Args:
         prev: ``(b c f h w)``, the latents of the next step.
-        original: ``(b c f h w)``, the predicted clean latents.
+        pred_x0: ``(b c f h w)``, the predicted clean latents.
         mean: ``(b c f h w)``, prev without its noise.
         std: scalar tensor, 0 for a deterministic step.
     """
 
     prev: Latents
-    original: Latents
+    pred_x0: Latents
     mean: Latents
     std: Tensor
 
@@ -170,12 +170,12 @@ class Backbone(Protocol):
             reads such a file without loading the backbone.
         export_adapter: optional; a class method ``(options, AdapterSpec, tensors by plain name) -> state`` that gives
             what ``torch.save`` is to write, for programs that read the backbone's own format.
-        conversion: optional; a class method ``(options, dtype) -> vader.conversion.Conversion``: the foreign checkpoint
+        conversion: optional; a class method ``(options, dtype) -> vader.resolve.conversion.Conversion``: the foreign checkpoint
             that the options name, as safetensors. dtype None leaves it as it is.
         outline: optional; a class method ``(options, runtime, video, place) -> backbone`` for ``vader estimate``: what
             the constructor makes, without reading weights, its networks frozen, in the dtypes that they would have, on
             the meta device, and ``schedule`` real. Each network is given to ``place(module, device)``, which stands in
-            for ``module.to(device)``. Parameters that it does not need may be left out (:mod:`vader.outlines` helps).
+            for ``module.to(device)``. Parameters that it does not need may be left out (:mod:`vader.weights.meta_init` helps).
         denoiser_name: name of the denoiser in its diffusers pipeline ("transformer", "unet"), for adapters that
             ``load_lora_weights`` reads; None where diffusers has no such pipeline.
     """

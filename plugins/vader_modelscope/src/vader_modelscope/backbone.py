@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from vader import Conditioning, NoiseSchedule, Options, Runtime, Video
-from vader.weight_files import PICKLED
+from vader.weights.files import PICKLED
 from vader_modelscope import weights as files
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    from vader.outlines import Place
     from vader.protocols import Prediction
     from vader.shapes import Frames, Latents
     from vader.spec import AdapterSpec
+    from vader.weights.meta_init import Place
 
 
 class ModelScopeOptions(Options):
@@ -210,7 +210,7 @@ class ModelScope:
         Raises:
             IndexError: for a frame that the latents do not hold.
         """
-        from vader.frames import from_signed
+        from vader.diffusion.frames import from_signed
 
         return from_signed(self.decode_signed(latents, frames))
 

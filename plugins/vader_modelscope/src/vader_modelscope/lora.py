@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vader import VaderError, WeightsError
 from vader.spec import AdapterSpec
-from vader.weight_files import load_pickled
+from vader.weights.files import load_pickled
 from vader_modelscope import weights as files
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def split(source: str | Path, output: str | Path) -> dict[str, Path]:
     Raises:
         vader.WeightsError: there is no peft adapter at ``source``.
     """
-    from vader import adapters
+    from vader.weights.lora import adapters
 
     state, config = adapters.read(Path(source).expanduser())
     if config is None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import NoiseSchedule, WeightsError
-from vader.outlines import Tokens, network
-from vader.pipeline_folder import PipelineFolder
-from vader.weight_files import first_line
+from vader.weights.files import first_line
+from vader.weights.meta_init import Tokens, network
+from vader.weights.pipeline_folder import PipelineFolder
 
 if TYPE_CHECKING:
     import torch

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-    from vader.outlines import Place, Tokens
     from vader.protocols import Prediction
     from vader.shapes import Frames, Latents
     from vader.spec import AdapterSpec
+    from vader.weights.meta_init import Place, Tokens
     from vader_opensora.stdit3 import STDiT3
     from vader_opensora.vae import OpenSoraVAE
 
@@ -97,7 +97,7 @@ class OpenSora:
     @classmethod
     def outline(cls, options: OpenSoraOptions, runtime: Runtime, video: Video, place: Place) -> OpenSora:
         """See :meth:`vader.Backbone.outline`; the sizes of the published parts are in this plugin."""
-        from vader.outlines import Tokens
+        from vader.weights.meta_init import Tokens
         from vader_opensora import outline
 
         backbone = cls.__new__(cls)
@@ -201,7 +201,7 @@ class OpenSora:
         """
         import torch
 
-        from vader.frames import from_signed
+        from vader.diffusion.frames import from_signed
 
         count = self.video.frames
         wanted = list(range(count) if frames is None else frames)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vader import WeightsError
-from vader.weight_files import PICKLED, load_pickled
+from vader.weights.files import PICKLED, load_pickled
 
 if TYPE_CHECKING:
     from torch import Tensor

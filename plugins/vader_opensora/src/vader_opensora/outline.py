@@ -10,7 +10,7 @@ import torch
 from transformers import T5EncoderModel
 
 from vader import WeightsError
-from vader.outlines import network
+from vader.weights.meta_init import network
 from vader_opensora import weights as files
 from vader_opensora.stdit3 import STDiT3
 from vader_opensora.vae import OpenSoraVAE

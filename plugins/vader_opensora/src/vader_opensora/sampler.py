@@ -54,7 +54,7 @@ class OpenSoraRFlow:
 
     def step(self, model_output: Tensor, i: int, latents: Latents, noise: Tensor) -> StepOutput:
         """See :class:`vader.Sampler`."""
-        from vader.samplers.flow_euler import flow_step
+        from vader.diffusion.samplers.flow_euler import flow_step
 
         return flow_step(model_output, latents, noise, self._sigmas[i], self._sigmas[i + 1], self._eta)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import WeightsError
-from vader.weight_files import check_safetensors, first_line, hub_folder, is_hub_id, shown
+from vader.weights.files import check_safetensors, first_line, hub_folder, is_hub_id, shown
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from vader import Options, Prompt, Runtime
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.outlines import Place
+    from vader.weights.meta_init import Place
     from vader_rewards.heads import Head
     from vader_rewards.towers import ClipVision
 

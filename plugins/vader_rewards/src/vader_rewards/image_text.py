@@ -14,7 +14,7 @@ from vader_rewards.extras import require
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.outlines import Place
+    from vader.weights.meta_init import Place
 
 HPS_FILES = {"v2.0": "xswu/HPSv2:HPS_v2_compressed.pt", "v2.1": "xswu/HPSv2:HPS_v2.1_compressed.pt"}
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vader import Runtime, WeightsError
-from vader.outlines import Place, Tokens, network
+from vader.weights.meta_init import Place, Tokens, network
 from vader_rewards import pixels
 from vader_rewards.heads import Head
 from vader_rewards.towers import ClipVision, OpenClip

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from vader import Prompt, RegistryError, Runtime
-from vader.isolation.component import Isolated
+from vader.plugins.isolation.component import Isolated
 from vader_rewards.detection import Detection
 
 pytestmark = pytest.mark.filterwarnings("default")  # what another package warns of is not ours to judge

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from vader import Video
-from vader_wan.backbone import Wan, WanOptions
+from vader_diffusers.backbone import Wan, WanOptions
 
 _PIPELINE = Path(__file__).parent / "weights" / "pipeline"
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from vader.conversion import Conversion
-    from vader.outlines import Place
     from vader.protocols import Prediction
+    from vader.resolve.conversion import Conversion
     from vader.shapes import Frames, Latents
     from vader.spec import AdapterSpec
+    from vader.weights.meta_init import Place
     from vader_videocrafter.weights import Parts
 
 
@@ -198,7 +198,7 @@ class VideoCrafter2:
         """
         import torch
 
-        from vader.frames import from_signed
+        from vader.diffusion.frames import from_signed
         from vader_videocrafter.network import pixels
 
         count = latents.shape[2]

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from vader import NoiseSchedule, WeightsError
-from vader.conversion import Conversion
-from vader.weight_files import PICKLED, SAFETENSORS, first_line, hub_file, is_hub_id, shown
+from vader.resolve.conversion import Conversion
+from vader.weights.files import PICKLED, SAFETENSORS, first_line, hub_file, is_hub_id, shown
 from vader_videocrafter import names, network
 from vader_videocrafter.checkpoint import Stored, open_checkpoint
 from vader_videocrafter.layout import FIX, PUBLISHED, TEXT, UNET, VAE, Layout, Shapes, read

@@ -12,15 +12,15 @@ from pydantic import Field
 
 from vader.errors import Problem, SpecError
 from vader.methods.advantages import PromptStatistics
-from vader.methods.judging import Finding, no_window, random_steps, whole_groups
 from vader.methods.protocol import Batch, Loss
+from vader.methods.requirements import Finding, no_window, random_steps, whole_groups
 from vader.methods.rounds import restored, stored
 from vader.spec import Options, RunSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.methods.scene import Scene
+    from vader.methods.context import RolloutContext
     from vader.protocols import StepOutput
     from vader.shapes import Latents
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class DDPOOptions(Options):
     """Options of :class:`DDPO`."""
 
-    clips_per_prompt: int = Field(1, ge=1, description="Clips of each prompt in a batch; it divides train.batch_size.")
-    updates: int = Field(1, ge=1, description="Optimizer steps taken on the same clips.")
+    group_size: int = Field(1, ge=1, description="Clips of each prompt in a batch; it divides train.batch_size.")
+    inner_epochs: int = Field(1, ge=1, description="Optimizer steps taken on the same clips.")
     train_steps: int | None = Field(
         None,
         ge=1,
@@ -82,10 +82,10 @@ def log_probability(value: Latents, mean: Latents, std: Tensor) -> Tensor:
     Returns:
         ``(b,)``, at least float32.
     """
-    from vader.precision import widened
+    from vader.diffusion.precision import upcast
 
-    std = widened(std)
-    deviation = (widened(value) - widened(mean)) / std
+    std = upcast(std)
+    deviation = (upcast(value) - upcast(mean)) / std
     constant = deviation[0].numel() * (std.log() + 0.5 * math.log(2 * math.pi))
     return -0.5 * deviation.square().flatten(1).sum(1) - constant
 
@@ -101,32 +101,32 @@ class DDPO:
     Options = DDPOOptions
     needs_gradient: ClassVar[bool] = False
 
-    def __init__(self, options: DDPOOptions, scene: Scene) -> None:
+    def __init__(self, options: DDPOOptions, context: RolloutContext) -> None:
         """
         Raises:
             SpecError: no step of the sampler has noise, or fewer than ``train_steps``.
         """
-        self._options, self._scene = options, scene
+        self._options, self._context = options, context
         self._statistics = PromptStatistics(options.buffer_size, options.min_count)
         self._rounds: list[_Round] = []
-        self._noisy = _noisy_steps(scene, options.min_std)
-        self.clips_per_prompt, self.updates = options.clips_per_prompt, options.updates
+        self._noisy = _noisy_steps(context, options.min_std)
+        self.group_size, self.inner_epochs = options.group_size, options.inner_epochs
         self.passes = options.train_steps or len(self._noisy)
         if not 1 <= self.passes <= len(self._noisy):
             expected = (
                 f"the sampler adds noise of min_std = {options.min_std:g} or more in {len(self._noisy)} of its "
-                f"{len(scene.sampler.timesteps)} steps"
+                f"{len(context.sampler.timesteps)} steps"
             )
             raise SpecError(
                 [Problem("method.options.train_steps", f"{self.passes} steps cannot be trained: {expected}.")]
             )
 
     @classmethod
-    def judge(cls, options: DDPOOptions, spec: RunSpec, sampler: Any) -> Iterable[Finding]:
+    def validate(cls, options: DDPOOptions, spec: RunSpec, sampler: Any) -> Iterable[Finding]:
         """See :class:`vader.methods.protocol.Method`."""
         yield from no_window("ddpo", spec)
         yield from random_steps("ddpo", spec, sampler)
-        yield from whole_groups("ddpo", spec, options.clips_per_prompt)
+        yield from whole_groups("ddpo", spec, options.group_size)
         if (options.train_steps or 1) > spec.sampler.steps:
             message = f"{options.train_steps} is more than sampler.steps = {spec.sampler.steps}."
             yield "method.options.train_steps", message
@@ -153,7 +153,7 @@ class DDPO:
         mine = [
             pair for texts, values in zip(prompts, rewards, strict=True) for pair in zip(texts, values, strict=True)
         ]
-        everyone: list[tuple[str, float]] = self._scene.gather(mine)
+        everyone: list[tuple[str, float]] = self._context.gather(mine)
         whole_round = [reward for _, reward in everyone]
         self._statistics.remember([prompt for prompt, _ in everyone], whole_round)
         limit = self._options.advantage_clip
@@ -167,9 +167,9 @@ class DDPO:
         """A batch's trajectory, log-probabilities, scores and rewards."""
         import torch
 
-        from vader.gradient import no_gradient
+        from vader.diffusion.gradient import no_gradient
 
-        steps = len(self._scene.sampler.timesteps)
+        steps = len(self._context.sampler.timesteps)
         visited: list[Tensor] = []
         log_probs: list[Tensor] = []
 
@@ -180,17 +180,17 @@ class DDPO:
                 log_probability(output.prev, output.mean, output.std) if known else latents.new_zeros(len(latents))
             )
 
-        made = self._scene.make(batch, no_gradient(steps), keep)
+        made = self._context.sample_and_score(batch, no_gradient(steps), keep)
         return torch.stack([*visited, made.latents]), torch.stack(log_probs), dict(made.scores), made.reward
 
     def _loss(self, batch: Batch, made: _Round, i: int) -> Loss:
         """The clipped surrogate of one denoising step (arXiv 1707.06347, eq. 7)."""
         import torch
 
-        scene, latents = self._scene, made.latents[i]
-        with scene.clock("loss"):
-            prediction = scene.predict_at(batch.conditioning, latents, i, recompute=False)
-            step = scene.sampler.step(prediction, i, latents, torch.zeros_like(latents))
+        context, latents = self._context, made.latents[i]
+        with context.timer("loss"):
+            prediction = context.predict_at(batch.conditioning, latents, i, recompute=False)
+            step = context.sampler.step(prediction, i, latents, torch.zeros_like(latents))
             log_prob = log_probability(made.latents[i + 1], step.mean, step.std)
             ratio = ((log_prob - made.log_probs[i]) / latents[0].numel()).exp()
         clipped = ratio.clamp(1 - self._options.clip_range, 1 + self._options.clip_range)
@@ -200,27 +200,27 @@ class DDPO:
             "ddpo/ratio_deviation": float((ratio.detach() - 1).abs().mean()),
         }
         if self._options.kl_weight:
-            divergence = scene.divergence(prediction, batch.conditioning, latents, i).mean()
+            divergence = context.divergence(prediction, batch.conditioning, latents, i).mean()
             value = value + self._options.kl_weight * divergence
             metrics["kl"] = float(divergence.detach())
         return Loss(value / self.passes, made.scores, made.reward, metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`vader.methods.protocol.Method`."""
-        rounds = stored(self._rounds) if self.updates > 1 else []
+        rounds = stored(self._rounds) if self.inner_epochs > 1 else []
         return {"statistics": self._statistics.state_dict(), "rounds": rounds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :class:`vader.methods.protocol.Method`."""
         self._statistics.load_state_dict(state["statistics"])
-        self._rounds = restored(_Round, state["rounds"], self._scene.device)
+        self._rounds = restored(_Round, state["rounds"], self._context.device)
 
 
-def _noisy_steps(scene: Scene, least: float) -> list[int]:
+def _noisy_steps(context: RolloutContext, least: float) -> list[int]:
     """The sampler's steps that add noise of at least this standard deviation; without noise there is no density."""
     import torch
 
-    zero = torch.zeros(1, 1, 1, 1, 1, device=scene.device)
-    sampler = scene.sampler
+    zero = torch.zeros(1, 1, 1, 1, 1, device=context.device)
+    sampler = context.sampler
     deviations = [float(sampler.step(zero, i, zero, zero).std) for i in range(len(sampler.timesteps))]
     return [i for i, std in enumerate(deviations) if std > 0 and std >= least]

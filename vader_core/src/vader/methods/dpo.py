@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from vader.methods.judging import Finding, no_window, whole_groups
+from vader.diffusion.seeding import derive, stream
 from vader.methods.protocol import Batch, Loss
+from vader.methods.requirements import Finding, no_window, whole_groups
 from vader.methods.rounds import restored, stored
-from vader.seeding import derive, stream
 from vader.spec import Options, RunSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.methods.scene import Scene
+    from vader.methods.context import RolloutContext
 
 
 class DPOOptions(Options):
     """Options of :class:`DPO`."""
 
     beta: float = Field(2000.0, gt=0, description="How strongly the base model holds; higher keeps nearer to it.")
-    clips_per_prompt: int = Field(
+    group_size: int = Field(
         2, ge=2, description="Clips of each prompt; the best and the worst are a pair. It divides train.batch_size."
     )
-    updates: int = Field(1, ge=1, description="Optimizer steps taken on the same clips.")
+    inner_epochs: int = Field(1, ge=1, description="Optimizer steps taken on the same clips.")
     draws: int = Field(1, ge=1, description="Timesteps and noises drawn for each pair and optimizer step.")
 
 
@@ -64,16 +64,16 @@ class DPO:
     Options = DPOOptions
     needs_gradient: ClassVar[bool] = False
 
-    def __init__(self, options: DPOOptions, scene: Scene) -> None:
-        self._options, self._scene = options, scene
+    def __init__(self, options: DPOOptions, context: RolloutContext) -> None:
+        self._options, self._context = options, context
         self._rounds: list[_Pairs] = []
-        self.clips_per_prompt, self.updates, self.passes = options.clips_per_prompt, options.updates, options.draws
+        self.group_size, self.inner_epochs, self.passes = options.group_size, options.inner_epochs, options.draws
 
     @classmethod
-    def judge(cls, options: DPOOptions, spec: RunSpec, sampler: Any) -> Iterable[Finding]:
+    def validate(cls, options: DPOOptions, spec: RunSpec, sampler: Any) -> Iterable[Finding]:
         """See :class:`vader.methods.protocol.Method`."""
         yield from no_window("dpo", spec)
-        yield from whole_groups("dpo", spec, options.clips_per_prompt)
+        yield from whole_groups("dpo", spec, options.group_size)
 
     def losses(self, batches: Sequence[Batch], update: int) -> Iterator[Loss]:
         """See :class:`vader.methods.protocol.Method`."""
@@ -90,11 +90,11 @@ class DPO:
         """Make and judge a batch's clips; in every group of one prompt the best and the worst are a pair."""
         import torch
 
-        from vader.gradient import no_gradient
+        from vader.diffusion.gradient import no_gradient
 
-        made = self._scene.make(batch, no_gradient(len(self._scene.sampler.timesteps)))
-        groups = made.reward.reshape(-1, self.clips_per_prompt)
-        first = torch.arange(len(groups), device=groups.device) * self.clips_per_prompt
+        made = self._context.sample_and_score(batch, no_gradient(len(self._context.sampler.timesteps)))
+        groups = made.reward.reshape(-1, self.group_size)
+        first = torch.arange(len(groups), device=groups.device) * self.group_size
         best, worst = groups.max(1), groups.min(1)
         decided = (best.values > worst.values).to(groups.dtype)
         return _Pairs(
@@ -106,27 +106,27 @@ class DPO:
         import torch
         from torch.nn import functional
 
-        from vader.noising import add_noise, draw_timestep, target
-        from vader.precision import widened
+        from vader.diffusion.noising import add_noise, draw_timestep, target
+        from vader.diffusion.precision import upcast
 
-        scene, schedule = self._scene, self._scene.backbone.schedule
+        context, schedule = self._context, self._context.backbone.schedule
         rows = [*pairs.winners.tolist(), *pairs.losers.tolist()]
         seeds = [derive(batch.seeds[row], "dpo", draw) for row in rows[: len(rows) // 2]]
-        noise = scene.noise(seeds).draw().repeat(2, 1, 1, 1, 1)
+        noise = context.noise(seeds).draw().repeat(2, 1, 1, 1, 1)
         drawn = [draw_timestep(schedule, stream(seed, "timestep")) for seed in seeds]
-        timestep = torch.tensor(drawn * 2, device=scene.device)
+        timestep = torch.tensor(drawn * 2, device=context.device)
         clean = pairs.latents[rows]
         latents, wanted = add_noise(schedule, clean, noise, timestep), target(schedule, clean, noise, timestep)
         conditioning = batch.conditioning[rows]
 
         def error() -> Tensor:
-            prediction = scene.predict(latents, timestep, conditioning.prompt_embeds, conditioning.extras)
-            preferred, other = (widened(prediction) - wanted).square().flatten(1).mean(1).chunk(2)
+            prediction = context.predict(latents, timestep, conditioning.prompt_embeds, conditioning.extras)
+            preferred, other = (upcast(prediction) - wanted).square().flatten(1).mean(1).chunk(2)
             return preferred - other
 
-        with scene.clock("loss"):
+        with context.timer("loss"):
             ours = error()
-            with scene.base():
+            with context.base():
                 base = error()
         margin = -self._options.beta / 2 * (ours - base)
         count = pairs.decided.sum().clamp(min=1)
@@ -137,8 +137,8 @@ class DPO:
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`vader.methods.protocol.Method`."""
-        return {"rounds": stored(self._rounds) if self.updates > 1 else []}
+        return {"rounds": stored(self._rounds) if self.inner_epochs > 1 else []}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :class:`vader.methods.protocol.Method`."""
-        self._rounds = restored(_Pairs, state["rounds"], self._scene.device)
+        self._rounds = restored(_Pairs, state["rounds"], self._context.device)

@@ -46,7 +46,7 @@ class Loss:
 class Method(Protocol):
     """Turns the batches of one optimizer step into losses. Built-in: ``reward_gradient``, ``ddpo``, ``dpo``.
 
-    It is constructed as ``Method(options, scene=...)`` (:class:`vader.methods.scene.Scene`).
+    It is constructed as ``Method(options, context=...)`` (:class:`vader.methods.context.RolloutContext`).
 
     Class attributes:
         needs_gradient: whether every reward must be differentiable.
@@ -58,12 +58,12 @@ class Method(Protocol):
     Options: ClassVar[type[Options]]
 
     @property
-    def clips_per_prompt(self) -> int:
+    def group_size(self) -> int:
         """How many neighbouring clips of a batch share their prompt; 1 for none. It divides ``train.batch_size``."""
         ...
 
     @property
-    def updates(self) -> int:
+    def inner_epochs(self) -> int:
         """How many optimizer steps use the same clips: their batches have the same prompts and seeds."""
         ...
 
@@ -79,7 +79,7 @@ class Method(Protocol):
 
         Args:
             batches: of this process, one for each micro-step.
-            update: 0 for the first optimizer step on these clips, up to ``updates - 1``.
+            update: 0 for the first optimizer step on these clips, up to ``inner_epochs - 1``.
         """
         ...
 

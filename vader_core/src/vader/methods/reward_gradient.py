@@ -13,7 +13,7 @@ from vader.spec import Options
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.methods.scene import Made, Scene
+    from vader.methods.context import RolloutContext, ScoredClips
     from vader.protocols import StepOutput
     from vader.shapes import Latents
 
@@ -35,48 +35,50 @@ class RewardGradient:
 
     Options = RewardGradientOptions
     needs_gradient: ClassVar[bool] = True
-    clips_per_prompt = 1
-    updates = 1
+    group_size = 1
+    inner_epochs = 1
 
-    def __init__(self, options: RewardGradientOptions, scene: Scene) -> None:
-        self._scene, self._kl_weight = scene, options.kl_weight
+    def __init__(self, options: RewardGradientOptions, context: RolloutContext) -> None:
+        self._context, self._kl_weight = context, options.kl_weight
 
     @property
     def passes(self) -> int:
         """See :class:`vader.methods.protocol.Method`."""
-        return self._scene.renoise or 1
+        return self._context.renoise or 1
 
     def losses(self, batches: Sequence[Batch], update: int) -> Iterator[Loss]:
         """See :class:`vader.methods.protocol.Method`."""
         for batch in batches:
-            yield from self._renoised(batch) if self._scene.renoise else self._direct(batch)
+            yield from self._renoised(batch) if self._context.renoise else self._direct(batch)
 
     def _direct(self, batch: Batch) -> Iterator[Loss]:
         """One loss: through the gradient window."""
-        window = self._scene.draw_window(batch.rng)
+        window = self._context.draw_window(batch.rng)
         visited = _Visited(batch.rng.randrange(window.last + 1) if self._kl_weight else None)
-        made = self._scene.make(batch, window, visited)
+        made = self._context.sample_and_score(batch, window, visited)
         yield self._loss(batch, made, visited, 1, {"gradient/k": float(window.k)})
 
     def _renoised(self, batch: Batch) -> Iterator[Loss]:
         """A loss for every draw of noise at the last step."""
-        from vader.gradient import no_gradient
-        from vader.noising import add_noise, predicted_clean
-        from vader.seeding import derive
+        from vader.diffusion.gradient import no_gradient
+        from vader.diffusion.noising import add_noise, predicted_clean
+        from vader.diffusion.seeding import derive
 
-        scene, schedule, times = self._scene, self._scene.backbone.schedule, self._scene.sampler.timesteps
-        chosen, last = scene.choose_frames(batch.rng), len(times) - 1
-        clean = scene.roll(batch.conditioning, batch.seeds, no_gradient(len(times))).detach()
+        context, schedule, times = self._context, self._context.backbone.schedule, self._context.sampler.timesteps
+        chosen, last = context.choose_frames(batch.rng), len(times) - 1
+        clean = context.sample(batch.conditioning, batch.seeds, no_gradient(len(times))).detach()
         timestep = times[last].expand(len(batch.seeds))
-        draws = scene.renoise or 0
+        draws = context.renoise or 0
         for draw in range(draws):
-            noise = scene.noise([derive(seed, "renoise", draw) for seed in batch.seeds]).draw()
+            noise = context.noise([derive(seed, "renoise", draw) for seed in batch.seeds]).draw()
             latents = add_noise(schedule, clean, noise, timestep)
-            prediction = scene.predict_at(batch.conditioning, latents, last, recompute=scene.recompute)
-            made = scene.show(predicted_clean(schedule, prediction, latents, timestep), chosen, batch.prompts)
+            prediction = context.predict_at(batch.conditioning, latents, last, recompute=context.recompute)
+            made = context.decode_and_score(
+                predicted_clean(schedule, prediction, latents, timestep), chosen, batch.prompts
+            )
             yield self._loss(batch, made, _Visited(last, latents), draws, {"gradient/k": 1.0})
 
-    def _loss(self, batch: Batch, made: Made, at: _Visited, draws: int, metrics: dict[str, float]) -> Loss:
+    def _loss(self, batch: Batch, made: ScoredClips, at: _Visited, draws: int, metrics: dict[str, float]) -> Loss:
         value = -made.reward.mean()
         if self._kl_weight:
             divergence = self._divergence(batch, at)
@@ -85,12 +87,12 @@ class RewardGradient:
         return Loss(value / draws, made.detached_scores(), made.reward.detach(), metrics)
 
     def _divergence(self, batch: Batch, at: _Visited) -> Tensor:
-        scene, conditioning = self._scene, batch.conditioning
+        context, conditioning = self._context, batch.conditioning
         assert at.step is not None
         assert at.latents is not None
-        with scene.clock("loss"):
-            prediction = scene.predict_at(conditioning, at.latents, at.step, recompute=scene.recompute)
-            return scene.divergence(prediction, conditioning, at.latents, at.step).mean()
+        with context.timer("loss"):
+            prediction = context.predict_at(conditioning, at.latents, at.step, recompute=context.recompute)
+            return context.divergence(prediction, conditioning, at.latents, at.step).mean()
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`vader.methods.protocol.Method`."""

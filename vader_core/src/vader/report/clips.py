@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vader.hooks import ValidationClip
 from vader.report.comparison import Comparison
 from vader.report.numbers import plain, signed
 from vader.report.reading import RunData
+from vader.runs.events import ValidationClip
 
 TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif", ".png": "image/png"}
 BUDGET = 64 * 2**20

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vader import early_stop
-from vader.hooks import Validation, ValidationClip
 from vader.report.numbers import ChangeText, plain
 from vader.report.reading import RunData
 from vader.report.statistics import PairedChange, is_binary, mean, paired_change
+from vader.runs import early_stop
+from vader.runs.events import Validation, ValidationClip
 from vader.spec import RewardSpec
 
 Role = Literal["trained", "held-out"]

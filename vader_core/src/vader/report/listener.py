@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 
-from vader.hooks import Run, hookimpl
 from vader.report.page import write_report
+from vader.runs.events import Run, hookimpl
 
 
 class ReportListener:

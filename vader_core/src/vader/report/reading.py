@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from vader.errors import RunFolderError
-from vader.hooks import Validation, ValidationClip
+from vader.runs.events import Validation, ValidationClip
 from vader.spec import RunSpec
 
 Record = Mapping[str, Any]

@@ -15,7 +15,7 @@ SMALL = 0.2
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Diagnosis:
     """The outcome in a word or two, and whether that is good news."""
 
     kind: Kind
@@ -28,7 +28,7 @@ class Summary:
 
     subject: str
     """What was aligned with what."""
-    verdict: Verdict
+    verdict: Diagnosis
     headline: str
     """Did it work? One sentence."""
     details: tuple[str, ...]
@@ -49,10 +49,10 @@ def summarise(run: RunData, comparison: Comparison | None) -> Summary:
     if comparison and comparison.after and primary:
         headline = f"{primary.label} on {_where(run)} {primary.text.sentence}."
         details = tuple(f"{_name(score)} {score.text.sentence}." for score in scores if score is not primary)
-        verdict = Verdict("bad", "Possible reward hacking") if hacking else _verdict(primary)
+        verdict = Diagnosis("bad", "Possible reward hacking") if hacking else _verdict(primary)
     else:
         headline, details = _unpaired(run, comparison)
-        verdict = Verdict("bad", "Possible reward hacking") if hacking else Verdict("neutral", "Not measured")
+        verdict = Diagnosis("bad", "Possible reward hacking") if hacking else Diagnosis("neutral", "Not measured")
     return Summary(_subject(run), verdict, headline, details, tuple(hacking), _skipped(run), _progress(run))
 
 
@@ -83,15 +83,15 @@ def _name(score: Score) -> str:
     return f"{score.label} (held out: not trained on)" if score.role == "held-out" else score.label
 
 
-def _verdict(primary: Score) -> Verdict:
+def _verdict(primary: Score) -> Diagnosis:
     if primary.progress > 0:
         small = primary.change.gain is not None and abs(primary.change.gain) < SMALL
-        return Verdict("good", "It worked, slightly" if small else "It worked")
+        return Diagnosis("good", "It worked, slightly" if small else "It worked")
     if primary.progress < 0:
-        return Verdict("bad", "It got worse")
+        return Diagnosis("bad", "It got worse")
     if primary.change.interval is None:
-        return Verdict("neutral", "Too few clips to tell")
-    return Verdict("neutral", "No measurable change")
+        return Diagnosis("neutral", "Too few clips to tell")
+    return Diagnosis("neutral", "No measurable change")
 
 
 def _unpaired(run: RunData, comparison: Comparison | None) -> tuple[str, tuple[str, ...]]:

@@ -7,8 +7,9 @@ import re
 import shutil
 from pathlib import Path
 
-from vader import __version__, registry
+from vader import __version__
 from vader.errors import Problem, RunFolderError, SpecError
+from vader.plugins import registry
 
 TEMPLATES = Path(__file__).parent / "templates"
 KINDS = ("reward", "backbone", "sampler", "prompts")

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vader import registry
+from vader.plugins import registry
 from vader.protocols import Backbone, Conditioning, Video
 from vader.testing.checks import Failed, check, expect
 from vader.testing.reward import modules_of, unmoved

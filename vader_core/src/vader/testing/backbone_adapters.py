@@ -9,12 +9,12 @@ from typing import cast
 import torch
 from torch import nn
 
-from vader import adapters
 from vader.protocols import Backbone
 from vader.spec import AdapterSpec
 from vader.testing.backbone import encoded, live_backbone, near, predicted, random_latents
 from vader.testing.checks import Failed, NotApplicable, check, expect
 from vader.testing.subject import Subject
+from vader.weights.lora import adapters
 
 
 def _adapted(subject: Subject) -> tuple[Backbone, list[nn.Parameter]]:

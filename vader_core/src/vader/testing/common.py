@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vader import registry
 from vader.errors import VaderError, WeightsError
-from vader.overview import NAME
+from vader.plugins import registry
+from vader.plugins.inventory import NAME
 from vader.protocols import Backbone, PromptSource, Reward, Sampler
 from vader.spec import Options
 from vader.testing.checks import KINDS, Failed, NotApplicable, check, expect

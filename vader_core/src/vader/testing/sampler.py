@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from vader.gradient import window
+from vader.diffusion.gradient import window
+from vader.diffusion.rollout import ClipNoise, rollout
+from vader.diffusion.seeding import stream
 from vader.protocols import Conditioning, Prediction, Sampler, SamplerContext, StepOutput, Video
-from vader.rollout import ClipNoise, rollout
-from vader.seeding import stream
 from vader.testing.checks import Failed, NotApplicable, check, expect
 from vader.testing.gaussian import Gaussian, noise_schedule
 from vader.testing.subject import Subject
@@ -216,7 +216,7 @@ def _solved(subject: Subject, prediction: Prediction, steps: int, std: float, et
     original = x
     for i, timestep in enumerate(sampler.timesteps):
         output = sampler.step(data.predict(x, float(timestep)), i, x, _normal(50 + i, tuple(z.shape)))
-        x, original = output.prev, output.original
+        x, original = output.prev, output.pred_x0
     return x, original, z, data.end(z)
 
 
@@ -229,7 +229,7 @@ def clean_prediction_is_right(subject: Subject) -> None:
         x = data.start(float(sampler.timesteps[0]), _normal(1))
         for i, timestep in enumerate(sampler.timesteps):
             output = sampler.step(data.predict(x, float(timestep)), i, x, _normal(9))
-            error = float((output.original - 0.3).abs().max())
+            error = float((output.pred_x0 - 0.3).abs().max())
             message = f"with {prediction}, step {i}, the clean latents are off by {error:.3g} where they are known."
             expect(error < 5e-3, message)
             x = output.prev

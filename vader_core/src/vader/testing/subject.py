@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from vader import registry
-from vader.probe import Report, probe
+from vader.plugins import registry
+from vader.plugins.probe import Report, probe
+from vader.plugins.registry import Entry
 from vader.protocols import Prompt, Video
-from vader.registry import Entry
 from vader.testing.checks import Check, Failed, NotApplicable, Outcome, checks_of
 
 if TYPE_CHECKING:
@@ -172,10 +172,12 @@ class Subject:
             options: in place of the subject's own.
             offered: further objects for the constructor.
         """
-        from vader.build import assemble_rewards
-        from vader.parts import Part
+        from vader.resolve.build import assemble_rewards
+        from vader.resolve.components import ResolvedComponent
 
-        part = Part(self.kind, self.title, self.component, options if options is not None else self.options)
+        part = ResolvedComponent(
+            self.kind, self.title, self.component, options if options is not None else self.options
+        )
         if self.kind not in ("reward", "backbone"):
             return part.build(**offered)
         import torch

@@ -44,7 +44,7 @@ class Budget:
 
 
 @dataclass
-class Clock:
+class PhaseTimer:
     """Training time in seconds over all sessions of a stage."""
 
     before: float = 0.0

@@ -11,9 +11,9 @@ from torch import nn
 
 from vader_shapes.pretrain.common import (
     Budget,
-    Clock,
     Log,
     MovingAverage,
+    PhaseTimer,
     load_checkpoint,
     rendered,
     save_checkpoint,
@@ -43,11 +43,11 @@ def train_decoder(out: Path, budget: Budget, seed: int = 0, check_every: int = 2
     parts = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
     optimizer = Muon(parts.named_parameters(), lr=budget.learning_rate)
     average, generator = MovingAverage(parts, decay=0.99), torch.Generator().manual_seed(seed)
-    clock, step = Clock(), 0
+    clock, step = PhaseTimer(), 0
     if (saved := load_checkpoint(out / "decoder.pt")) is not None:
         parts.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        average.values, step, clock = saved["average"], saved["step"], Clock(saved["elapsed"])
+        average.values, step, clock = saved["average"], saved["step"], PhaseTimer(saved["elapsed"])
         generator.set_state(saved["generator"])
     log = Log(out / "vae.jsonl")
     while budget.progress(step, clock.elapsed()) < 1:

@@ -25,9 +25,9 @@ from vader_shapes.model import (
 )
 from vader_shapes.pretrain.common import (
     Budget,
-    Clock,
     Log,
     MovingAverage,
+    PhaseTimer,
     load_checkpoint,
     save_checkpoint,
     training_clips,
@@ -115,7 +115,7 @@ class _State:
     average: MovingAverage
     generator: torch.Generator
     step: int = 0
-    clock: Clock = field(default_factory=Clock)
+    clock: PhaseTimer = field(default_factory=PhaseTimer)
 
     def save(self, path: Path) -> None:
         checkpoint = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -129,7 +129,7 @@ class _State:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.average.values = saved["average"]
         self.generator.set_state(saved["generator"])
-        self.step, self.clock = saved["step"], Clock(saved["elapsed"])
+        self.step, self.clock = saved["step"], PhaseTimer(saved["elapsed"])
 
     def averaged_pipeline(self, vae_folder: Path) -> WanPipeline:
         model = Generator()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from vader_shapes.pretrain.common import (
     Budget,
     Clips,
-    Clock,
     Log,
     MovingAverage,
+    PhaseTimer,
     load_checkpoint,
     rendered,
     save_checkpoint,
@@ -130,14 +130,14 @@ def train_scorer(out: Path, budget: Budget, seed: int = 0, check_every: int = 10
     held_out = rendered(held_out_combinations() * 4, seed + 21)
     tests = {"held_out": held_out.frames, "held_out_noisy": latent_noise(vae, held_out, STRONGEST_NOISE, seed + 22)}
 
-    model, clock, step = ShapesScorer(), Clock(), 0
+    model, clock, step = ShapesScorer(), PhaseTimer(), 0
     generator = torch.Generator().manual_seed(seed)
     average = MovingAverage(model, decay=0.99)
     optimizer = Muon(model.named_parameters(), lr=budget.learning_rate)
     if (saved := load_checkpoint(out / "scorer.pt")) is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        average.values, step, clock = saved["average"], saved["step"], Clock(saved["elapsed"])
+        average.values, step, clock = saved["average"], saved["step"], PhaseTimer(saved["elapsed"])
         generator.set_state(saved["generator"])
     log = Log(out / "scorer.jsonl")
     while budget.progress(step, clock.elapsed()) < 1:

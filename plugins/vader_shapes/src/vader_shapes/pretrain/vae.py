@@ -15,9 +15,9 @@ from vader_shapes.model import LATENT_CHANNELS, build_vae
 from vader_shapes.pretrain.common import (
     Budget,
     Clips,
-    Clock,
     Log,
     MovingAverage,
+    PhaseTimer,
     load_checkpoint,
     mean_accuracy,
     rendered,
@@ -148,7 +148,7 @@ def train_vae(out: Path, budget: Budget, seed: int = 0, log_every: int = 50, che
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    vae, clock, step = _fresh_vae(), Clock(), 0
+    vae, clock, step = _fresh_vae(), PhaseTimer(), 0
     average = MovingAverage(vae, decay=0.99)
     optimizer = Muon(vae.named_parameters(), lr=budget.learning_rate)
     if (saved := load_checkpoint(out / "vae.pt")) is not None:
@@ -157,7 +157,7 @@ def train_vae(out: Path, budget: Budget, seed: int = 0, log_every: int = 50, che
         average.values = saved["average"]
         generator.set_state(saved["generator"])
         torch.set_rng_state(saved["torch_rng"])
-        step, clock = saved["step"], Clock(saved["elapsed"])
+        step, clock = saved["step"], PhaseTimer(saved["elapsed"])
     clips, held_out = training_clips(14, seed), rendered(held_out_combinations() * 4, seed + 1)
     log = Log(out / "vae.jsonl")
     while budget.progress(step, clock.elapsed()) < 1:

@@ -1,0 +1,57 @@
+"""One tiny pipeline folder for all tests of the plugin."""
+
+import shutil
+
+import pytest
+import torch
+
+from vader import Runtime, Video
+from vader_diffusers import tiny
+from vader_diffusers.backbone import Wan, WanOptions
+
+VIDEO = Video(9, 32, 32, 16.0)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A tiny pipeline; tests do not change it."""
+    return tiny.write(tmp_path_factory.mktemp("wan") / "tiny")
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A tiny pipeline of the test's own."""
+    return shutil.copytree(folder, tmp_path / "pipeline")
+
+
+@pytest.fixture(scope="session")
+def load(folder):
+    """Loads the backbone."""
+
+    def load(weights=folder, dtype=torch.float32, kind=Wan, **options):
+        return kind(WanOptions(weights=str(weights), **options), Runtime(torch.device("cpu"), dtype))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def wan(load):
+    """The tiny backbone in float32; tests do not change it."""
+    return load()
+
+
+@pytest.fixture(scope="session")
+def pipeline(folder):
+    """diffusers' own pipeline from the same folder, with the Euler scheduler of the same shift."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+
+    pipeline = WanPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def latents(wan):
+    """``(1 c f h w)`` of a clip of nine frames: three latent frames."""
+    return torch.randn(1, *wan.latent_shape(VIDEO), generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,304 @@
+"""The command line: parses, calls the verbs, prints. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vader import __version__
+from vader.cli.app import convert as cli_convert
+from vader.cli.app import estimate as cli_estimate
+from vader.cli.app import plugins as cli_plugins
+from vader.cli.app import prompts as cli_prompts
+from vader.errors import VaderError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vader.runs.events import Validation
+    from vader.spec import RunSpec
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Align text-to-video diffusion models with reward gradients.",
+)
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; may be repeated.")
+]
+Adapter = Annotated[
+    str | None, typer.Option(help="Adapter folder, file or hub:owner/name[:file], in place of the run's own.")
+]
+Scale = Annotated[float, typer.Option(help="Scale of the adapter's update; 0 is the base model.")]
+Source = Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec in YAML, or the folder of a run.")]
+
+
+def main() -> None:
+    """Entry point of the ``vader`` command. A user's mistake is one message and exit code 2."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        app(args=[argument for argument in arguments if argument != "--debug"], prog_name="vader")
+    except VaderError as error:
+        if debug:
+            raise
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted.", 130)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(
+            f"{type(error).__name__}: {error}\nThis is not a known mistake of use; --debug shows where it comes from.",
+            1,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _hide_loading_bars() -> None:
+    """transformers draws a bar for every file it loads, through ours; downloads keep theirs."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show stack traces.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    spec: Annotated[str, typer.Argument(help="The run spec, a YAML file.")],
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest sound checkpoint.")] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="Start this many processes.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the spec and stop.")] = False,
+) -> None:
+    """Align a model: train an adapter on rewards, and write a report."""
+    from vader.resolve import planning
+    from vader.runs import launch
+
+    overrides = list(set_ or [])
+    if processes is not None:
+        overrides.append(f"train.processes={processes}")
+    checked = planning.check(spec, overrides)
+    if dry_run:
+        typer.echo(f"{spec} is sound.{_to_download(checked)}")
+        return
+    asked = checked.train.processes
+    if asked is not None and asked > 1 and launch.started() is None:
+        arguments = ["train", spec, *(f"--set={override}" for override in overrides), *(["--resume"] if resume else [])]
+        raise SystemExit(launch.relaunch(arguments, asked))
+    _train(spec, overrides, resume)
+
+
+def _to_download(spec: RunSpec) -> str:
+    """What a dry run says of an adapter that it has not seen."""
+    from vader.resolve import adapter_source
+
+    init = spec.backbone.adapter.init
+    if init is None or adapter_source.locate(init, cached=True) is not None:
+        return ""
+    return f" Its adapter {init} is not in the hub's cache; a run downloads it, and then judges it."
+
+
+def _train(spec: str, overrides: list[str], resume: bool) -> None:
+    import signal
+
+    from vader.cli.progress import ProgressListener
+
+    console = _console()
+    if os.environ.get("RANK", "0") == "0":
+        console.print("loading ...", highlight=False)
+    from vader.runs.training import train as run_training
+
+    _hide_loading_bars()
+
+    progress = ProgressListener(console)
+    try:
+        result = run_training(spec, overrides, resume=resume, listeners=[progress])
+    finally:
+        progress.close()
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if result.stopped is not None:
+        console.print(f"stopped by {result.stopped} after optimizer step {result.step}; saved. Go on with --resume.")
+        raise SystemExit(128 + signal.Signals[result.stopped])
+    if len(result.validations) >= 2:
+        kept = [validation for validation in result.validations if validation.step == result.adapter_step]
+        _compare(console, result.validations[0], (kept or result.validations)[-1])
+    console.print(f"adapter  {result.folder / 'adapter'}\nreport   {result.folder / 'report.html'}", highlight=False)
+
+
+def _compare(console: Console, before: Validation, after: Validation) -> None:
+    """A table of mean scores before and after, with the paired gain."""
+    from rich.table import Table
+
+    from vader.report.statistics import paired_change
+
+    table = Table(
+        "score", "before", "after", "gain (95 % interval)", title=f"{len(before.clips)} clips, same prompts and seeds"
+    )
+    for key in before.keys:
+        first, second = [clip.scores[key] for clip in before.clips], [clip.scores[key] for clip in after.clips]
+        change = paired_change(first, second)
+        gain = f"{change.difference:+.4g}"
+        if change.interval is not None:
+            gain += f" ({change.interval.low:+.4g} to {change.interval.high:+.4g})"
+        table.add_row(key, f"{change.before:.4g}", f"{change.after:.4g}", gain)
+    console.print(table)
+
+
+@app.command()
+def generate(
+    source: Source,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be repeated.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed of the noise; may be repeated.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the clips.")] = Path("clips"),
+    adapter: Adapter = None,
+    adapter_scale: Scale = 1.0,
+    file_type: Annotated[str, typer.Option(help="mp4, gif or png.")] = "mp4",
+    grid: Annotated[bool, typer.Option("--grid", help="Also write all clips side by side.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 1,
+    enlarge: Annotated[int, typer.Option(min=1, help="Whole-number enlargement, for tiny clips.")] = 1,
+    set_: Set = None,
+) -> None:
+    """Make clips from prompts, with a run's adapter or without."""
+    from vader.errors import Problem, SpecError
+    from vader.prompts.file import read_prompts
+
+    try:
+        prompts = [*(prompt or []), *(read_prompts(prompts_file) if prompts_file else [])]
+    except ValueError as error:
+        raise SpecError([Problem("--prompts-file", str(error))]) from error
+    if not prompts:
+        raise SpecError([Problem("--prompt", "no prompt. Give --prompt TEXT or --prompts-file FILE.")], "the command")
+    if file_type not in ("mp4", "gif", "png"):
+        raise SpecError([Problem("--file-type", f"expected mp4, gif or png; found {file_type!r}.")], "the command")
+    from vader.runs.generation import generate as run_generation
+
+    _hide_loading_bars()
+
+    made = run_generation(
+        source,
+        prompts,
+        seeds=seed or [0],
+        adapter=adapter,
+        adapter_scale=adapter_scale,
+        output=output,
+        file_type=file_type,
+        grid=grid,
+        batch_size=batch_size,
+        enlarge=enlarge,
+        overrides=set_ or [],
+        progress=lambda done, total: typer.echo(f"clip {done} of {total}", err=True),
+    )
+    for clip in made:
+        typer.echo(f"{clip.file}  seed {clip.seed}  {clip.prompt}")
+
+
+@app.command()
+def evaluate(
+    source: Source,
+    adapter: Adapter = None,
+    adapter_scale: Scale = 1.0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the clips.")] = None,
+    set_: Set = None,
+) -> None:
+    """Judge a model on the validation prompts, with its adapter and without."""
+    from vader.runs.evaluation import evaluate as run_evaluation
+
+    _hide_loading_bars()
+
+    console = _console()
+    with console.status("loading ...") as status:
+        result = run_evaluation(
+            source,
+            adapter=adapter,
+            adapter_scale=adapter_scale,
+            output=output,
+            overrides=set_ or [],
+            progress=lambda done, total: status.update(f"clip {done} of {total}"),
+        )
+    if result.adapted is not None:
+        _compare(console, result.base, result.adapted)
+    else:
+        for key in result.base.keys:
+            console.print(f"{key}  {result.base.mean(key):.4g}", highlight=False)
+
+
+@app.command()
+def schema() -> None:
+    """Write the JSON schema of the run spec, with the options of every installed component."""
+    from vader.resolve.schema import run_schema
+
+    typer.echo(json.dumps(run_schema(), indent=2))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+) -> None:
+    """Write a commented spec to start from."""
+    from vader.errors import RunFolderError
+    from vader.resolve.template import starting_spec, template
+    from vader.storage import write_text
+
+    if path.exists() and not force:
+        raise RunFolderError(f"{str(path)!r} exists. Use --force to overwrite it, or another name.")
+    try:
+        write_text(path, template(path.name, starting_spec()))
+    except OSError as error:
+        raise RunFolderError(f"cannot write {str(path)!r}: {error.strerror}.") from error
+    typer.echo(f"wrote {path}. Check it with: vader train {path} --dry-run")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """Write a run's report.html again from its files."""
+    from vader.errors import RunFolderError
+    from vader.report import write_report
+
+    if not (run / "spec.yaml").is_file():
+        raise RunFolderError(f"{str(run)!r} is not the folder of a run: it has no spec.yaml.")
+    typer.echo(str(write_report(run)))
+
+
+cli_convert.register(app)
+cli_estimate.register(app)
+cli_plugins.register(app)
+cli_prompts.register(app)

@@ -1,0 +1,98 @@
+"""Progress of a run in the terminal: a listener of the same events as anyone's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from vader.runs.events import Run, RunResult, Validation, hookimpl
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressListener:
+    """A bar with reward, rate and time left in a terminal; a line every ten seconds elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = console.is_terminal
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console, disable=not self._live)
+        self._training: TaskID | None = None
+        self._validating: TaskID | None = None
+        self._last_line = 0.0
+
+    @hookimpl
+    def vader_run_started(self, run: Run) -> None:
+        """See :class:`vader.runs.events.Events`."""
+        resumed = f", resuming after optimizer step {run.start_step}" if run.start_step else ""
+        where = f"{run.processes} process{'es' if run.processes > 1 else ''}"
+        self._console.print(f"run [bold]{run.folder}[/bold] on {where}{resumed}", highlight=False)
+        self._progress.start()
+
+    @hookimpl
+    def vader_step_finished(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        """See :class:`vader.runs.events.Events`."""
+        total = run.spec.train.steps
+        said = f"reward {metrics['reward']:.4g}  {metrics['time/step']:.2g} s a step"
+        if self._training is None:
+            self._training = self._progress.add_task("training", total=total, completed=step, said=said)
+        self._progress.update(self._training, completed=step, said=said)
+        left = (total - step) * metrics["time/step"]
+        self._line(f"optimizer step {step} of {total}  {said}  about {left:.0f} s left", force=step == total)
+
+    @hookimpl
+    def vader_validation_progress(self, run: Run, step: int, done: int, total: int) -> None:
+        """See :class:`vader.runs.events.Events`."""
+        if self._validating is None:
+            self._validating = self._progress.add_task("validation", total=total, said=f"after step {step}")
+        self._progress.update(self._validating, completed=done)
+        self._line(f"validation after step {step}: clip {done} of {total}", force=False)
+
+    @hookimpl
+    def vader_validation_finished(self, run: Run, validation: Validation) -> None:
+        """See :class:`vader.runs.events.Events`."""
+        if self._validating is not None:
+            self._progress.remove_task(self._validating)
+            self._validating = None
+        means = "  ".join(f"{key} {validation.mean(key):.4g}" for key in validation.keys)
+        self._console.print(f"validation after step {validation.step}: {means}", highlight=False)
+
+    @hookimpl
+    def vader_notice(self, run: Run, text: str) -> None:
+        """See :class:`vader.runs.events.Events`."""
+        self._console.print(f"[yellow]note:[/yellow] {text}", highlight=False)
+
+    @hookimpl
+    def vader_run_finished(self, run: Run, result: RunResult) -> None:
+        """See :class:`vader.runs.events.Events`."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self._progress.stop()
+
+    def _line(self, text: str, *, force: bool) -> None:
+        now = time.monotonic()
+        if not self._live and (force or now - self._last_line >= _SECONDS_BETWEEN_LINES):
+            self._last_line = now
+            self._console.print(text, highlight=False)

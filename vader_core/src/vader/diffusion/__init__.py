@@ -1,0 +1,1 @@
+"""The maths of denoising: rollout, guidance, gradient windows, samplers."""

@@ -1,0 +1,125 @@
+"""The only denoising loop: training, validation and generation are this loop with different gradient windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vader.diffusion.gradient import Window
+from vader.diffusion.guidance import Predict, guided
+from vader.protocols import Conditioning, Sampler, StepOutput
+from vader.shapes import Latents
+
+OnStep = Callable[[int, Latents, StepOutput], None]
+"""``(step, latents before it, its output)``, for methods that need the trajectory."""
+
+
+class ClipNoise:
+    """Unit normal noise for a batch in which every clip has a generator of its own, seeded by its own seed.
+
+    Args:
+        seeds: one per clip, ``b`` of them.
+        shape: ``(c, f, h, w)`` of one clip's latents.
+        device: where the generators live.
+        dtype: of the noise; drawn in it.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
+        self._generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+        self._shape, self._device, self._dtype = shape, device, dtype
+
+    def draw(self) -> Tensor:
+        """``(b c f h w)``, the next noise of every clip."""
+        rows = [torch.randn(self._shape, generator=g, device=self._device, dtype=self._dtype) for g in self._generators]
+        return torch.stack(rows)
+
+
+def rollout(
+    predict: Predict,
+    sampler: Sampler,
+    conditioning: Conditioning,
+    noise: ClipNoise,
+    window: Window,
+    *,
+    guidance_scale: float = 1.0,
+    branches: Literal["both", "conditional"] = "both",
+    recompute: bool = True,
+    on_step: OnStep | None = None,
+) -> Latents:
+    """Denoise a batch of clips.
+
+    Outside the gradient window nothing is recorded. Inside it the denoiser's calls of each step are recomputed in
+    backward (non-reentrant checkpoint), so that saved memory does not grow with the window's length.
+
+    Args:
+        predict: one call of the denoiser, the object that accelerate prepared.
+        sampler: built for the wanted number of steps.
+        conditioning: of ``b`` prompts.
+        noise: of ``b`` clips; the first draw is where the clips start.
+        window: steps that carry gradient.
+        guidance_scale: 1 is off.
+        branches: guidance branches that carry gradient.
+        recompute: turn recomputation off to trade memory for time.
+        on_step: called after each step.
+
+    Returns:
+        ``(b c f h w)``, the clean latents; with gradient when the window is not empty.
+    """
+    latents = noise.draw()
+    for i in range(window.last + 1):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and i >= window.start):
+            output = predict_step(
+                predict,
+                sampler,
+                conditioning,
+                latents.detach() if window.detach_input else latents,
+                i,
+                guidance_scale=guidance_scale,
+                branches=branches,
+                recompute=recompute,
+                differentiate=i in window,
+            )
+            step = sampler.step(output, i, latents, noise.draw())
+        if on_step is not None:
+            on_step(i, latents, step)
+        latents = step.pred_x0 if window.original and i == window.last else step.prev
+    return latents
+
+
+def predict_step(
+    predict: Predict,
+    sampler: Sampler,
+    conditioning: Conditioning,
+    latents: Latents,
+    i: int,
+    *,
+    guidance_scale: float,
+    branches: Literal["both", "conditional"],
+    recompute: bool,
+    differentiate: bool = True,
+) -> Tensor:
+    """The guided prediction of step ``i``: what the sampler is given.
+
+    Args:
+        predict: see :func:`rollout`, like all that is not named here.
+        latents: ``(b c f h w)``, those before the step.
+        i: 0 to steps - 1.
+        differentiate: whether it carries gradient, where the caller's grad mode is on.
+
+    Returns:
+        ``(b c f h w)``.
+    """
+    timestep = sampler.timesteps[i].expand(len(conditioning))
+    arguments = (predict, latents, timestep, conditioning, guidance_scale, branches)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and differentiate):
+        if recompute and torch.is_grad_enabled():
+            return cast(Tensor, _recomputed(guided, *arguments))
+        return guided(*arguments)
+
+
+def _recomputed(function: Callable[..., Tensor], *arguments: Any) -> Any:
+    return checkpoint(function, *arguments, use_reentrant=False)

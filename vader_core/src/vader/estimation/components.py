@@ -1,0 +1,174 @@
+"""Components without weights: from their outline where they have one, else constructed and stripped of their bytes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from vader.errors import VaderError, WeightsError
+from vader.estimation.fake_device import STAGE, Machine
+from vader.protocols import Backbone, Prompt, Reward, Runtime
+from vader.resolve import build
+from vader.resolve.components import ResolvedComponent
+from vader.resolve.planning import Plan
+from vader.shapes import Frames, Scores
+from vader.weights.lora import adapters
+
+_DEPTH = 4
+"""How deep networks are looked for in the attributes of a component's attributes."""
+
+
+class NotCounted:
+    """Stands for a reward that cannot be built here: it keeps the gradient's way open and counts nothing."""
+
+    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores:
+        """``(b f c h w)`` -> ``(b,)``."""
+        return frames.mean(dim=(1, 2, 3, 4))
+
+
+class Attempt:
+    """A reward whose score may need numbers that are not there; then its activations are not counted, and it says so.
+
+    Args:
+        key: what it is called.
+        reward: without bytes.
+        missing: where it is said.
+    """
+
+    def __init__(self, key: str, reward: Reward, missing: dict[str, str]) -> None:
+        self._key, self.reward, self._missing = key, reward, missing
+
+    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores:
+        """See :class:`vader.protocols.Reward`."""
+        try:
+            return self.reward.score(frames, prompts)
+        except Exception as error:  # a component may fail in any way on tensors without bytes
+            self._missing[f"activations of reward {self._key}"] = f"{type(error).__name__}: {first_line(error)}"
+            return NotCounted().score(frames, prompts)
+
+
+@contextmanager
+def without_network() -> Iterator[None]:
+    """The hub's client answers from its cache alone: an estimate never fetches weights."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+Homes = dict[nn.Module, torch.device]
+"""Where networks live."""
+
+
+def outline(part: ResolvedComponent, device: torch.device, dtype: torch.dtype, **offered: Any) -> tuple[Any, Homes]:
+    """A component without weights, and where its networks live.
+
+    Args:
+        part: chosen by a spec.
+        device: the wanted device.
+        dtype: of frozen weights.
+        offered: further things its constructor may take.
+
+    Returns:
+        The component. Where its class has ``outline``, networks are on the meta device and every one is in the
+        mapping; where it has not, they are real, on the CPU, and the mapping is empty.
+
+    Raises:
+        Exception: whatever the component raises.
+    """
+    homes: Homes = {}
+
+    def place(module: nn.Module, home: torch.device | str) -> nn.Module:
+        homes[module] = torch.device(home)
+        return module
+
+    make = part.capability("outline", None)
+    if make is None:
+        return part.build(runtime=Runtime(STAGE, dtype), **offered), homes
+    taken = inspect.signature(make).parameters
+    known = {"runtime": Runtime(device, dtype), "place": place, **offered}
+    return make(part.options, **{name: value for name, value in known.items() if name in taken}), homes
+
+
+def backbone_of(plan: Plan, machine: Machine, dtype: torch.dtype) -> tuple[Backbone, list[nn.Parameter]]:
+    """The backbone with its adapter, without bytes, and the parameters that train.
+
+    Raises:
+        WeightsError: it cannot be built without its weights.
+    """
+    part, device = plan.backbone, machine.device
+    try:
+        found, homes = outline(part, device, dtype, video=plan.video)
+    except VaderError as error:
+        raise WeightsError(f"the backbone {part.name!r} cannot be estimated: {error}") from error
+    backbone = cast("Backbone", found)
+    spec, targets = plan.spec.backbone.adapter, part.capability("lora_target_modules", ())
+    with torch.device("meta" if homes else STAGE):
+        adapters.inject(backbone.denoiser, spec.model_copy(update={"init": None}), targets, seed=0)
+    dress(machine, backbone, homes)
+    if plan.spec.train.gradient_checkpointing:
+        backbone.enable_gradient_checkpointing()
+    return backbone, [parameter for parameter in backbone.denoiser.parameters() if parameter.requires_grad]
+
+
+def reward_of(part: ResolvedComponent, machine: Machine, dtype: torch.dtype) -> Reward:
+    """A reward without bytes.
+
+    Raises:
+        Exception: whatever its constructor raises.
+    """
+    reward, homes = outline(part, machine.device, dtype)
+    if isinstance(reward, nn.Module):
+        reward.requires_grad_(False).eval()
+    dress(machine, reward, homes)
+    return reward if hasattr(reward, "score") else build.FunctionReward(reward)
+
+
+def dress(machine: Machine, component: Any, homes: Mapping[nn.Module, torch.device]) -> None:
+    """Make all networks of a component fake; those that were placed nowhere live on the wanted device."""
+    for module, home in homes.items():
+        machine.dress(module, home)
+    for module in networks(component).values():
+        machine.dress(module, machine.device)
+
+
+def networks(component: Any) -> dict[str, nn.Module]:
+    """The networks that a component holds, by the name of the attribute; the component itself if it is one."""
+    found: dict[str, nn.Module] = {}
+    _search(component, "", found, set(), _DEPTH)
+    return found
+
+
+def _search(value: Any, name: str, found: dict[str, nn.Module], seen: set[int], depth: int) -> None:
+    if id(value) in seen or depth < 0 or isinstance(value, Tensor | type):
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        found[name if name not in found else f"{name} {len(found)}"] = value
+        return
+    if isinstance(value, Mapping):
+        inner = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        inner = [(f"{name}.{index}", item) for index, item in enumerate(value)]
+    else:
+        inner = list(getattr(value, "__dict__", {}).items()) if not callable(value) or _is_component(value) else []
+    for key, item in inner:
+        _search(item, key.lstrip("_"), found, seen, depth - 1)
+
+
+def _is_component(value: Any) -> bool:
+    """Whether something callable is an object of a class, not a function or a method."""
+    return not inspect.isroutine(value)
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

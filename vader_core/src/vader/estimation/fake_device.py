@@ -1,0 +1,174 @@
+"""A machine that is not there: networks without weights, and the attention that the wanted device would use.
+
+Everything runs on fake tensors (:class:`torch._subclasses.fake_tensor.FakeTensorMode`), which have shapes, dtypes and
+lifetimes but no bytes. The wanted device is played by fake tensors on the CPU, because autograd needs a driver for
+fake CUDA tensors; the host, where an offloaded text encoder lives, is played by fake tensors on the meta device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vader.estimation.memory_tracker import tensors_in
+
+STAGE = torch.device("cpu")
+"""What plays the wanted device."""
+_HOST = torch.device("meta")
+_aten = torch.ops.aten
+
+
+class Machine:
+    """A pretended device of one kind.
+
+    Args:
+        device: ``cuda`` or ``cpu``: whose kernels are followed, where it matters to what is kept for backward.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """New tensors are fake inside, and kernels those of the device."""
+        with ExitStack() as stack:
+            for mode in (self._fake, _Numbers(self.device)):
+                stack.enter_context(mode)
+            stack.enter_context(_real_copies())
+            if self.device.type == "cuda":
+                stack.enter_context(_kernels())
+            yield
+
+    def dress(self, module: nn.Module, home: torch.device) -> None:
+        """Make a module's parameters and buffers fake, in place; those of meta tensors and of real ones alike.
+
+        Args:
+            module: any; tensors that are fake already stay.
+            home: where it lives on the machine; the wanted device, or another one for what is offloaded.
+        """
+        played = STAGE if home.type == self.device.type else _HOST
+        twins: dict[int, Tensor] = {}
+        for part in module.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is not None and not isinstance(parameter.data, FakeTensor):
+                    twin = twins.get(id(parameter))
+                    if twin is None:
+                        twin = nn.Parameter(self._twin(parameter, played), parameter.requires_grad)
+                        twins[id(parameter)] = twin
+                    part._parameters[name] = twin  # type: ignore[assignment]
+            for name, buffer in part._buffers.items():
+                if buffer is not None and not isinstance(buffer, FakeTensor):
+                    part._buffers[name] = self._twin(buffer, played)
+
+    def _twin(self, tensor: Tensor, device: torch.device) -> Tensor:
+        return FakeTensor(self._fake, torch.empty_like(tensor.detach(), device="meta"), device)
+
+
+class _Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps numbers that are known: operations on real tensors alone, such as a sampler's table, stay real.
+
+    What asks for the wanted device is sent to what plays it, and a number read from a fake tensor is 1.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._wanted = device.type
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == self._wanted:
+            kwargs = {**kwargs, "device": STAGE}
+        tensors = tensors_in(args)
+        if tensors and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        if func is _aten._local_scalar_dense.default:
+            return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _real_copies() -> Iterator[None]:
+    """A deep copy of a real tensor is real; torch would fill a fake one with its bytes, and fail."""
+    plain = Tensor.__deepcopy__
+
+    def copied(tensor: Tensor, memo: Any) -> Tensor:
+        if isinstance(tensor, FakeTensor):
+            return plain(tensor, memo)  # type: ignore[no-any-return, no-untyped-call]
+        with unset_fake_temporarily():
+            return plain(tensor, memo)  # type: ignore[no-any-return, no-untyped-call]
+
+    Tensor.__deepcopy__ = copied  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Tensor.__deepcopy__ = plain  # type: ignore[method-assign]
+
+
+@contextmanager
+def _kernels() -> Iterator[None]:
+    """Attention and dropout as a CUDA device does them; its choice decides what is kept for backward.
+
+    The functions are replaced rather than caught by a mode of torch functions, which backward leaves, so that what is
+    recomputed there would take other kernels.
+    """
+    before = functional.scaled_dot_product_attention, functional.dropout
+    functional.scaled_dot_product_attention, functional.dropout = _attention, _dropout
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention, functional.dropout = before
+
+
+_plain_attention = functional.scaled_dot_product_attention
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention of a CUDA device: flash where it can, else memory-efficient.
+
+    Source: the order of preference in torch's ``sdp_utils``.
+    """
+    if query.dim() != 4 or enable_gqa:
+        return _plain_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if half and attn_mask is None and query.shape[-1] == value.shape[-1] <= 256:
+        pad = -query.shape[-1] % 8
+        scale = scale if scale is not None else query.shape[-1] ** -0.5
+        padded = [functional.pad(tensor, (0, pad)) if pad else tensor for tensor in (query, key, value)]
+        flash = _aten._scaled_dot_product_flash_attention(*padded, dropout_p, is_causal, scale=scale)[0]
+        return flash[..., : value.shape[-1]] if pad else flash  # type: ignore[no-any-return]
+    bias = attn_mask
+    if bias is not None:
+        if bias.dtype == torch.bool:
+            bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, float("-inf"))
+        pad = -bias.shape[-1] % 16
+        bias = functional.pad(bias, (0, pad))[..., : bias.shape[-1]] if pad else bias
+        bias = bias.expand(*query.shape[:-1], key.shape[-2])
+    kept = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    efficient = _aten._scaled_dot_product_efficient_attention(
+        query, key, value, bias, kept, dropout_p, is_causal, scale=scale
+    )
+    return efficient[0]  # type: ignore[no-any-return]
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of a CUDA device: what is kept for backward is a mask of one byte per element."""
+    return torch.native_dropout(input, p, True)[0] if training and p > 0 else input

@@ -1,0 +1,72 @@
+"""Which change of a spec would save most: every one is estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vader.errors import VaderError
+from vader.estimation.estimate import Estimate, estimate
+from vader.resolve import planning
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A change of a spec and what the run then needs.
+
+    Args:
+        changes: dotted ``path=value`` overrides.
+        total: bytes with them.
+    """
+
+    changes: tuple[str, ...]
+    total: int
+
+
+def changes(plan: planning.Plan) -> list[tuple[str, ...]]:
+    """The changes that may save memory, of those that the spec does not have already."""
+    spec, frames = plan.spec, [part.capability("frames", 1) for part in plan.rewards.values()]
+    options, able = plan.backbone.options, plan.backbone.capability("gradient_checkpointing", False)
+    train, gradient, init = spec.train, spec.gradient, spec.backbone.adapter.init
+    offered: list[tuple[bool, tuple[str, ...]]] = [
+        (able and not train.gradient_checkpointing, ("train.gradient_checkpointing=true",)),
+        (not gradient.recompute, ("gradient.recompute=true",)),
+        (gradient.mode != "last", ("gradient.mode=last", "gradient.k=null", "gradient.from_step=null")),
+        (gradient.branches == "both" and spec.sampler.guidance_scale != 1, ("gradient.branches=conditional",)),
+        (train.batch_size > 1, ("train.batch_size=1",)),
+        (train.mixed_precision == "no", ("train.mixed_precision=bf16",)),
+        (spec.frames.mode in ("all", "alt", "fml") and max(frames, default=1) <= 1, ("frames.mode=random",)),
+        (
+            getattr(options, "text_encoder_offload", "cpu") == "keep" and not getattr(options, "text_adapter", False),
+            ("backbone.options.text_encoder_offload=cpu",),
+        ),
+        (spec.backbone.adapter.rank > 4 and init is None, ("backbone.adapter.rank=4",)),
+        (spec.validation.clips > 0 and (spec.validation.batch_size or 2) > 1, ("validation.batch_size=1",)),
+    ]
+    return [overrides for apt, overrides in offered if apt]
+
+
+def savings(
+    found: Estimate,
+    spec: planning.Spec,
+    overrides: Sequence[str] = (),
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Saving]:
+    """What every change by itself would save, the most first.
+
+    Args:
+        found: the estimate without them.
+        spec: see :func:`vader.estimation.estimate`.
+        overrides: see :func:`vader.estimation.estimate`.
+        progress: told what is estimated next.
+    """
+    made: list[Saving] = []
+    for wanted in changes(planning.plan(spec, overrides)):
+        progress(", ".join(wanted))
+        try:
+            total = estimate(spec, [*overrides, *wanted], found.device).total
+        except VaderError:
+            continue  # this spec cannot have it
+        if total < found.total:
+            made.append(Saving(wanted, total))
+    return sorted(made, key=lambda saving: saving.total)

@@ -1,0 +1,199 @@
+"""A context: the live components of a run, put together so that a method can make clips and judge them."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vader.diffusion.gradient import Draw, Window
+from vader.diffusion.precision import upcast
+from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
+from vader.methods.objective import Objective
+from vader.methods.protocol import Batch
+from vader.protocols import Backbone, Conditioning, Prompt, Reward, Sampler, Video
+from vader.shapes import Frames, Latents, Scores
+from vader.weights.lora import adapters
+
+
+class PhaseTimer:
+    """Seconds spent in each phase since the last :meth:`read`. On an accelerator each phase waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = self._now()
+        try:
+            yield
+        finally:
+            self._spent[phase] = self._spent.get(phase, 0.0) + self._now() - start
+
+    def read(self) -> dict[str, float]:
+        """Seconds by phase; starts anew."""
+        spent, self._spent = self._spent, {}
+        return spent
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class ScoredClips:
+    """Clips that have been made and judged.
+
+    Args:
+        latents: ``(b c f h w)``, clean.
+        scores: raw scores by reward, each ``(b,)``.
+        reward: their weighted combination, ``(b,)``.
+    """
+
+    latents: Latents
+    scores: Mapping[str, Scores]
+    reward: Scores
+
+    def detached_scores(self) -> dict[str, Scores]:
+        """Raw scores without their graph, for logs."""
+        return {key: score.detach() for key, score in self.scores.items()}
+
+
+@dataclass(frozen=True)
+class RolloutContext:
+    """What a method works with.
+
+    Args:
+        backbone: the generator.
+        denoiser: its denoiser as accelerate has prepared it.
+        sampler: built for the run's number of steps.
+        video: the clips to be made.
+        rewards: by key.
+        objective: how scores combine.
+        draw_window: gives the gradient window of a micro-step.
+        choose_frames: gives the frames of a micro-step.
+        guidance_scale: 1 is off.
+        branches: guidance branches that carry gradient.
+        recompute: recompute denoiser calls in backward.
+        renoise: how many re-noised last steps are averaged in place of the window; None for the window.
+        device: where latents are born.
+        timer: measures phases.
+        gather: ``[of this process] -> [of every process, by rank]``, for small values; every process must call it.
+    """
+
+    backbone: Backbone
+    denoiser: nn.Module
+    sampler: Sampler
+    video: Video
+    rewards: Mapping[str, Reward]
+    objective: Objective
+    draw_window: Draw
+    choose_frames: Callable[[random.Random], list[int]]
+    guidance_scale: float
+    branches: Literal["both", "conditional"]
+    recompute: bool
+    renoise: int | None
+    device: torch.device
+    timer: PhaseTimer = field(repr=False)
+    gather: Callable[[list[Any]], list[Any]] = list
+
+    def predict(self, latents: Latents, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+        """One call of the prepared denoiser."""
+        return self.backbone.predict(self.denoiser, latents, timestep, embeds, extras)
+
+    def noise(self, seeds: Sequence[int]) -> ClipNoise:
+        """Noise of clips with these seeds."""
+        return ClipNoise(seeds, self.backbone.latent_shape(self.video), self.device, torch.float32)
+
+    def sample(
+        self, conditioning: Conditioning, seeds: Sequence[int], window: Window, on_step: OnStep | None = None
+    ) -> Latents:
+        """Latents of ``b`` clips, ``(b c f h w)``, with gradient in the window."""
+        with self.timer("rollout"):
+            return rollout(
+                self.predict,
+                self.sampler,
+                conditioning,
+                self.noise(seeds),
+                window,
+                guidance_scale=self.guidance_scale,
+                branches=self.branches,
+                recompute=self.recompute,
+                on_step=on_step,
+            )
+
+    def decode(self, latents: Latents, frames: Sequence[int] | None) -> Frames:
+        """Pixels of the wanted frames, ``(b f 3 h w)`` in [0, 1]."""
+        with self.timer("decode"):
+            return self.backbone.decode(latents, frames)
+
+    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        """Raw scores by reward, each ``(b,)``.
+
+        Raises:
+            ValueError: a reward gave scores of another shape.
+        """
+        scores: dict[str, Tensor] = {}
+        with self.timer("reward"):
+            for key, reward in self.rewards.items():
+                score = reward.score(frames, prompts)
+                if tuple(score.shape) != (len(prompts),):
+                    raise ValueError(
+                        f"reward {key!r} gave scores of shape {tuple(score.shape)}; "
+                        f"expected ({len(prompts)},), one a clip."
+                    )
+                scores[key] = score
+        return scores
+
+    def sample_and_score(self, batch: Batch, window: Window, on_step: OnStep | None = None) -> ScoredClips:
+        """Make and judge a batch's clips, with gradient in the window; frames are chosen by the batch's chance."""
+        chosen = self.choose_frames(batch.rng)
+        latents = self.sample(batch.conditioning, batch.seeds, window, on_step)
+        return self.decode_and_score(latents, chosen, batch.prompts)
+
+    def decode_and_score(self, latents: Latents, frames: Sequence[int], prompts: Sequence[Prompt]) -> ScoredClips:
+        """Decode the wanted frames of clean latents and judge them."""
+        scores = self.score(self.decode(latents, frames), prompts)
+        return ScoredClips(latents, scores, self.objective.reward(scores))
+
+    def predict_at(self, conditioning: Conditioning, latents: Latents, i: int, *, recompute: bool) -> Tensor:
+        """The guided prediction for latents ``(b c f h w)`` before step ``i``. The caller owns grad mode."""
+        return predict_step(
+            self.predict,
+            self.sampler,
+            conditioning,
+            latents,
+            i,
+            guidance_scale=self.guidance_scale,
+            branches=self.branches,
+            recompute=recompute,
+        )
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """The model without its adapter, and no gradient."""
+        with torch.no_grad(), adapters.switched_off(self.backbone.denoiser):
+            yield
+
+    def divergence(self, prediction: Tensor, conditioning: Conditioning, latents: Latents, i: int) -> Tensor:
+        """How far a prediction of step ``i`` is from the base model's, ``(b,)``: half the mean squared difference.
+
+        Up to a factor that the step alone decides, this is the Kullback-Leibler divergence, per latent element, of the
+        distributions of the next latents under the two models, which are Gaussians of one variance (DPOK,
+        arXiv 2305.16381, eq. 8).
+
+        Args:
+            prediction: ``(b c f h w)``, from :meth:`predict_at`.
+            conditioning: see :meth:`predict_at`, like ``latents`` and ``i``.
+        """
+        with self.base():
+            reference = self.predict_at(conditioning, latents, i, recompute=False)
+        return (upcast(prediction) - upcast(reference)).square().flatten(1).mean(1) / 2

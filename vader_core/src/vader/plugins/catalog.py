@@ -1,0 +1,44 @@
+"""What other distributions of the project offer, so that a missing component can be named with its installation."""
+
+from __future__ import annotations
+
+OFFERED: dict[str, dict[str, tuple[str, ...]]] = {
+    "vader-plugin-shapes": {
+        "backbone": ("shapes",),
+        "reward": ("shapes_accuracy", "shapes_alignment", "shapes_colourfulness", "shapes_motion"),
+        "prompts": ("shapes",),
+    },
+    "vader-plugin-diffusers": {"backbone": ("wan",)},
+    "vader-plugin-modelscope": {"backbone": ("modelscope",)},
+    "vader-plugin-videocrafter": {"backbone": ("videocrafter2",), "sampler": ("videocrafter_ddim",)},
+    "vader-plugin-opensora": {"backbone": ("opensora",), "sampler": ("opensora_rflow",)},
+    "vader-plugin-rewards": {
+        "reward": (
+            "action",
+            "aesthetic",
+            "clip_text",
+            "compression",
+            "detection",
+            "flow",
+            "hps",
+            "hps_package",
+            "imagenet",
+            "jpeg_size",
+            "motion",
+            "nsfw",
+            "ocr_text",
+            "pickscore",
+            "temporal_consistency",
+            "vjepa",
+            "weather",
+        ),
+        "prompts": ("nouns_activities", "set"),
+    },
+}
+"""Distribution -> kind -> names."""
+
+NOT_INSTALLED: dict[str, dict[str, str]] = {
+    kind: {name: distribution for distribution, offered in OFFERED.items() for name in offered.get(kind, ())}
+    for kind in ("backbone", "reward", "sampler", "prompts")
+}
+"""Kind -> name -> the distribution that offers it."""

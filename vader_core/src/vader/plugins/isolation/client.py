@@ -1,0 +1,143 @@
+"""An isolated reward as the run sees it: an ordinary reward, differentiable if it is so in its own process."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from vader.errors import IsolationError
+from vader.plugins.isolation.process import Process
+from vader.protocols import Prompt, Runtime
+
+if TYPE_CHECKING:
+    from vader.shapes import Frames, Scores
+
+
+class IsolatedReward:
+    """A reward that lives in another process.
+
+    Class attributes besides a reward's:
+        launch: keyword arguments of the process and its reward, set by :func:`isolated`.
+
+    Raises:
+        IsolationError: the process ends, hangs or raises, at construction or at a call.
+    """
+
+    differentiable: ClassVar[bool] = True
+    frames: ClassVar[int] = 1
+    needs_prompt: ClassVar[bool] = False
+    launch: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, runtime: Runtime) -> None:
+        launch = self.launch
+        self._timeout: float = launch["timeout"]
+        self._label: str = launch["label"]
+        self._process = Process(launch["python"], self._label)
+        self._lock = threading.Lock()
+        self._ids = itertools.count()
+        self._dropped: list[int] = []
+        dtype = str(runtime.dtype).removeprefix("torch.")
+        self._process.ask(
+            launch["startup_timeout"],
+            op="build",
+            name=launch["name"],
+            options=launch["options"],
+            device=str(runtime.device),
+            dtype=dtype,
+        )
+
+    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores:
+        """See :class:`vader.protocols.Reward`."""
+        if self.differentiable and torch.is_grad_enabled() and frames.requires_grad:
+            scores: Tensor = _Score.apply(frames, self, prompts)
+            return scores
+        return self._ask(frames, prompts, grad=False)[0]
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.end()
+
+    def _ask(self, frames: Tensor, prompts: Sequence[Prompt], *, grad: bool) -> tuple[Tensor, _Graph | None]:
+        """Scores, and what the graph in the other process is known by when it carries a gradient."""
+        flat = frames.detach().cpu().contiguous().reshape(-1)
+        graph = _Graph(self, next(self._ids))
+        with self._lock:
+            memory = self._process.memory(max(flat.numel() * flat.element_size(), 1))
+            torch.frombuffer(memory, dtype=flat.dtype, count=flat.numel()).copy_(flat)
+            answer = self._process.ask(
+                self._timeout,
+                op="score",
+                id=graph.id,
+                shape=list(frames.shape),
+                dtype=str(frames.dtype).removeprefix("torch."),
+                size=len(memory),
+                prompts=[[prompt.text, self._plain(prompt)] for prompt in prompts],
+                grad=grad,
+                drop=self._take_dropped(),
+            )
+        dtype = getattr(torch, answer["dtype"])
+        scores = torch.tensor(answer["scores"], dtype=torch.float64).to(frames.device, dtype)
+        return scores, graph if answer["gradient"] else None
+
+    def _plain(self, prompt: Prompt) -> dict[str, Any]:
+        data = dict(prompt.metadata)
+        try:
+            json.dumps(data)
+        except (TypeError, ValueError) as error:
+            raise IsolationError(
+                f"isolated reward {self._label!r}: the metadata of prompt {prompt.text!r} cannot be sent: {error}. "
+                "Expected JSON's types."
+            ) from error
+        return data
+
+    def _take_dropped(self) -> list[int]:
+        taken, self._dropped = self._dropped, []
+        return taken
+
+    def _pull(self, graph: _Graph, gradient: Tensor, like: Tensor) -> Tensor:
+        """The gradient with respect to frames that were ``like``, for the gradient ``(b,)`` of their scores."""
+        with self._lock:
+            values = gradient.detach().double().cpu().tolist()
+            answer = self._process.ask(
+                self._timeout, op="backward", id=graph.id, gradient=values, drop=self._take_dropped()
+            )
+            if not answer["gradient"]:
+                return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
+            memory = self._process.memory(1)
+            flat = torch.frombuffer(memory, dtype=like.dtype, count=like.numel()).clone()
+        return flat.reshape(like.shape).to(like.device)
+
+
+class _Graph:
+    """A graph kept in the other process for as long as this object lives."""
+
+    def __init__(self, reward: IsolatedReward, id: int) -> None:
+        self._reward, self.id = reward, id
+
+    def __del__(self) -> None:
+        self._reward._dropped.append(self.id)
+
+
+class _Score(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, reward: IsolatedReward, prompts: Sequence[Prompt]) -> Tensor:
+        scores, graph = reward._ask(frames, prompts, grad=True)
+        ctx.reward, ctx.graph = reward, graph
+        ctx.like = torch.empty((), dtype=frames.dtype, device=frames.device).expand(frames.shape)
+        if graph is None:
+            ctx.mark_non_differentiable(scores)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
+        if ctx.graph is None:
+            return None, None, None
+        return ctx.reward._pull(ctx.graph, gradient, ctx.like), None, None

@@ -1,0 +1,1 @@
+"""From a spec and the registry to live components."""

@@ -1,0 +1,126 @@
+"""From a judged spec to live components: the only caller of component constructors. Weights are loaded here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from vader.errors import Problem, SpecError
+from vader.protocols import Reward
+from vader.resolve.components import ResolvedComponent
+from vader.resolve.planning import Plan
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from vader.methods.context import RolloutContext
+    from vader.protocols import Backbone, Sampler
+
+
+class FunctionReward:
+    """A plain function ``f(frames, prompts) -> (b,)`` as a reward."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def score(self, frames: Any, prompts: Any) -> Any:
+        """See :class:`vader.protocols.Reward`."""
+        return self._function(frames, prompts)
+
+
+def assemble_rewards(
+    parts: Mapping[str, ResolvedComponent], device: torch.device, dtype: torch.dtype
+) -> dict[str, Reward]:
+    """Construct rewards; those that are modules are moved, frozen and put in eval mode."""
+    from torch import nn
+
+    from vader.protocols import Runtime
+
+    rewards: dict[str, Reward] = {}
+    for key, part in parts.items():
+        reward = part.build(runtime=Runtime(device, dtype))
+        if isinstance(reward, nn.Module):
+            reward.to(device).requires_grad_(False).eval()
+        rewards[key] = reward if hasattr(reward, "score") else FunctionReward(reward)
+    return rewards
+
+
+def assemble_backbone(plan: Plan, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """Load the backbone's weights."""
+    from vader.protocols import Runtime
+
+    backbone = cast("Backbone", plan.backbone.build(runtime=Runtime(device, dtype), video=plan.video))
+    if plan.spec.train.gradient_checkpointing:
+        backbone.enable_gradient_checkpointing()
+    return backbone
+
+
+def assemble_sampler(plan: Plan, backbone: Backbone, device: torch.device) -> Sampler:
+    """Construct the sampler for the backbone's noise schedule.
+
+    Raises:
+        SpecError: the sampler cannot integrate what the loaded checkpoint predicts.
+    """
+    from vader.protocols import SamplerContext
+
+    spec = plan.spec.sampler
+    able, prediction = plan.sampler.capability("predictions", ()), backbone.schedule.prediction
+    if prediction not in able:
+        message = f"{plan.sampler.name!r} integrates {', '.join(able)}; the loaded checkpoint predicts {prediction}."
+        raise SpecError([Problem("sampler.name", message)])
+    context = SamplerContext(backbone.schedule, spec.steps, spec.eta, plan.video, device)
+    try:
+        return cast("Sampler", plan.sampler.build(context=context))
+    except ValueError as error:
+        raise SpecError([Problem("sampler", str(error))]) from error
+
+
+def assemble_context(
+    plan: Plan,
+    backbone: Backbone,
+    denoiser: nn.Module,
+    rewards: Mapping[str, Reward],
+    device: torch.device,
+    gather: Callable[[list[Any]], list[Any]] = list,
+) -> RolloutContext:
+    """Put live components together for a method. ``gather`` collects small values from every process."""
+    import random
+
+    from vader.diffusion import frames
+    from vader.diffusion.gradient import window
+    from vader.methods.context import PhaseTimer, RolloutContext
+    from vader.methods.objective import Objective, Term
+
+    spec = plan.spec
+    named = {reward.key: reward for reward in spec.rewards}
+    terms = [Term(key, named[key].weight, named[key].target) if key in named else Term(key) for key in plan.rewards]
+    gradient, steps = spec.gradient, spec.sampler.steps
+
+    def choose_frames(rng: random.Random) -> list[int]:
+        return frames.choose(spec.frames.mode, plan.video.frames, rng, spec.frames.index)
+
+    return RolloutContext(
+        backbone=backbone,
+        denoiser=denoiser,
+        sampler=assemble_sampler(plan, backbone, device),
+        video=plan.video,
+        rewards=rewards,
+        objective=Objective(terms),
+        draw_window=window(
+            gradient.mode,
+            steps,
+            k=gradient.k,
+            from_step=gradient.from_step,
+            original=gradient.original,
+            detach_input=gradient.stop_gradient,
+        ),
+        choose_frames=choose_frames,
+        guidance_scale=spec.sampler.guidance_scale,
+        branches=gradient.branches,
+        recompute=gradient.recompute,
+        renoise=gradient.renoise,
+        device=device,
+        timer=PhaseTimer(device),
+        gather=gather,
+    )

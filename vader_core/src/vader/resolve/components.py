@@ -1,0 +1,117 @@
+"""The components that a spec names: each looked up, its options validated, nothing constructed yet."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vader.errors import IsolationError, Problem, RegistryError
+from vader.plugins import registry
+from vader.plugins.isolation.component import Isolated
+from vader.resolve import code_record
+from vader.spec import IsolateSpec, Options
+from vader.spec.reading import Loc, SpecSource, form_problems, unknown_field
+
+
+@dataclass(frozen=True)
+class ResolvedComponent:
+    """A component chosen by a spec: its class (or function, or finished object) and its validated options."""
+
+    kind: str
+    name: str
+    component: Any
+    options: Any = None
+
+    def build(self, **offered: Any) -> Any:
+        """Construct it, with the options and those of the offered runtime objects that its constructor names."""
+        if not isinstance(self.component, type):
+            return self.component
+        parameters = inspect.signature(self.component).parameters
+        arguments = {name: value for name, value in offered.items() if name in parameters}
+        return self.component(self.options, **arguments) if self.options is not None else self.component(**arguments)
+
+    def capability(self, name: str, default: Any) -> Any:
+        """A capability: a class attribute, or its default for a component that leaves it out."""
+        return getattr(self.component, name, default)
+
+
+class ComponentResolver:
+    """Finds every component that raw spec data names, and validates its options; notes what is wrong."""
+
+    def __init__(self, source: SpecSource, problems: list[Problem]) -> None:
+        self._source, self._problems = source, problems
+        self.found: dict[Loc, ResolvedComponent] = {}
+
+    def collect(self) -> None:
+        """Add every part that the source names."""
+        data = self._source.data
+        for kind in ("backbone", "sampler", "prompts", "method"):
+            self._add(kind, (kind,), data.get(kind))
+        validation = data.get("validation")
+        validation = validation if isinstance(validation, dict) else {}
+        self._add("prompts", ("validation", "prompts"), validation.get("prompts"))
+        for base, owner in ((("rewards",), data), (("validation", "rewards"), validation)):
+            rewards = owner.get("rewards")
+            for index, node in enumerate(rewards if isinstance(rewards, list | tuple) else ()):
+                self._add("reward", (*base, index), node)
+
+    def _add(self, kind: str, loc: Loc, node: Any) -> None:
+        name = node if isinstance(node, str) else node.get("name") if isinstance(node, dict) else None
+        options = node.get("options") if isinstance(node, dict) else None
+        isolate = node.get("isolate") if isinstance(node, dict) and kind == "reward" else None
+        if isinstance(name, str) and name and isolate is not None:
+            self._isolate(loc, name, isolate, options if isinstance(options, dict) else {})
+        elif isinstance(name, str) and name:
+            self.load(kind, loc, name, options if isinstance(options, dict) else {})
+
+    def _isolate(self, loc: Loc, name: str, isolate: Any, options: Mapping[str, Any]) -> None:
+        """Ask another interpreter about a reward; what is wrong with ``isolate`` itself, the run spec says."""
+        try:
+            valid = IsolateSpec.model_validate(isolate)
+        except ValidationError:
+            return
+        try:
+            reward = Isolated(valid.model_dump(), name, name, options)
+        except IsolationError as error:
+            self._problems.append(self._source.problem((*loc, "isolate"), str(error)))
+            return
+        for place, message in reward.problems:
+            self._problems.append(self._source.problem((*loc, "options", *place), message))
+        self.found[loc] = ResolvedComponent("reward", name, reward.component())
+
+    def load(self, kind: str, loc: Loc, name: str, options: Mapping[str, Any]) -> None:
+        """Look a component up and validate its options."""
+        try:
+            component = registry.load(kind, name)
+        except RegistryError as error:
+            self._problems.append(self._source.problem((*loc, "name"), str(error) + self._remembered(kind, name)))
+            return
+        if verdict := registry.misfit(kind, component):
+            self._problems.append(self._source.problem((*loc, "name"), f"{kind} {name!r} is refused: {verdict}"))
+            return
+        model = getattr(component, "Options", None)
+        where = (*loc, "options")
+        if model is None:
+            self._problems += [self._source.problem((*where, key), unknown_field(key, [])) for key in options]
+            self.found[loc] = ResolvedComponent(kind, name, component)
+            return
+        if not (isinstance(model, type) and issubclass(model, Options)):
+            message = f"{kind} {name!r} has an Options that is not a vader.Options; its author must correct that."
+            self._problems.append(self._source.problem((*loc, "name"), message))
+            return
+        try:
+            self.found[loc] = ResolvedComponent(kind, name, component, model.model_validate(dict(options)))
+        except ValidationError as error:
+            self._problems += form_problems(self._source, error, model, where)
+
+    def _remembered(self, kind: str, name: str) -> str:
+        """What the run folder that the spec lies in, or writes to, knows of a component."""
+        folders = [Path(self._source.name).parent] if self._source.name else []
+        output = self._source.data.get("output")
+        folders += [Path(output).expanduser()] if isinstance(output, str) else []
+        return next(filter(None, (code_record.remembered(folder, kind, name) for folder in folders)), "")

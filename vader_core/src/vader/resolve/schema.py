@@ -1,0 +1,92 @@
+"""JSON schema of the run spec with the options of every installed component, so that an editor completes the YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from vader.errors import RegistryError
+from vader.plugins import registry
+from vader.spec import RunSpec
+
+_PLACES = {
+    "BackboneSpec": "backbone",
+    "SamplerSpec": "sampler",
+    "RewardSpec": "reward",
+    "ScoreSpec": "reward",
+}
+"""Definition in the schema -> kind of component. Prompts and methods share a definition and are told apart below."""
+
+
+def run_schema() -> dict[str, Any]:
+    """The schema. Components that fail to load are named without their options."""
+    schema = RunSpec.model_json_schema()
+    definitions = schema["$defs"]
+    for kind in ("prompts", "method"):
+        definition = f"{kind.title()}Spec"
+        definitions[definition] = {**definitions["ComponentSpec"], "title": definition}
+        _add_options(definitions[definition], kind)
+    for definition, kind in _PLACES.items():
+        _add_options(definitions[definition], kind)
+    properties, validation = schema["properties"], definitions["ValidationSpec"]["properties"]
+    for place, name in ((properties, "prompts"), (properties, "method"), (validation, "prompts")):
+        described = {key: place[name][key] for key in ("description",) if key in place[name]}
+        place[name] = {**_either_name("prompts" if name == "prompts" else "method"), **described}
+    for name, definition in (("backbone", "BackboneSpec"), ("sampler", "SamplerSpec")):
+        properties[name] = {**_short(definition), "description": properties[name].get("description", "")}
+    for place, definition in ((properties, "RewardSpec"), (validation, "ScoreSpec")):
+        place["rewards"] = {**place["rewards"], "items": _short(definition)}
+    return schema
+
+
+def _either_name(kind: str) -> dict[str, Any]:
+    return _short(f"{kind.title()}Spec")
+
+
+def _short(definition: str) -> dict[str, Any]:
+    """A component in full, or its name alone."""
+    return {"anyOf": [{"$ref": f"#/$defs/{definition}"}, {"type": "string"}]}
+
+
+def _add_options(definition: dict[str, Any], kind: str) -> None:
+    """Known names as examples, and for each the schema of its options."""
+    loaded = list(_options(kind))
+    name = definition["properties"]["name"]
+    name["examples"] = [entry for entry, _ in loaded]
+    definition["allOf"] = [
+        {
+            "if": {"properties": {"name": {"const": entry}}, "required": ["name"]},
+            "then": {"properties": {"options": options}},
+        }
+        for entry, options in loaded
+        if options is not None
+    ]
+
+
+def _options(kind: str) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    for entry in registry.entries(kind):
+        try:
+            model = getattr(entry.load(), "Options", None)
+        except RegistryError:
+            yield entry.name, None
+            continue
+        if model is None:
+            yield entry.name, {"type": "object", "additionalProperties": False}
+        else:
+            yield entry.name, _inlined(model.model_json_schema())
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema without references of its own, so that it can stand inside another."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, dict):
+            reference = node.get("$ref")
+            if isinstance(reference, str):
+                return resolve(definitions[reference.rsplit("/", 1)[-1]])
+            return {key: resolve(value) for key, value in node.items()}
+        return [resolve(value) for value in node] if isinstance(node, list) else node
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved

@@ -1,0 +1,77 @@
+"""``vader.evaluate``: a model judged on a spec's validation prompts, with its adapter and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vader.resolve import planning
+from vader.errors import Problem, SpecError
+from vader.runs.events import Validation
+from vader.runs.session import Session, open_session
+from vader.runs.validation import chosen, clip_writer, score_clips
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The same prompts and seeds judged twice. ``adapted`` is None when there is no adapter."""
+
+    base: Validation
+    adapted: Validation | None
+
+
+def evaluate(
+    source: planning.Spec,
+    *,
+    adapter: str | Path | None = None,
+    adapter_scale: float = 1.0,
+    output: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Judge a model by the training and held-out rewards of a spec, on its validation prompts and seeds.
+
+    Args:
+        source: a spec in any form, or the path of a run folder (with its adapter).
+        adapter: an adapter's folder or .safetensors file, in place of the run's own.
+        adapter_scale: of the adapter's update.
+        output: folder for the clips, in ``base/`` and ``adapted/``; None writes none.
+        overrides: dotted ``path=value`` strings.
+        progress: called with clips done and clips in all.
+
+    Raises:
+        SpecError: the spec is wrong, or turns validation off.
+        WeightsError: weights or adapter cannot be loaded.
+    """
+    session = open_session(source, overrides, adapter, judged=True)
+    if session.plan.spec.validation.clips == 0:
+        raise SpecError([Problem("validation.clips", "0 turns validation off; evaluation needs 1 or more.")])
+    folder = Path(output).expanduser() if output is not None else None
+    rounds = 1 if session.adapter is None else 2
+    total = rounds * session.plan.spec.validation.clips
+
+    def judge(name: str, scale: float, done: int) -> Validation:
+        session.set_scale(scale)
+        return _judge(session, folder / name if folder is not None else None, lambda n: progress(done + n, total))
+
+    base = judge("base", 0.0, 0)
+    if session.adapter is None:
+        return Evaluation(base, None)
+    return Evaluation(base, judge("adapted", adapter_scale, len(base.clips)))
+
+
+def _judge(session: Session, folder: Path | None, progress: Callable[[int], None]) -> Validation:
+    spec = session.plan.spec.validation
+    prompts, seeds = chosen(spec, session.plan.validation_prompts)
+    size = spec.batch_size or session.plan.spec.train.batch_size
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    write = clip_writer(folder or Path(), spec.save_clips if folder is not None else 0, session.plan.video.fps or 8.0)
+
+    def keep(index: int, frames: object) -> str | None:
+        progress(index + 1)
+        return write(index, frames)  # type: ignore[arg-type]
+
+    clips = score_clips(session.context, session.encode, prompts, seeds, range(spec.clips), size, keep)
+    return Validation(0, tuple(clips))

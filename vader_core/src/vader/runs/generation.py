@@ -1,0 +1,98 @@
+"""``vader.generate``: clips from a spec, or from a run with its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vader.resolve import planning
+from vader.errors import RunFolderError
+from vader.diffusion.frames import tile, write_clip
+from vader.diffusion.gradient import no_gradient
+from vader.protocols import Prompt
+from vader.diffusion.seeding import derive
+from vader.runs.session import open_session
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A clip: its prompt, its seed, its frames ``(f c h w)`` in [0, 1] on the CPU, and its file if it was written."""
+
+    prompt: str
+    seed: int
+    frames: Tensor
+    file: Path | None
+
+
+def generate(
+    source: planning.Spec,
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    adapter: str | Path | None = None,
+    adapter_scale: float = 1.0,
+    output: str | Path | None = None,
+    file_type: str = "mp4",
+    grid: bool = False,
+    batch_size: int = 1,
+    enlarge: int = 1,
+    overrides: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Generated]:
+    """Make clips: every prompt with every seed.
+
+    Args:
+        source: a spec in any form (base model, or the spec's initial adapter), or the path of a run folder (with its
+            adapter).
+        prompts: at least one.
+        seeds: of the noise; a clip depends on its seed and prompt, not on the batch it is made in.
+        adapter: an adapter's folder or .safetensors file, in place of the run's own.
+        adapter_scale: of the adapter's update; 0 gives the base model's clip bit for bit.
+        output: folder to write into; None writes nothing.
+        file_type: "mp4", "gif" or "png".
+        grid: also write ``grid.<file_type>``, one row a prompt and one column a seed.
+        batch_size: clips made at once.
+        enlarge: whole-number enlargement of the written clips.
+        overrides: dotted ``path=value`` strings.
+        progress: called with clips done and clips in all.
+
+    Raises:
+        ValueError: no prompt, no seed, or an unknown file type.
+        SpecError: the spec is wrong.
+        WeightsError: weights or adapter cannot be loaded.
+    """
+    if not prompts or not seeds:
+        raise ValueError("generate needs at least one prompt and one seed.")
+    if file_type not in ("mp4", "gif", "png"):
+        raise ValueError(f"cannot write clips as {file_type!r}; expected mp4, gif or png.")
+    session = open_session(source, overrides, adapter, judged=False)
+    session.set_scale(adapter_scale)
+    context = session.context
+    wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
+    made: list[Generated] = []
+    folder = Path(output).expanduser() if output is not None else None
+    fps = session.plan.video.fps or 8.0
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot write clips to {str(folder)!r}: {error.strerror}.") from error
+    for start in range(0, len(wanted), batch_size):
+        rows = wanted[start : start + batch_size]
+        with torch.no_grad():
+            conditioning = session.encode([Prompt(prompt) for prompt, _ in rows])
+            noise = [derive(seed, "generate") for _, seed in rows]
+            frames = context.decode(context.sample(conditioning, noise, no_gradient(len(context.sampler.timesteps))), None)
+        for (prompt, seed), clip in zip(rows, frames.cpu(), strict=True):
+            file = folder / f"clip-{len(made):03d}-seed-{seed}.{file_type}" if folder is not None else None
+            if file is not None:
+                write_clip(file, clip, fps, scale=enlarge)
+            made.append(Generated(prompt, seed, clip, file))
+        progress(len(made), len(wanted))
+    if grid and folder is not None:
+        write_clip(folder / f"grid.{file_type}", tile([clip.frames for clip in made], len(seeds)), fps, scale=enlarge)
+    return made

@@ -1,0 +1,102 @@
+"""A model ready to make clips: a spec or a run folder, opened without an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vader.resolve import adapter_source
+from vader.weights.lora import adapters
+from vader.resolve import build
+from vader.runs import checkpoint
+from vader.resolve import planning
+from vader.diffusion.conditioning import ConditioningCache
+from vader.runs.engine import DTYPES, make_accelerator
+from vader.errors import RunFolderError, WeightsError
+from vader.methods.context import RolloutContext
+from vader.runs.folder import SPEC
+from vader.diffusion.seeding import derive
+
+
+@dataclass(frozen=True)
+class Session:
+    """A context with the encoder of its prompts. ``adapter`` is where the adapter came from, None for the base model."""
+
+    plan: planning.Plan
+    context: RolloutContext
+    encode: ConditioningCache
+    adapter: Path | None
+
+    def set_scale(self, scale: float) -> None:
+        """Scale the adapter's update; 0 gives the base model bit for bit."""
+        if self.adapter is not None:
+            adapters.set_scale(self.context.backbone.denoiser, scale)
+
+
+def locate(source: Any, adapter: str | Path | None) -> tuple[Any, Path | None]:
+    """The spec and the adapter meant by a source, which may be a run folder.
+
+    Args:
+        source: a spec in any form, or the path of a run folder.
+        adapter: an adapter's folder, file or ``hub:owner/name[:file]``; None takes the run folder's own.
+
+    Raises:
+        RunFolderError: the folder is not that of a run.
+        WeightsError: it holds no adapter.
+    """
+    chosen = adapter_source.locate(adapter) if adapter is not None else None
+    if not isinstance(source, str | Path) or not Path(source).is_dir():
+        return source, chosen
+    folder = Path(source)
+    if not (folder / SPEC).is_file():
+        raise RunFolderError(f"{str(folder)!r} is not the folder of a run: it has no {SPEC}.")
+    return folder / SPEC, chosen or newest_adapter(folder)
+
+
+def newest_adapter(folder: Path) -> Path:
+    """The adapter of a run: the final one, or that of the newest sound checkpoint.
+
+    Raises:
+        WeightsError: the folder holds neither.
+    """
+    final = folder / "adapter"
+    if (final / adapters.PEFT_FILE).is_file():
+        return final
+    found = checkpoint.newest(folder / "checkpoints", lambda _: None)
+    if found is None:
+        raise WeightsError(
+            f"{str(folder)!r} holds no adapter yet: no checkpoint has been written. Train it, or name one."
+        )
+    return found.adapter
+
+
+def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | None, *, judged: bool) -> Session:
+    """Load a model for making clips.
+
+    Args:
+        source: a spec in any form, or the path of a run folder.
+        overrides: dotted ``path=value`` strings.
+        adapter: an adapter's folder, file or name on the hub, in place of the run's own.
+        judged: load the rewards, training and held-out.
+
+    Raises:
+        SpecError: the spec is wrong.
+        WeightsError: weights or adapter cannot be loaded.
+    """
+    spec_source, path = locate(source, adapter)
+    own = ["backbone.adapter.init=null"] if path is not None else []  # what training started from need not be there
+    plan = planning.plan(spec_source, [*overrides, *own], training=False)
+    accelerator = make_accelerator(plan.spec)
+    device, dtype = accelerator.device, DTYPES[plan.spec.train.mixed_precision]
+    init = path or plan.initial_adapter
+    shape = adapter_source.shape_of(plan.backbone, init) if init is not None else None
+    backbone = build.assemble_backbone(plan, device, dtype)
+    rewards = build.assemble_rewards({**plan.rewards, **plan.held_out}, device, dtype) if judged else {}
+    if shape is not None and init is not None:
+        tensors = adapter_source.tensors(plan.backbone, init)
+        adapters.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"), tensors)
+    denoiser = accelerator.prepare_model(backbone.denoiser, evaluation_mode=True)
+    context = build.assemble_context(plan, backbone, denoiser, rewards, device)
+    return Session(plan, context, ConditioningCache(backbone, device), init)

@@ -1,0 +1,178 @@
+"""One optimizer step: micro-steps, accumulation, clipping, and what to do when numbers are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vader.weights.lora.adapters import set_dropout
+from vader.diffusion.conditioning import ConditioningCache
+from vader.errors import NonFiniteError
+from vader.methods.protocol import Batch, Loss, Method
+from vader.methods.context import PhaseTimer
+from vader.protocols import PromptSource
+from vader.diffusion.seeding import derive, stream
+from vader.spec import TrainSpec
+
+
+def learning_rate(spec: TrainSpec, step: int) -> float:
+    """Learning rate of optimizer step ``step``, counted from 0: linear warm-up, then the schedule down to 0."""
+    if step < spec.warmup_steps:
+        return spec.learning_rate * (step + 1) / (spec.warmup_steps + 1)
+    progress = (step - spec.warmup_steps) / max(1, spec.steps - spec.warmup_steps)
+    factors = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+    return spec.learning_rate * factors[spec.schedule]
+
+
+@dataclass
+class Counters:
+    """Optimizer steps skipped because loss or gradient was not finite: in all, and in a row until now."""
+
+    skipped: int = 0
+    in_a_row: int = 0
+
+
+class TrainStep:
+    """Runs optimizer steps.
+
+    Args:
+        spec: the run's ``train`` section.
+        accelerator: accelerate's object.
+        denoiser: prepared.
+        optimizer: prepared.
+        parameters: that train.
+        method: gives losses.
+        prompts: the prompt source.
+        encode: conditioning of prompts.
+        counters: from an interrupted run, or new.
+        timer: measures phases.
+    """
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        accelerator: Accelerator,
+        denoiser: nn.Module,
+        optimizer: Any,
+        parameters: list[nn.Parameter],
+        method: Method,
+        prompts: PromptSource,
+        encode: ConditioningCache,
+        counters: Counters,
+        timer: PhaseTimer,
+    ) -> None:
+        self._spec, self._accelerator, self._denoiser = spec, accelerator, denoiser
+        self._optimizer, self._parameters, self._method = optimizer, parameters, method
+        self._prompts, self._encode, self.counters, self._timer = prompts, encode, counters, timer
+
+    def step(self, step: int) -> tuple[dict[str, float], str | None]:
+        """Optimizer step ``step``, counted from 0.
+
+        Returns:
+            Its metrics, and a notice when the step was skipped.
+
+        Raises:
+            NonFiniteError: too many skipped in a row.
+        """
+        rate = learning_rate(self._spec, step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        set_dropout(self._denoiser, True)
+        losses = self._backward(step)
+        set_dropout(self._denoiser, False)
+        metrics = self._gather(losses)
+        with self._timer("optimizer"):
+            norm = float(self._accelerator.clip_grad_norm_(self._parameters, self._spec.max_grad_norm))
+            metrics.update(grad_norm=norm, learning_rate=rate)
+            notice = self._apply(step, metrics)
+            self._optimizer.zero_grad(set_to_none=True)
+        return metrics, notice
+
+    def _batches(self, step: int) -> list[Batch]:
+        """This process's batch of every micro-step. Optimizer steps on the same clips have equal prompts and seeds."""
+        spec, accelerator = self._spec, self._accelerator
+        size, world, rank = spec.batch_size, accelerator.num_processes, accelerator.process_index
+        shared, start = self._method.group_size, step - step % self._method.inner_epochs
+        clips = size * world * spec.gradient_accumulation
+        drawn = self._prompts.draw(clips // shared, stream(spec.seed, "prompts", start))
+        prompts = [prompt for prompt in drawn for _ in range(shared)]
+        batches: list[Batch] = []
+        for micro in range(spec.gradient_accumulation):
+            first = (micro * world + rank) * size
+            mine = tuple(prompts[first : first + size])
+            seeds = tuple(derive(spec.seed, "clip", start, first + row) for row in range(size))
+            batches.append(Batch(mine, self._encode(mine), seeds, stream(spec.seed, "draw", step, micro)))
+        return batches
+
+    def _backward(self, step: int) -> list[Loss]:
+        """Every loss, back-propagated; gradients are synchronised in the very last pass."""
+        accelerator, method, accumulation = self._accelerator, self._method, self._spec.gradient_accumulation
+        passes = method.losses(self._batches(step), step % method.inner_epochs)
+        total = accumulation * method.passes
+        losses: list[Loss] = []
+        for index in range(total):
+            with nullcontext() if index == total - 1 else accelerator.no_sync(self._denoiser):
+                loss = next(passes)
+                with self._timer("backward"):
+                    accelerator.backward(loss.value / accumulation)
+            losses.append(loss)
+        return losses
+
+    def _gather(self, losses: list[Loss]) -> dict[str, float]:
+        """Means over micro-steps and processes; the method's own metrics are means over micro-steps."""
+        gather = self._accelerator.gather
+
+        def mean(tensors: list[Tensor]) -> float:
+            return float(gather(torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors])).mean())
+
+        metrics = {
+            "loss": mean([loss.value for loss in losses]) * self._method.passes,
+            "reward": mean([loss.reward for loss in losses]),
+        }
+        for key in losses[0].scores:
+            metrics[f"score/{key}"] = mean([loss.scores[key] for loss in losses])
+        for key in losses[0].metrics:
+            metrics[key] = sum(loss.metrics[key] for loss in losses) / len(losses)
+        return metrics
+
+    def _apply(self, step: int, metrics: dict[str, float]) -> str | None:
+        """Take the step, or skip it when loss or gradient is not finite."""
+        finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
+        scaler = self._accelerator.scaler
+        if finite or (scaler is not None and not math.isfinite(metrics["grad_norm"])):
+            self._optimizer.step()  # a loss scaler skips by itself and lowers its scale
+        elif scaler is not None:
+            scaler.update(scaler.get_scale())  # the gradients it has unscaled are dropped; the scale is not at fault
+        metrics["skipped"] = float(not finite)
+        if finite:
+            self.counters.in_a_row = 0
+            return None
+        self.counters.skipped += 1
+        if scaler is None or scaler.get_scale() <= 1.0 or not math.isfinite(metrics["loss"]):
+            self.counters.in_a_row += 1
+        said = _describe(step + 1, metrics)
+        if self.counters.in_a_row >= self._spec.max_nonfinite:
+            raise NonFiniteError(
+                f"{said} That makes {self.counters.in_a_row} optimizer steps in a row (train.max_nonfinite). "
+                "The last checkpoint stands. Lower the learning rate or look at the reward that is named."
+            )
+        return f"{said} The optimizer step was skipped."
+
+
+def _describe(step: int, metrics: Mapping[str, float]) -> str:
+    """Which numbers of an optimizer step are not finite."""
+    names = ["loss", "grad_norm", *(key for key in metrics if key.startswith("score/"))]
+    wrong = [
+        f"{name.replace('score/', 'reward ')} = {metrics[name]}" for name in names if not math.isfinite(metrics[name])
+    ]
+    if wrong == [f"grad_norm = {metrics['grad_norm']}"]:  # then every reward may be at fault
+        scores = [f"{key.replace('score/', 'reward ')} = {metrics[key]:.4g}" for key in names[2:]]
+        wrong.append(f"with {', '.join(scores)}")
+    return f"optimizer step {step}: {', '.join(wrong)}."

@@ -1,0 +1,1 @@
+"""What plugin authors may import beside ``vader`` and ``vader.testing``."""

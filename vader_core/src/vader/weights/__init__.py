@@ -1,0 +1,1 @@
+"""Weight files, pipeline folders, adapters."""
