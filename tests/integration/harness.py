@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import vader
-from vader.cli.app import app as cli
+from vader.cli import app as cli
 
 if TYPE_CHECKING:
     import pytest

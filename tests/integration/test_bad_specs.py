@@ -16,7 +16,7 @@ import yaml
 from tests.integration.harness import BACKBONE, BRIGHTNESS, FAKES, PROMPT_LENGTH, command, merged, tiny
 
 import vader
-from vader.cli.app import app as cli
+from vader.cli import app as cli
 from vader.plugins import registry
 from vader.resolve import build
 

@@ -12,7 +12,7 @@ from tests.integration.harness import tiny
 
 import vader
 from vader import SpecError, WeightsError
-from vader.cli.app import app as cli
+from vader.cli import app as cli
 from vader.resolve import adapter_source, planning
 from vader.runs.folder import SPEC
 from vader.weights.lora.adapters import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE

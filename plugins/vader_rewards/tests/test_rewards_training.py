@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import vader
-from vader.cli.app import app as cli
+from vader.cli import app as cli
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vader import Video, WeightsError
-from vader.cli.app import app as cli
+from vader.cli import app as cli
 from vader.resolve import conversion
 from vader.resolve.components import ResolvedComponent
 from vader.spec import AdapterSpec

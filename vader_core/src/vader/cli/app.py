@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vader import __version__
-from vader.cli.app import convert as cli_convert
-from vader.cli.app import estimate as cli_estimate
-from vader.cli.app import plugins as cli_plugins
-from vader.cli.app import prompts as cli_prompts
+from vader.cli import convert as cli_convert
+from vader.cli import estimate as cli_estimate
+from vader.cli import plugins as cli_plugins
+from vader.cli import prompts as cli_prompts
 from vader.errors import VaderError
 
 if TYPE_CHECKING:
