@@ -11,7 +11,7 @@ import vader
 
 
 class Small:
-    """Two convolutions, without an outline: it is built and stripped of its bytes."""
+    """Two convolutions, without meta_init: it is built and stripped of its bytes."""
 
     def __init__(self, runtime: vader.Runtime) -> None:
         self.network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1))

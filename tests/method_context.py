@@ -16,8 +16,7 @@ from vader.diffusion.samplers.ddim import DDIM
 from vader.diffusion.samplers.flow_euler import FlowEuler
 from vader.methods.context import PhaseTimer, RolloutContext
 from vader.methods.objective import Objective, Term
-from vader.methods.protocol import Batch
-from vader.protocols import Prediction, Prompt, Runtime, SamplerContext, Video
+from vader.protocols import Batch, Prediction, Prompt, Runtime, SamplerContext, Video
 from vader.spec import AdapterSpec
 from vader.weights.lora import adapters
 

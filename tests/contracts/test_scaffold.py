@@ -45,7 +45,7 @@ def site(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def run(site: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = environment(VADER_CONFIG_HOME=str(cwd))
-    env["PYTHONPATH"] = str(site)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=900, check=False)
 

@@ -52,7 +52,7 @@ def _built(plan: planning.Plan) -> tuple[Backbone, dict[str, Reward], list[torch
     backbone = build.assemble_backbone(plan, device, dtype)
     rewards = build.assemble_rewards(plan.rewards, device, dtype)
     part: ResolvedComponent = plan.backbone
-    targets = part.capability("lora_target_modules", ())
+    targets = part.capability("lora_target_modules")
     return backbone, rewards, adapters.inject(backbone.denoiser, plan.spec.backbone.adapter, targets, 0)
 
 

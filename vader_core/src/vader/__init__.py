@@ -21,7 +21,7 @@ _PUBLIC = {
     "Sampler": "vader.protocols",
     "Reward": "vader.protocols",
     "PromptSource": "vader.protocols",
-    "Method": "vader.methods.protocol",
+    "Method": "vader.protocols",
     "Prompt": "vader.protocols",
     "Video": "vader.protocols",
     "Runtime": "vader.protocols",
@@ -29,8 +29,8 @@ _PUBLIC = {
     "NoiseSchedule": "vader.protocols",
     "SamplerContext": "vader.protocols",
     "StepOutput": "vader.protocols",
-    "Batch": "vader.methods.protocol",
-    "Loss": "vader.methods.protocol",
+    "Batch": "vader.protocols",
+    "Loss": "vader.protocols",
     "Run": "vader.runs.events",
     "RunResult": "vader.runs.events",
     "Validation": "vader.runs.events",
@@ -56,11 +56,11 @@ if TYPE_CHECKING:
     from vader.errors import SpecError as SpecError
     from vader.errors import VaderError as VaderError
     from vader.errors import WeightsError as WeightsError
-    from vader.methods.protocol import Batch as Batch
-    from vader.methods.protocol import Loss as Loss
-    from vader.methods.protocol import Method as Method
     from vader.protocols import Backbone as Backbone
+    from vader.protocols import Batch as Batch
     from vader.protocols import Conditioning as Conditioning
+    from vader.protocols import Loss as Loss
+    from vader.protocols import Method as Method
     from vader.protocols import NoiseSchedule as NoiseSchedule
     from vader.protocols import Prompt as Prompt
     from vader.protocols import PromptSource as PromptSource

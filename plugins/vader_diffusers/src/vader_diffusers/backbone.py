@@ -87,8 +87,8 @@ class Wan:
         self._put_together(options, runtime, folder, files.load, nn.Module.to)
 
     @classmethod
-    def outline(cls, options: WanOptions, runtime: Runtime, place: Place) -> Wan:
-        """See :meth:`vader.Backbone.outline`; the published 1.3B model's configurations are part of this plugin."""
+    def meta_init(cls, options: WanOptions, runtime: Runtime, place: Place) -> Wan:
+        """See :class:`vader.protocols.MetaBuildable`; the configurations of the published 1.3B are in this plugin."""
         published = options.weights == files.HUB and options.revision is None and not Path(files.HUB).is_dir()
         folder = files.PIPELINE.find(str(files.PUBLISHED) if published else options.weights, options.revision)
         backbone = cls.__new__(cls)

@@ -113,8 +113,8 @@ class ModelScope:
             self.denoiser.enable_xformers_memory_efficient_attention()
 
     @classmethod
-    def outline(cls, options: ModelScopeOptions, runtime: Runtime, place: Place) -> ModelScope:
-        """See :meth:`vader.Backbone.outline`; the published model's configurations are part of this plugin."""
+    def meta_init(cls, options: ModelScopeOptions, runtime: Runtime, place: Place) -> ModelScope:
+        """See :class:`vader.protocols.MetaBuildable`; the published model's configurations are part of this plugin."""
         published = options.weights == files.HUB and options.revision is None and not Path(files.HUB).is_dir()
         folder = files.PIPELINE.find(str(files.PUBLISHED) if published else options.weights, options.revision)
         backbone = cls.__new__(cls)

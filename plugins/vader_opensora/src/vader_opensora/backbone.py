@@ -95,8 +95,8 @@ class OpenSora:
         self._put_together(options, runtime, video, (denoiser, vae, text_encoder), nn.Module.to)
 
     @classmethod
-    def outline(cls, options: OpenSoraOptions, runtime: Runtime, video: Video, place: Place) -> OpenSora:
-        """See :meth:`vader.Backbone.outline`; the sizes of the published parts are in this plugin."""
+    def meta_init(cls, options: OpenSoraOptions, runtime: Runtime, video: Video, place: Place) -> OpenSora:
+        """See :class:`vader.protocols.MetaBuildable`; the sizes of the published parts are in this plugin."""
         from vader.weights.meta_init import Tokens
         from vader_opensora import outline
 

@@ -113,8 +113,8 @@ class Aesthetic:
         self._network = _HeadOnClip.load(options, runtime, "none", "none")
 
     @classmethod
-    def outline(cls, options: AestheticOptions, runtime: Runtime, place: Place) -> Aesthetic:
-        """See :meth:`vader.Reward.outline`; the head has the widths of LAION's."""
+    def meta_init(cls, options: AestheticOptions, runtime: Runtime, place: Place) -> Aesthetic:
+        """See :class:`vader.protocols.MetaBuildable`; the head has the widths of LAION's."""
         from vader_rewards import outline
 
         reward = cls.__new__(cls)

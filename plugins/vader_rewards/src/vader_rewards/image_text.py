@@ -133,8 +133,8 @@ class Hps:
         self._how = options.preprocess
 
     @classmethod
-    def outline(cls, options: HpsOptions, runtime: Runtime, place: Place) -> Hps:
-        """See :meth:`vader.Reward.outline`; without a folder the model is a ViT-H/14, whatever its weights."""
+    def meta_init(cls, options: HpsOptions, runtime: Runtime, place: Place) -> Hps:
+        """See :class:`vader.protocols.MetaBuildable`; without a folder it is a ViT-H/14, whatever its weights."""
         require("hps", "hps", "open_clip")
         from vader_rewards import outline
 
@@ -226,8 +226,8 @@ class PickScore:
         self._model = weights.model(CLIPModel, source, options.weights, runtime.dtype).to(runtime.device)
 
     @classmethod
-    def outline(cls, options: PickScoreOptions, runtime: Runtime, place: Place) -> PickScore:
-        """See :meth:`vader.Reward.outline`."""
+    def meta_init(cls, options: PickScoreOptions, runtime: Runtime, place: Place) -> PickScore:
+        """See :class:`vader.protocols.MetaBuildable`."""
         from vader_rewards import outline
 
         reward = cls.__new__(cls)

@@ -90,8 +90,8 @@ class VideoCrafter2:
         self._put_together(options, runtime, video, parts)
 
     @classmethod
-    def outline(cls, options: VideoCrafter2Options, runtime: Runtime, video: Video, place: Place) -> VideoCrafter2:
-        """See :meth:`vader.Backbone.outline`; the sizes of the published 512 v2 are in this plugin."""
+    def meta_init(cls, options: VideoCrafter2Options, runtime: Runtime, video: Video, place: Place) -> VideoCrafter2:
+        """See :class:`vader.protocols.MetaBuildable`; the sizes of the published 512 v2 are in this plugin."""
         from vader_videocrafter import outline
 
         backbone = cls.__new__(cls)

@@ -86,12 +86,14 @@ def _named_sets(entry: Entry, component: Any) -> Mapping[str, Sequence[Prompt]]:
     Raises:
         BrokenComponent: it raises, or gives something else.
     """
-    offer = getattr(component, "named_sets", None)
-    if offer is None:
+    from vader.protocols import NamedPromptSets, ability
+
+    able = ability("prompts", component, NamedPromptSets)
+    if able is None:
         return {}
     fix = "Its author must correct that."
     try:
-        sets = {name: tuple(held) for name, held in offer().items()}
+        sets = {name: tuple(held) for name, held in able.named_sets().items()}
         if all(isinstance(name, str) and all(isinstance(p.text, str) for p in sets[name]) for name in sets):
             return sets
     except Exception as error:

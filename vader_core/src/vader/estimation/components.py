@@ -1,4 +1,4 @@
-"""Components without weights: from their outline where they have one, else constructed and stripped of their bytes."""
+"""Components without weights: by ``meta_init`` where they have it, else constructed and stripped of their bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vader.errors import VaderError, WeightsError
 from vader.estimation.fake_device import STAGE, Machine
-from vader.protocols import Backbone, Prompt, Reward, Runtime
+from vader.protocols import Backbone, MetaBuildable, Prompt, Reward, Runtime
 from vader.resolve import build
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.planning import Plan
@@ -68,7 +68,7 @@ Homes = dict[nn.Module, torch.device]
 """Where networks live."""
 
 
-def outline(part: ResolvedComponent, device: torch.device, dtype: torch.dtype, **offered: Any) -> tuple[Any, Homes]:
+def meta_init(part: ResolvedComponent, device: torch.device, dtype: torch.dtype, **offered: Any) -> tuple[Any, Homes]:
     """A component without weights, and where its networks live.
 
     Args:
@@ -78,7 +78,7 @@ def outline(part: ResolvedComponent, device: torch.device, dtype: torch.dtype, *
         offered: further things its constructor may take.
 
     Returns:
-        The component. Where its class has ``outline``, networks are on the meta device and every one is in the
+        The component. Where its class has ``meta_init``, networks are on the meta device and every one is in the
         mapping; where it has not, they are real, on the CPU, and the mapping is empty.
 
     Raises:
@@ -90,12 +90,12 @@ def outline(part: ResolvedComponent, device: torch.device, dtype: torch.dtype, *
         homes[module] = torch.device(home)
         return module
 
-    make = part.capability("outline", None)
-    if make is None:
+    able = part.ability(MetaBuildable)
+    if able is None:
         return part.build(runtime=Runtime(STAGE, dtype), **offered), homes
-    taken = inspect.signature(make).parameters
+    taken = inspect.signature(able.meta_init).parameters
     known = {"runtime": Runtime(device, dtype), "place": place, **offered}
-    return make(part.options, **{name: value for name, value in known.items() if name in taken}), homes
+    return able.meta_init(part.options, **{name: value for name, value in known.items() if name in taken}), homes
 
 
 def backbone_of(plan: Plan, machine: Machine, dtype: torch.dtype) -> tuple[Backbone, list[nn.Parameter]]:
@@ -106,11 +106,11 @@ def backbone_of(plan: Plan, machine: Machine, dtype: torch.dtype) -> tuple[Backb
     """
     part, device = plan.backbone, machine.device
     try:
-        found, homes = outline(part, device, dtype, video=plan.video)
+        found, homes = meta_init(part, device, dtype, video=plan.video)
     except VaderError as error:
         raise WeightsError(f"the backbone {part.name!r} cannot be estimated: {error}") from error
     backbone = cast("Backbone", found)
-    spec, targets = plan.spec.backbone.adapter, part.capability("lora_target_modules", ())
+    spec, targets = plan.spec.backbone.adapter, part.capability("lora_target_modules")
     with torch.device("meta" if homes else STAGE):
         adapters.inject(backbone.denoiser, spec.model_copy(update={"init": None}), targets, seed=0)
     dress(machine, backbone, homes)
@@ -125,7 +125,7 @@ def reward_of(part: ResolvedComponent, machine: Machine, dtype: torch.dtype) -> 
     Raises:
         Exception: whatever its constructor raises.
     """
-    reward, homes = outline(part, machine.device, dtype)
+    reward, homes = meta_init(part, machine.device, dtype)
     if isinstance(reward, nn.Module):
         reward.requires_grad_(False).eval()
     dress(machine, reward, homes)

@@ -61,7 +61,7 @@ class Estimate:
 
 
 def estimate(spec: planning.Spec, overrides: Sequence[str] = (), device: str | None = None) -> Estimate:
-    """Count the memory of a training run. Nothing is fetched, and no weight is read where a component has an outline.
+    """Count the memory of a training run. Nothing is fetched; no weight is read where a component has ``meta_init``.
 
     The trainer's own step runs, forward and backward, on tensors that have shapes but no bytes.
 

@@ -25,8 +25,8 @@ class Saving:
 
 def changes(plan: planning.Plan) -> list[tuple[str, ...]]:
     """The changes that may save memory, of those that the spec does not have already."""
-    spec, frames = plan.spec, [part.capability("frames", 1) for part in plan.rewards.values()]
-    options, able = plan.backbone.options, plan.backbone.capability("gradient_checkpointing", False)
+    spec, frames = plan.spec, [part.capability("frames") for part in plan.rewards.values()]
+    options, able = plan.backbone.options, plan.backbone.capability("gradient_checkpointing")
     train, gradient, init = spec.train, spec.gradient, spec.backbone.adapter.init
     offered: list[tuple[bool, tuple[str, ...]]] = [
         (able and not train.gradient_checkpointing, ("train.gradient_checkpointing=true",)),

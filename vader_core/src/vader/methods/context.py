@@ -16,8 +16,7 @@ from vader.diffusion.gradient import Draw, Window
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.methods.objective import Objective
-from vader.methods.protocol import Batch
-from vader.protocols import Backbone, Conditioning, Prompt, Reward, Sampler, Video
+from vader.protocols import Backbone, Batch, Conditioning, Prompt, Reward, Sampler, Video
 from vader.shapes import Frames, Latents, Scores
 from vader.weights.lora import adapters
 

@@ -12,9 +12,9 @@ from pydantic import Field
 
 from vader.errors import Problem, SpecError
 from vader.methods.advantages import PromptStatistics
-from vader.methods.protocol import Batch, Loss
 from vader.methods.requirements import Finding, no_window, random_steps, whole_groups
 from vader.methods.rounds import restored, stored
+from vader.protocols import Batch, Loss
 from vader.spec import Options, RunSpec
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class DDPO:
 
     @classmethod
     def validate(cls, options: DDPOOptions, spec: RunSpec, sampler: Any) -> Iterable[Finding]:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         yield from no_window("ddpo", spec)
         yield from random_steps("ddpo", spec, sampler)
         yield from whole_groups("ddpo", spec, options.group_size)
@@ -132,7 +132,7 @@ class DDPO:
             yield "method.options.train_steps", message
 
     def losses(self, batches: Sequence[Batch], update: int) -> Iterator[Loss]:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         if update == 0:
             self._rounds = self._collect(batches)
         for batch, made in zip(batches, self._rounds, strict=True):
@@ -206,12 +206,12 @@ class DDPO:
         return Loss(value / self.passes, made.scores, made.reward, metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         rounds = stored(self._rounds) if self.inner_epochs > 1 else []
         return {"statistics": self._statistics.state_dict(), "rounds": rounds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         self._statistics.load_state_dict(state["statistics"])
         self._rounds = restored(_Round, state["rounds"], self._context.device)
 

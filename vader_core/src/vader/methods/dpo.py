@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from vader.diffusion.seeding import derive, stream
-from vader.methods.protocol import Batch, Loss
 from vader.methods.requirements import Finding, no_window, whole_groups
 from vader.methods.rounds import restored, stored
+from vader.protocols import Batch, Loss
 from vader.spec import Options, RunSpec
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ class DPO:
 
     @classmethod
     def validate(cls, options: DPOOptions, spec: RunSpec, sampler: Any) -> Iterable[Finding]:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         yield from no_window("dpo", spec)
         yield from whole_groups("dpo", spec, options.group_size)
 
     def losses(self, batches: Sequence[Batch], update: int) -> Iterator[Loss]:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         import torch
 
         if update == 0:
@@ -136,9 +136,9 @@ class DPO:
         return Loss(value / self.passes, pairs.scores, pairs.reward, metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         return {"rounds": stored(self._rounds) if self.inner_epochs > 1 else []}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         self._rounds = restored(_Pairs, state["rounds"], self._context.device)

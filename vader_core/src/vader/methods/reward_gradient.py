@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from vader.methods.protocol import Batch, Loss
+from vader.protocols import Batch, Loss
 from vader.spec import Options
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ class RewardGradient:
 
     @property
     def passes(self) -> int:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         return self._context.renoise or 1
 
     def losses(self, batches: Sequence[Batch], update: int) -> Iterator[Loss]:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         for batch in batches:
             yield from self._renoised(batch) if self._context.renoise else self._direct(batch)
 
@@ -95,11 +95,11 @@ class RewardGradient:
             return context.divergence(prediction, conditioning, at.latents, at.step).mean()
 
     def state_dict(self) -> dict[str, Any]:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :class:`vader.methods.protocol.Method`."""
+        """See :class:`vader.protocols.Method`."""
 
 
 class _Visited:

@@ -12,7 +12,8 @@ from vader.plugins import registry
 from vader.plugins import selection as choice
 from vader.plugins import static_inspect as sources
 from vader.plugins.discovery import Diagnosis, Found, plugin_distributions
-from vader.plugins.registry import CAPABILITIES, GROUPS, Entry
+from vader.plugins.registry import GROUPS, Entry
+from vader.protocols import API_VERSION, capabilities_of
 
 if TYPE_CHECKING:
     from vader.plugins.probe import Report
@@ -108,9 +109,9 @@ def _read(row: Row, entry: Entry) -> Row:
     reading = sources.read(entry.value)
     if reading.problem is not None:
         return replace(row, status="broken", cause=f"{reading.problem}.", fix=_reinstall(entry))
-    known = {name: reading.attributes[name] for name in CAPABILITIES if name in reading.attributes}
-    version = known.get("api_version", registry.API_VERSION)
-    if version != registry.API_VERSION:
+    known = {name: reading.attributes[name] for name in capabilities_of(entry.kind) if name in reading.attributes}
+    version = known.get("api_version", API_VERSION)
+    if version != API_VERSION:
         return _refused(row, registry.wrong_api(version))
     return replace(row, capabilities=known)
 

@@ -1,6 +1,6 @@
 """Imports components in another process and reports what came of it: an error, a crash, a hang, torch, a connection.
 
-``python -m vader.plugins.probe`` is the other process. It takes a JSON object on standard input and writes one JSON line
+``python -m vader.plugins.probe`` is the other process. It takes a JSON object on standard input and writes a JSON line
 for each component to the file descriptor that was its standard output; what a plugin prints goes nowhere.
 """
 
@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vader.errors import BrokenComponent
-from vader.plugins.registry import CAPABILITIES, Entry, misfit
+from vader.plugins.registry import Entry, misfit
+from vader.protocols import capabilities_of
 
 HEAVY = ("torch", "diffusers", "transformers", "tensorflow", "jax")
 """Modules that take seconds to import; judging a spec must not."""
@@ -111,7 +112,7 @@ def _judge(entry: Entry) -> Report:
         component = entry.load()
         if verdict := misfit(entry.kind, component):
             status, cause, fix = verdict.status, verdict.cause, verdict.fix
-        found = {name: getattr(component, name) for name in CAPABILITIES if hasattr(component, name)}
+        found = {name: getattr(component, name) for name in capabilities_of(entry.kind) if hasattr(component, name)}
         capabilities = {name: value for name, value in found.items() if _plain(value)}
     except BrokenComponent as error:
         status, cause, fix = "broken", error.cause, error.fix

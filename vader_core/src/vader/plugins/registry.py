@@ -23,9 +23,7 @@ from vader.errors import AmbiguousComponent, BrokenComponent, UnknownComponent
 from vader.plugins import selection as choice
 from vader.plugins.catalog import NOT_INSTALLED as NOT_INSTALLED
 from vader.plugins.discovery import CORE, Diagnosis, Found, normalized, plugin_distributions
-
-API_VERSION = 1
-"""Version of the protocols. A component may say ``api_version``, the one it was written for; without it any will do."""
+from vader.protocols import API_VERSION, capability
 
 GROUPS = {
     "backbone": "vader.backbones",
@@ -44,19 +42,6 @@ METHODS = {
     "method": ("losses",),
 }
 """Kind of component -> methods that its class must have. A plain function is a reward too."""
-
-CAPABILITIES = (
-    "differentiable",
-    "frames",
-    "needs_prompt",
-    "predictions",
-    "default_sampler",
-    "gradient_checkpointing",
-    "stochastic",
-    "needs_gradient",
-    "api_version",
-)
-"""Class attributes that a spec is judged by."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +102,7 @@ def fix(error: BaseException, distribution: str) -> str:
 
 def misfit(kind: str, component: Any) -> Diagnosis | None:
     """Why an object cannot be a component of a kind, from its attributes; None when it can."""
-    version = getattr(component, "api_version", API_VERSION)
+    version = capability(component, "api_version")
     if version != API_VERSION:
         return wrong_api(version)
     if kind == "reward" and callable(component) and not isinstance(component, type) and not hasattr(component, "score"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vader.errors import WeightsError
+from vader.protocols import NativeAdapters, StartsFromNative
 from vader.resolve.components import ResolvedComponent
 from vader.spec import AdapterSpec
 from vader.weights.files import PICKLED, SAFETENSORS, hub_folder, hub_listing, not_given, shown
@@ -97,9 +98,8 @@ def tensors(backbone: ResolvedComponent, path: Path) -> Mapping[str, Tensor]:
 
 
 def _own_shape(backbone: ResolvedComponent, path: Path) -> AdapterSpec | None:
-    own = backbone.capability("adapter_spec", None)
-    shape: AdapterSpec | None = own(path) if own is not None and path.is_file() else None
-    return shape
+    own = backbone.ability(StartsFromNative)
+    return own.adapter_spec(path) if own is not None and path.is_file() else None
 
 
 def foreign(backbone: ResolvedComponent, path: Path) -> tuple[AdapterSpec, Mapping[str, Tensor]] | None:
@@ -108,8 +108,5 @@ def foreign(backbone: ResolvedComponent, path: Path) -> tuple[AdapterSpec, Mappi
     Raises:
         WeightsError: it cannot be read, or is of another model.
     """
-    own = backbone.capability("import_adapter", None)
-    if own is None or not path.is_file():
-        return None
-    found: tuple[AdapterSpec, Mapping[str, Tensor]] | None = own(backbone.options, path)
-    return found
+    own = backbone.ability(NativeAdapters)
+    return own.import_adapter(backbone.options, path) if own is not None and path.is_file() else None

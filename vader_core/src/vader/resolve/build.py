@@ -65,7 +65,7 @@ def assemble_sampler(plan: Plan, backbone: Backbone, device: torch.device) -> Sa
     from vader.protocols import SamplerContext
 
     spec = plan.spec.sampler
-    able, prediction = plan.sampler.capability("predictions", ()), backbone.schedule.prediction
+    able, prediction = plan.sampler.capability("predictions"), backbone.schedule.prediction
     if prediction not in able:
         message = f"{plan.sampler.name!r} integrates {', '.join(able)}; the loaded checkpoint predicts {prediction}."
         raise SpecError([Problem("sampler.name", message)])

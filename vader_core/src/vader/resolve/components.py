@@ -6,16 +6,19 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from vader.errors import IsolationError, Problem, RegistryError
 from vader.plugins import registry
 from vader.plugins.isolation.component import Isolated
+from vader.protocols import ability, capability
 from vader.resolve import code_record
 from vader.spec import IsolateSpec, Options
 from vader.spec.reading import Loc, SpecSource, form_problems, unknown_field
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,13 @@ class ResolvedComponent:
         arguments = {name: value for name, value in offered.items() if name in parameters}
         return self.component(self.options, **arguments) if self.options is not None else self.component(**arguments)
 
-    def capability(self, name: str, default: Any) -> Any:
-        """A capability: a class attribute, or its default for a component that leaves it out."""
-        return getattr(self.component, name, default)
+    def capability(self, name: str) -> Any:
+        """See :func:`vader.protocols.capability`."""
+        return capability(self.component, name)
+
+    def ability(self, wanted: type[A]) -> A | None:
+        """See :func:`vader.protocols.ability`."""
+        return ability(self.kind, self.component, wanted)
 
 
 class ComponentResolver:

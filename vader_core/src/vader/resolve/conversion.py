@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vader import storage
 from vader.errors import RegistryError, WeightsError
+from vader.protocols import Convertible, ExportsNative
 from vader.resolve.adapter_source import foreign
 from vader.resolve.components import ResolvedComponent
 from vader.spec import AdapterSpec
@@ -194,13 +195,13 @@ def convert_adapter(backbone: ResolvedComponent, source: Path, target: Path) -> 
     spec, state = found if found is not None else (adapters.spec_of(source), adapters.read(source)[0])
     size = sum(tensor.nbytes for tensor in state.values())
     if target.suffix.lower() in PICKLED:
-        export = backbone.capability("export_adapter", None)
-        if export is None:
+        exporter = backbone.ability(ExportsNative)
+        if exporter is None:
             raise WeightsError(
                 f"backbone {backbone.name!r} has no adapter format of its own, so {str(target)!r} cannot be written. "
                 "Give a folder: it gets peft's layout."
             )
-        exported = export(backbone.options, spec, state)
+        exported = exporter.export_adapter(backbone.options, spec, state)
         with _new(target, size) as temporary, temporary.open("wb") as file:
             torch.save(exported, file)
             storage.sync(file)
@@ -209,7 +210,7 @@ def convert_adapter(backbone: ResolvedComponent, source: Path, target: Path) -> 
         raise WeightsError(f"{str(target)!r} is the name of a file; expected that of a new folder, or one in .pt.")
     with _new(target, 2 * size) as temporary:
         temporary.mkdir()
-        adapters.write(temporary, state, spec, backbone.capability("denoiser_name", None))
+        adapters.write(temporary, state, spec, backbone.capability("denoiser_name"))
     return spec
 
 
@@ -220,8 +221,8 @@ def conversion_of(backbone: ResolvedComponent, dtype: str | None) -> Conversion:
         RegistryError: the backbone converts no weights.
         WeightsError: the checkpoint cannot be read.
     """
-    make = backbone.capability("conversion", None)
-    if make is None:
+    able = backbone.ability(Convertible)
+    if able is None:
         raise RegistryError(f"backbone {backbone.name!r} converts no weights: it reads what is published as it is.")
-    made: Conversion = make(backbone.options, DTYPES[dtype] if dtype is not None else None)
+    made: Conversion = able.conversion(backbone.options, DTYPES[dtype] if dtype is not None else None)
     return made

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from vader.errors import Problem, SpecError, WeightsError
 from vader.plugins.inventory import require_sound
-from vader.protocols import PromptSource, Video
+from vader.protocols import PromptSource, ValidatesSpec, Video
 from vader.resolve import adapter_source
 from vader.resolve.components import ComponentResolver, ResolvedComponent
 from vader.spec import RunSpec
@@ -146,19 +146,19 @@ class _Judge:
             return part
         if spec.name is None:
             finder = ComponentResolver(self._source, self._problems)
-            finder.load("sampler", ("sampler",), backbone.capability("default_sampler", ""), spec.options)
+            finder.load("sampler", ("sampler",), backbone.capability("default_sampler"), spec.options)
             part = finder.found.get(("sampler",))
         if part is None:
             return None
-        able, made = part.capability("predictions", ()), backbone.capability("predictions", ())
+        able, made = part.capability("predictions"), backbone.capability("predictions")
         if not set(able) & set(made):
             message = (
                 f"{part.name!r} integrates {', '.join(able)}, "
                 f"but backbone {backbone.name!r} predicts {', '.join(made)}. "
-                f"Use {backbone.capability('default_sampler', '')!r}, or leave sampler.name out."
+                f"Use {backbone.capability('default_sampler')!r}, or leave sampler.name out."
             )
             self._say("sampler.name", message)
-        if spec.eta > 0 and not part.capability("stochastic", False):
+        if spec.eta > 0 and not part.capability("stochastic"):
             self._say("sampler.eta", f"{part.name!r} adds no noise; expected eta 0, found {spec.eta}.")
         return part
 
@@ -175,7 +175,7 @@ class _Judge:
         if spec.frames.index is not None and spec.frames.index >= video.frames:
             expected = f"Expected 0 to {video.frames - 1} (the clip has {video.frames} frames)."
             self._say("frames.index", f"{spec.frames.index} is past the last frame. {expected}")
-        if spec.train.gradient_checkpointing and not backbone.capability("gradient_checkpointing", False):
+        if spec.train.gradient_checkpointing and not backbone.capability("gradient_checkpointing"):
             self._say("train.gradient_checkpointing", f"backbone {backbone.name!r} has none; set it to false.")
         return video
 
@@ -193,10 +193,10 @@ class _Judge:
         return parts
 
     def _judge_method(self, method: ResolvedComponent | None, sampler: ResolvedComponent | None) -> None:
-        judge = method.capability("validate", None) if method is not None else None
-        if method is None or sampler is None or judge is None:
+        able = method.ability(ValidatesSpec) if method is not None else None
+        if method is None or sampler is None or able is None:
             return
-        for path, message in judge(method.options, self._spec, sampler.component):
+        for path, message in able.validate(method.options, self._spec, sampler.component):
             self._say(path, message)
 
     def _judge_rewards(
@@ -211,7 +211,7 @@ class _Judge:
             part = rewards.get(reward.key)
             if part is None:
                 continue
-            if method and method.capability("needs_gradient", True) and not part.capability("differentiable", True):
+            if method and method.capability("needs_gradient") and not part.capability("differentiable"):
                 message = (
                     f"{reward.name!r} is not differentiable, and method {method.name!r} needs its gradient. "
                     "Use it in validation.rewards, or take a method without gradients."
@@ -244,7 +244,7 @@ class _Judge:
             return
         from vader.diffusion.frames import fewest
 
-        needed, given = part.capability("frames", 1), fewest(self._spec.frames.mode, video.frames)
+        needed, given = part.capability("frames"), fewest(self._spec.frames.mode, video.frames)
         if given < needed:
             mode = self._spec.frames.mode
             self._say(path, f"{part.name!r} needs {needed} frames; frames.mode {mode} gives {given}. Use mode: all.")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vader.weights.lora.adapters import set_dropout
 from vader.diffusion.conditioning import ConditioningCache
 from vader.errors import NonFiniteError
-from vader.methods.protocol import Batch, Loss, Method
+from vader.protocols import Batch, Loss, Method
 from vader.methods.context import PhaseTimer
 from vader.protocols import PromptSource
 from vader.diffusion.seeding import derive, stream

@@ -121,7 +121,7 @@ class _Trainer:
             self._rewards = build.assemble_rewards(self._plan.rewards, accelerator.device, dtype)
             held_out = {key: part for key, part in self._plan.held_out.items() if key not in self._rewards}
             self._held_out = build.assemble_rewards(held_out, accelerator.device, dtype)
-        targets = self._plan.backbone.capability("lora_target_modules", ())
+        targets = self._plan.backbone.capability("lora_target_modules")
         seed = derive(spec.train.seed, "adapter")
         init = self._plan.initial_adapter
         tensors = adapter_source.tensors(self._plan.backbone, init) if init is not None else None
@@ -289,7 +289,7 @@ class _Trainer:
     def _write_adapter(self, folder: Path) -> None:
         """The adapter as it is now, for peft and for diffusers."""
         if self._accelerator.is_main_process:
-            name = self._plan.backbone.capability("denoiser_name", None)
+            name = self._plan.backbone.capability("denoiser_name")
             checkpoint.replace_folder(folder, partial(adapters.save, self._backbone.denoiser, denoiser_name=name))
         self._accelerator.wait_for_everyone()
 

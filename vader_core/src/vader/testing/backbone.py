@@ -59,7 +59,7 @@ def denoiser_is_a_module(subject: Subject) -> None:
 @check("backbone")
 def schedule_is_sound(subject: Subject) -> None:
     """Its noise schedule says what the denoiser predicts, one of the declared kinds, and how noise grows."""
-    schedule, declared = live_backbone(subject).schedule, subject.capability("predictions", ())
+    schedule, declared = live_backbone(subject).schedule, subject.capability("predictions")
     kind = schedule.prediction
     expect(kind in declared, f"the checkpoint predicts {kind!r}; its class declares {', '.join(declared)}.")
     table = schedule.alphas_cumprod
@@ -78,9 +78,9 @@ def schedule_is_sound(subject: Subject) -> None:
 @check("backbone")
 def default_sampler_fits(subject: Subject) -> None:
     """Its default sampler is installed and integrates what it predicts."""
-    name = subject.capability("default_sampler", "")
+    name = subject.capability("default_sampler")
     able = getattr(registry.load("sampler", name), "predictions", ())
-    made = subject.capability("predictions", ())
+    made = subject.capability("predictions")
     expect(bool(set(able) & set(made)), f"sampler {name!r} integrates {', '.join(able)}, not {', '.join(made)}.")
 
 

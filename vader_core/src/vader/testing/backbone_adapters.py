@@ -20,7 +20,7 @@ from vader.weights.lora import adapters
 def _adapted(subject: Subject) -> tuple[Backbone, list[nn.Parameter]]:
     """A backbone of the check's own, with an adapter on it."""
     backbone = cast(Backbone, subject.build())
-    targets = subject.capability("lora_target_modules", ())
+    targets = subject.capability("lora_target_modules")
     return backbone, adapters.inject(backbone.denoiser, AdapterSpec(rank=2), targets, seed=0)
 
 
@@ -70,7 +70,7 @@ def an_adapter_is_saved_exactly(subject: Subject) -> None:
     _stirred(parameters)
     other, loaded = _adapted(subject)
     with tempfile.TemporaryDirectory() as folder:
-        name = subject.capability("denoiser_name", None)
+        name = subject.capability("denoiser_name")
         adapters.save(backbone.denoiser, Path(folder), name)
         adapters.load_into(other.denoiser, Path(folder))
     wrong = sum(not torch.equal(before, after) for before, after in zip(parameters, loaded, strict=True))
@@ -80,7 +80,7 @@ def an_adapter_is_saved_exactly(subject: Subject) -> None:
 @check("backbone", needs=("gradient_reaches_the_adapter_alone",))
 def checkpointing_keeps_the_gradient(subject: Subject) -> None:
     """With gradient checkpointing the gradient is the same."""
-    if not subject.capability("gradient_checkpointing", False):
+    if not subject.capability("gradient_checkpointing"):
         raise NotApplicable("it says gradient_checkpointing = False.")
     latents, conditioning = random_latents(subject, 1), encoded(subject, 1)
     gradients = []

@@ -11,7 +11,7 @@ from typing import Any
 from vader.errors import VaderError, WeightsError
 from vader.plugins import registry
 from vader.plugins.inventory import NAME
-from vader.protocols import Backbone, PromptSource, Reward, Sampler
+from vader.protocols import Backbone, PromptSource, Reward, Sampler, capabilities_of
 from vader.spec import Options
 from vader.testing.checks import KINDS, Failed, NotApplicable, check, expect
 from vader.testing.subject import Subject
@@ -24,26 +24,6 @@ _OFFERED = {
     "prompts": set[str](),
 }
 """What a constructor may ask for besides its options, by parameter name."""
-
-_TYPES: dict[str, dict[str, tuple[type, ...]]] = {
-    "reward": {"differentiable": (bool,), "frames": (int,), "needs_prompt": (bool,)},
-    "backbone": {
-        "predictions": (tuple,),
-        "default_sampler": (str,),
-        "lora_target_modules": (tuple,),
-        "gradient_checkpointing": (bool,),
-        "denoiser_name": (str, type(None)),
-    },
-    "sampler": {"predictions": (tuple,), "stochastic": (bool,), "any_order": (bool,)},
-    "prompts": {},
-}
-"""Class attributes by kind, with their types."""
-
-_REQUIRED = {
-    "backbone": {"predictions", "default_sampler", "lora_target_modules", "gradient_checkpointing"},
-    "sampler": {"predictions", "stochastic"},
-}
-"""Those without a default."""
 
 
 @check(*KINDS, first=True)
@@ -157,15 +137,16 @@ def _accepts(function: Any, count: int, what: str) -> None:
 @check(*KINDS, live=False)
 def capabilities_are_typed(subject: Subject) -> None:
     """Its class attributes have the types that a spec is judged by."""
-    for name, types in _TYPES[subject.kind].items():
+    for name, declared in capabilities_of(subject.kind).items():
         if not hasattr(subject.component, name):
-            required = name in _REQUIRED.get(subject.kind, set())
-            expect(not required, f"it has no class attribute {name!r}; a {subject.kind} must say it.")
+            expect(not declared.required, f"it has no class attribute {name!r}; a {subject.kind} must say it.")
             continue
         value = getattr(subject.component, name)
-        fits = type(value) in types
-        words = " or ".join(t.__name__ for t in types)
+        words = " or ".join(t.__name__ for t in declared.types)
+        fits = type(value) in declared.types
         expect(fits, f"{name} is {value!r}, of type {type(value).__name__}; expected {words}.")
+        known = ", ".join(map(repr, declared.choices))
+        expect(not declared.choices or value in declared.choices, f"{name} is {value!r}; expected one of {known}.")
         if name == "frames":
             expect(value >= 1, f"frames is {value}; expected 1 or more.")
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from vader.protocols import Prompt
+from vader.protocols import NamedPromptSets, Prompt
 from vader.testing.checks import Failed, NotApplicable, check, expect
 from vader.testing.subject import Subject
 
@@ -98,10 +98,10 @@ def draws_go_on(subject: Subject) -> None:
 @check("prompts")
 def named_sets_hold_prompts(subject: Subject) -> None:
     """The sets that it offers by name hold prompts, at least one each, none twice in a set."""
-    offer = subject.capability("named_sets", None)
-    if offer is None:
+    able = subject.ability(NamedPromptSets)
+    if able is None:
         raise NotApplicable("it offers no named sets.")
-    for name, held in offer().items():
+    for name, held in able.named_sets().items():
         expect(isinstance(name, str) and bool(name.strip()), f"a set is called {name!r}; expected a name.")
         odd = [type(prompt).__name__ for prompt in held if not isinstance(prompt, Prompt)]
         expect(not odd, f"set {name!r} holds {odd[0] if odd else ''}; expected vader.Prompt.")

@@ -17,11 +17,11 @@ BATCH = 2
 
 
 def _needed(subject: Subject) -> int:
-    return int(subject.capability("frames", 1))
+    return int(subject.capability("frames"))
 
 
 def _differentiable(subject: Subject) -> bool:
-    return bool(subject.capability("differentiable", True))
+    return bool(subject.capability("differentiable"))
 
 
 def _require_gradient(subject: Subject) -> None:
@@ -238,7 +238,7 @@ def needs_prompt_is_true(subject: Subject) -> None:
     clips = subject.clips(1, _needed(subject))
     scores = [float(subject.live().score(clips, [prompt])) for prompt in subject.prompts]
     differ = max(scores) - min(scores) > 1e-6 * (1 + abs(scores[0]))
-    declared = bool(subject.capability("needs_prompt", False))
+    declared = bool(subject.capability("needs_prompt"))
     shown = ", ".join(f"{prompt.text!r}: {score:.6g}" for prompt, score in zip(subject.prompts, scores, strict=True))
     if declared:
         message = f"it says needs_prompt = True, and prompts do not matter ({shown}). Declare False, or give the kit "

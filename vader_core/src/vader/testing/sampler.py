@@ -29,7 +29,7 @@ def built(subject: Subject, steps: int, eta: float = 0.0, prediction: Prediction
 
 
 def _predictions(subject: Subject) -> tuple[Prediction, ...]:
-    return tuple(subject.capability("predictions", ()))
+    return tuple(subject.capability("predictions"))
 
 
 def _usable(subject: Subject) -> list[Prediction]:
@@ -66,7 +66,7 @@ def _run(sampler: Sampler, x: Tensor, noises: int = 100) -> list[StepOutput]:
 def _etas(subject: Subject) -> Iterator[tuple[float, Sampler]]:
     """The sampler at eta 0 and, where it can be had, at eta 1."""
     yield 0.0, built(subject, STEPS)
-    if subject.capability("stochastic", False):
+    if subject.capability("stochastic"):
         try:
             yield 1.0, built(subject, STEPS, 1.0)
         except ValueError:
@@ -102,7 +102,7 @@ def timesteps_are_those_of_training(subject: Subject) -> None:
 def steps_have_the_shape(subject: Subject) -> None:
     """A step gives latents, clean latents and mean of the latents' shape, and a scalar standard deviation."""
     output = built(subject, STEPS).step(_normal(1), 0, _normal(2), _normal(3))
-    for name in ("prev", "original", "mean"):
+    for name in ("prev", "pred_x0", "mean"):
         found = tuple(getattr(output, name).shape)
         expect(found == SHAPE, f"{name} has shape {found}; expected that of the latents, {SHAPE}.")
     expect(output.std.ndim == 0, f"std has shape {tuple(output.std.shape)}; expected a scalar tensor.")
@@ -195,7 +195,7 @@ def step_0_begins_anew(subject: Subject) -> None:
 @check("sampler", needs=("step_0_begins_anew",))
 def any_order_is_true(subject: Subject) -> None:
     """If it says that a step can be taken by itself, one that is gives what it gave in its place."""
-    if not subject.capability("any_order", False):
+    if not subject.capability("any_order"):
         raise NotApplicable("it does not say any_order = True.")
     sampler, x = built(subject, STEPS), _normal(0)
     made = _run(sampler, x)

@@ -9,14 +9,14 @@ import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import ValidationError
 
 from vader.plugins import registry
 from vader.plugins.probe import Report, probe
 from vader.plugins.registry import Entry
-from vader.protocols import Prompt, Video
+from vader.protocols import Prompt, Video, ability, capability
 from vader.testing.checks import Check, Failed, NotApplicable, Outcome, checks_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PROMPTS = (Prompt("a red circle"), Prompt("a dog runs over a meadow"), Prompt("rain on a window at night"))
+
+A = TypeVar("A")
 
 MakeClips = Callable[[int, int, int, int], "Tensor"]
 """``(b, f, h, w) -> (b f 3 h w)`` in [0, 1]; the same arguments give the same clips."""
@@ -121,9 +123,13 @@ class Subject:
             raise NotApplicable("it is not a class, so it has no options and no constructor.")
         return self.component
 
-    def capability(self, name: str, default: Any) -> Any:
-        """A class attribute, or its default."""
-        return getattr(self.component, name, default)
+    def capability(self, name: str) -> Any:
+        """See :func:`vader.protocols.capability`."""
+        return capability(self.component, name)
+
+    def ability(self, wanted: type[A]) -> A | None:
+        """See :func:`vader.protocols.ability`."""
+        return ability(self.kind, self.component, wanted)
 
     # -- building it
 

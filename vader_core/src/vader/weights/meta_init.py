@@ -1,4 +1,4 @@
-"""For plugins whose components have an outline (see :class:`vader.Backbone`): networks and tokenizers without files."""
+"""For components with ``meta_init`` (:class:`vader.protocols.MetaBuildable`): networks and tokenizers without files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Place(Protocol):
-    """Stands in for ``nn.Module.to`` when a component is outlined."""
+    """Stands in for ``nn.Module.to`` in `meta_init`."""
 
     def __call__(self, module: Any, device: Any, /) -> Any:
         """Say where a module on the meta device would live; gives it back, unmoved."""

@@ -49,6 +49,8 @@ class Server:
 
     def describe(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
         """Capabilities of the reward called ``name``, and what is wrong with its options. Loads no weights."""
+        from vader.protocols import capabilities_of, capability
+
         component = self._load(name)
         model = getattr(component, "Options", None)
         problems: list[Any] = []
@@ -61,8 +63,7 @@ class Server:
                 model.model_validate(options)
             except ValidationError as error:
                 problems = [[list(item["loc"]), f"{item['msg']}; found {item['input']!r}."] for item in error.errors()]
-        names = {"differentiable": True, "frames": 1, "needs_prompt": False}
-        found = {key: getattr(component, key, default) for key, default in names.items()}
+        found = {key: capability(component, key) for key in capabilities_of("reward")}
         return {"capabilities": found, "problems": problems}
 
     def build(self, name: str, options: dict[str, Any], device: str, dtype: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Process:
         ours, theirs = socket.socketpair()
         read, self._life = os.pipe()
         fds = (theirs.fileno(), read, self._file.fileno())
-        script = str(_FOLDER / "isolation" / "child.py")
+        script = str(_FOLDER / "plugins" / "isolation" / "child.py")
         command = [str(Path(python).expanduser()), "-u", script, str(_FOLDER), *map(str, fds)]
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_PASSED}
         try:

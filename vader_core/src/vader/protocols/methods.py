@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from vader.protocols import Conditioning, Prompt
+from vader.protocols.values import Conditioning, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,8 +50,6 @@ class Method(Protocol):
 
     Class attributes:
         needs_gradient: whether every reward must be differentiable.
-        judge: optional; a class method ``(options, spec, sampler) -> Iterable[(path, message)]`` that says what of a
-            spec it cannot work with, before any weight is loaded. ``sampler`` is the sampler's class.
     """
 
     needs_gradient: ClassVar[bool]

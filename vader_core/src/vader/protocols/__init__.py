@@ -1,0 +1,31 @@
+"""The protocols a plugin implements, what is said of them before any weight is loaded, and the values they exchange."""
+
+from vader.protocols.abilities import ABILITIES as ABILITIES
+from vader.protocols.abilities import Convertible as Convertible
+from vader.protocols.abilities import ExportsNative as ExportsNative
+from vader.protocols.abilities import MetaBuildable as MetaBuildable
+from vader.protocols.abilities import NamedPromptSets as NamedPromptSets
+from vader.protocols.abilities import NativeAdapters as NativeAdapters
+from vader.protocols.abilities import StartsFromNative as StartsFromNative
+from vader.protocols.abilities import ValidatesSpec as ValidatesSpec
+from vader.protocols.abilities import ability as ability
+from vader.protocols.capabilities import API_VERSION as API_VERSION
+from vader.protocols.capabilities import CAPABILITIES as CAPABILITIES
+from vader.protocols.capabilities import Capability as Capability
+from vader.protocols.capabilities import capabilities_of as capabilities_of
+from vader.protocols.capabilities import capability as capability
+from vader.protocols.components import Backbone as Backbone
+from vader.protocols.components import PromptSource as PromptSource
+from vader.protocols.components import Reward as Reward
+from vader.protocols.components import Sampler as Sampler
+from vader.protocols.methods import Batch as Batch
+from vader.protocols.methods import Loss as Loss
+from vader.protocols.methods import Method as Method
+from vader.protocols.values import Conditioning as Conditioning
+from vader.protocols.values import NoiseSchedule as NoiseSchedule
+from vader.protocols.values import Prediction as Prediction
+from vader.protocols.values import Prompt as Prompt
+from vader.protocols.values import Runtime as Runtime
+from vader.protocols.values import SamplerContext as SamplerContext
+from vader.protocols.values import StepOutput as StepOutput
+from vader.protocols.values import Video as Video

@@ -1,0 +1,116 @@
+"""What a component may be able to do besides: class methods, each a protocol of its own, in one table.
+
+A component has an ability when its class has the method; :func:`ability` then gives the class, typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from vader.protocols.values import Prompt
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from vader.spec import AdapterSpec, RunSpec
+
+A = TypeVar("A")
+
+
+@runtime_checkable
+class NativeAdapters(Protocol):
+    """A backbone that reads adapter files of its own format."""
+
+    def import_adapter(self, options: Any, path: Path) -> tuple[AdapterSpec, Mapping[str, Tensor]] | None:
+        """What such a file holds, its tensors by plain name, without loading the backbone; None for another format."""
+        ...
+
+
+@runtime_checkable
+class StartsFromNative(NativeAdapters, Protocol):
+    """A backbone that knows such a file by itself, so that ``backbone.adapter.init`` takes it."""
+
+    def adapter_spec(self, path: Path) -> AdapterSpec | None:
+        """What the adapter of a file is; None for one in another format."""
+        ...
+
+
+@runtime_checkable
+class ExportsNative(Protocol):
+    """A backbone that writes adapters in its own format, for programs that read it."""
+
+    def export_adapter(self, options: Any, spec: AdapterSpec, state: Mapping[str, Tensor], /) -> Any:
+        """What ``torch.save`` is to write for the tensors of an adapter, by plain name."""
+        ...
+
+
+@runtime_checkable
+class Convertible(Protocol):
+    """A backbone whose published checkpoint ``vader convert`` writes as safetensors."""
+
+    def conversion(self, options: Any, dtype: torch.dtype | None) -> Any:
+        """The :class:`vader.resolve.conversion.Conversion` of what the options name. dtype None leaves it as it is."""
+        ...
+
+
+@runtime_checkable
+class MetaBuildable(Protocol):
+    """A backbone or reward that ``vader estimate`` builds without weights."""
+
+    @property
+    def meta_init(self) -> Callable[..., Any]:
+        """A class method ``(options, runtime, place)``, or for a backbone ``(options, runtime, video, place)``.
+
+        It gives what the constructor makes, without reading weights: its networks frozen, in the dtypes that they would
+        have, on the meta device; a backbone's ``schedule`` real. Each network is given to ``place(module, device)``,
+        which stands in for ``module.to(device)``. Parameters that it does not need may be left out
+        (:mod:`vader.weights.meta_init` helps).
+        """
+        ...
+
+
+@runtime_checkable
+class NamedPromptSets(Protocol):
+    """A prompt source that holds sets of prompts with names; ``vader prompts`` lists and prints them."""
+
+    def named_sets(self) -> Mapping[str, Sequence[Prompt]]:
+        """The sets by name, before the source has options."""
+        ...
+
+
+@runtime_checkable
+class ValidatesSpec(Protocol):
+    """A method that says what of a spec it cannot work with, before any weight is loaded."""
+
+    def validate(self, options: Any, spec: RunSpec, sampler: Any) -> Iterable[tuple[str, str]]:
+        """Dotted paths and messages. ``sampler`` is the sampler's class."""
+        ...
+
+
+ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
+    {
+        NativeAdapters: ("backbone",),
+        StartsFromNative: ("backbone",),
+        ExportsNative: ("backbone",),
+        Convertible: ("backbone",),
+        MetaBuildable: ("backbone", "reward"),
+        NamedPromptSets: ("prompts",),
+        ValidatesSpec: ("method",),
+    }
+)
+"""Ability -> the kinds of component that may have it."""
+
+
+def ability(kind: str, component: Any, wanted: type[A]) -> A | None:
+    """The component as what it is able to do, or None.
+
+    Args:
+        kind: of the component.
+        component: its class.
+        wanted: one of :data:`ABILITIES`.
+    """
+    return component if kind in ABILITIES[wanted] and isinstance(component, wanted) else None

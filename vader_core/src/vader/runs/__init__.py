@@ -1,0 +1,1 @@
+"""Training, generating, evaluating; what a run keeps on disk."""
