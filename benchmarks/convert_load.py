@@ -35,7 +35,8 @@ CPU = torch.device("cpu")
 def prepare(folder: Path, dtype: str) -> None:
     """Write both files, where they are not there."""
     from vader.resolve.components import ResolvedComponent
-    from vader.resolve.conversion import conversion_of, write
+    from vader.resolve.conversion import conversion_of
+    from vader.weights.conversion import write
     from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 
     folder.mkdir(parents=True, exist_ok=True)

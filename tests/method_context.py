@@ -18,7 +18,7 @@ from vader.methods.context import PhaseTimer, RolloutContext
 from vader.methods.objective import Objective, Term
 from vader.protocols import Batch, Prediction, Prompt, Runtime, SamplerContext, Video
 from vader.spec import AdapterSpec
-from vader.weights.lora import adapters
+from vader.weights import lora
 
 CPU = torch.device("cpu")
 VIDEO = Video(2, 4, 4)
@@ -46,7 +46,7 @@ def backbone(prediction: Prediction = "epsilon", *, adapted: float | None = 0.3)
     """The fake in float64, with an adapter of rank 2 and random numbers of size ``adapted``; None for no adapter."""
     made = FakeBackbone(FakeBackbone.Options(prediction=prediction), Runtime(CPU, torch.float64))
     if adapted is not None:
-        adapters.inject(made.denoiser, AdapterSpec(rank=2), FakeBackbone.lora_target_modules, 0)
+        lora.inject(made.denoiser, AdapterSpec(rank=2), FakeBackbone.lora_target_modules, 0)
         made.denoiser.double()
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():

@@ -14,7 +14,7 @@ from vader.diffusion.seeding import derive, stream
 from vader.protocols import Prompt
 from vader.runs.session import Session, open_session
 from vader.runs.validation import score_clips
-from vader.weights.lora import adapters
+from vader.weights import lora
 
 BATCH = 32
 """Clips made at once."""
@@ -71,7 +71,7 @@ class Evaluator:
             folder: of the adapter.
             divergence: measure the divergence from the base model too, on one clip of each prompt.
         """
-        adapters.load_into(self._session.context.backbone.denoiser, folder)
+        lora.load_into(self._session.context.backbone.denoiser, folder)
         return self._judge(divergence=divergence)
 
     def _judge(self, *, divergence: bool) -> dict[str, Any]:

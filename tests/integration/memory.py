@@ -22,7 +22,7 @@ from vader.resolve import build, planning
 from vader.resolve.components import ResolvedComponent
 from vader.runs.engine import DTYPES, make_accelerator
 from vader.runs.train_step import Counters, TrainStep
-from vader.weights.lora import adapters
+from vader.weights import lora
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _built(plan: planning.Plan) -> tuple[Backbone, dict[str, Reward], list[torch
     rewards = build.assemble_rewards(plan.rewards, device, dtype)
     part: ResolvedComponent = plan.backbone
     targets = part.capability("lora_target_modules")
-    return backbone, rewards, adapters.inject(backbone.denoiser, plan.spec.backbone.adapter, targets, 0)
+    return backbone, rewards, lora.inject(backbone.denoiser, plan.spec.backbone.adapter, targets, 0)
 
 
 def measure(spec: dict) -> Measured:

@@ -26,7 +26,7 @@ from tests.integration.harness import (
 import vader
 from vader.plugins import registry
 from vader.runs import checkpoint
-from vader.weights.lora import adapters
+from vader.weights import lora
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -121,13 +121,13 @@ def test_no_room_for_the_adapter_is_refused_before_the_first_step(
     """Once the adapter's size is known, a few copies of it with optimizer state must fit."""
     seen: list[int] = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 0, 65 * 2**20))
-    inject = adapters.inject
+    inject = lora.inject
 
     def large(*arguments: Any) -> list[torch.nn.Parameter]:
         inject(*arguments)
         return [torch.nn.Parameter(torch.empty(2**22, device="meta"))]
 
-    monkeypatch.setattr(adapters, "inject", large)
+    monkeypatch.setattr(lora, "inject", large)
     with pytest.raises(vader.RunFolderError, match="65 MiB free; the run needs at least 80 MiB"):
         vader.train(tiny(tmp_path / "run"), listeners=[At(1, lambda: seen.append(1))])
     assert seen == []
@@ -153,7 +153,7 @@ def at_second(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 WRITERS: dict[str, tuple[Any, str]] = {
-    "adapter": (adapters, "save"),
+    "adapter": (lora, "save"),
     "optimizer": (torch, "save"),
     "manifest": (checkpoint, "write_json"),
     "folder": (checkpoint, "sync_folder"),
@@ -210,7 +210,7 @@ def test_the_system_refuses_a_write(
 def test_a_full_disk_at_the_final_adapter(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last checkpoint is there by then: the message says so, and resuming writes what is missing."""
     folder = tmp_path / "run"
-    save = adapters.save
+    save = lora.save
 
     def failing(denoiser: torch.nn.Module, target: Path, denoiser_name: str | None = None) -> None:
         if "checkpoints" not in target.parts:
@@ -219,7 +219,7 @@ def test_a_full_disk_at_the_final_adapter(unbroken: Path, tmp_path: Path, monkey
         save(denoiser, target, denoiser_name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapters, "save", failing)
+        patch.setattr(lora, "save", failing)
         with pytest.raises(vader.CheckpointError, match="No space left on device"):
             vader.train(tiny(folder))
     assert not (folder / "adapter" / ADAPTER_FILE).exists(), "half an adapter passes for a whole one"
@@ -231,7 +231,7 @@ def test_a_full_disk_at_the_final_adapter(unbroken: Path, tmp_path: Path, monkey
 def test_a_final_adapter_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash while it is written must not leave a folder that generation takes for the run's adapter."""
     folder = tmp_path / "run"
-    save = adapters.save
+    save = lora.save
 
     def dying(denoiser: torch.nn.Module, target: Path, denoiser_name: str | None = None) -> None:
         save(denoiser, target, denoiser_name)
@@ -240,7 +240,7 @@ def test_a_final_adapter_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.
             raise SystemExit(9)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapters, "save", dying)
+        patch.setattr(lora, "save", dying)
         with pytest.raises(SystemExit):
             vader.train(tiny(folder))
     made = vader.generate(folder, ["a red circle"])

@@ -15,7 +15,7 @@ from vader import SpecError, WeightsError
 from vader.cli import app as cli
 from vader.resolve import adapter_source, planning
 from vader.runs.folder import SPEC
-from vader.weights.lora.adapters import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
+from vader.weights.lora import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
 
 PROMPT = "a red circle"
 COMMIT = "0" * 40

@@ -16,7 +16,7 @@ import vader
 from vader.runs import checkpoint
 from vader.runs.train_step import Counters, TrainStep
 from vader.spec import TrainSpec
-from vader.weights.lora import adapters
+from vader.weights import lora
 
 NAN, INF = float("nan"), float("inf")
 
@@ -188,7 +188,7 @@ def test_the_adapter_starts_finite_and_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     vader.train(spec(folder), rewards=[Faulty([])])
     assert all(moved(folder, step) for step in range(2, 7))
-    assert adapters.PEFT_FILE in {path.name for path in (folder / "adapter").iterdir()}
+    assert lora.PEFT_FILE in {path.name for path in (folder / "adapter").iterdir()}
 
 
 class TestLossScaler:

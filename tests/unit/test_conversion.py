@@ -16,11 +16,11 @@ from torch import Tensor
 
 from vader import WeightsError
 from vader.errors import RegistryError
-from vader.resolve import conversion
 from vader.resolve.components import ResolvedComponent
-from vader.resolve.conversion import Conversion, write
+from vader.resolve.conversion import conversion_of, convert_adapter
 from vader.spec import AdapterSpec
-from vader.weights.lora import adapters
+from vader.weights import conversion, lora
+from vader.weights.conversion import Conversion, write
 
 STATE = {
     "half": torch.arange(6, dtype=torch.float16).reshape(2, 3),
@@ -172,32 +172,32 @@ def saved(tmp_path: Path) -> Path:
     state = {"a.to_q.lora_A.weight": torch.randn(2, 4), "a.to_q.lora_B.weight": torch.randn(6, 2)}
     folder = tmp_path / "adapter"
     folder.mkdir()
-    adapters.write(folder, state, AdapterSpec(rank=2, alpha=6, target_modules=("to_q",)))
+    lora.write(folder, state, AdapterSpec(rank=2, alpha=6, target_modules=("to_q",)))
     return folder
 
 
 def test_peft_to_diffusers(saved: Path, tmp_path: Path) -> None:
-    spec = conversion.convert_adapter(PLAIN, saved, tmp_path / "both")
+    spec = convert_adapter(PLAIN, saved, tmp_path / "both")
     assert (spec.rank, spec.alpha) == (2, 6)
-    state = adapters.read(saved)[0]
-    for file in (adapters.PEFT_FILE, adapters.DIFFUSERS_FILE):
-        found, config = adapters.read(tmp_path / "both" / file)
+    state = lora.read(saved)[0]
+    for file in (lora.PEFT_FILE, lora.DIFFUSERS_FILE):
+        found, config = lora.read(tmp_path / "both" / file)
         assert found.keys() == state.keys()
         assert all(torch.equal(found[name], state[name]) for name in state)
         assert config is not None
         assert (config["r"], config["lora_alpha"], config["target_modules"]) == (2, 6, ["to_q"])
-    names = load_file(tmp_path / "both" / adapters.DIFFUSERS_FILE)
+    names = load_file(tmp_path / "both" / lora.DIFFUSERS_FILE)
     assert set(names) == {"transformer.a.to_q.lora_A.weight", "transformer.a.to_q.lora_B.weight"}
-    assert json.loads((saved / adapters.PEFT_CONFIG).read_text())["lora_alpha"] == 6
+    assert json.loads((saved / lora.PEFT_CONFIG).read_text())["lora_alpha"] == 6
 
 
 def test_a_backbone_without_a_format_of_its_own(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="'plain' has no adapter format of its own"):
-        conversion.convert_adapter(PLAIN, saved, tmp_path / "out.pt")
+        convert_adapter(PLAIN, saved, tmp_path / "out.pt")
     with pytest.raises(WeightsError, match="expected that of a new folder"):
-        conversion.convert_adapter(PLAIN, saved, tmp_path / "out.safetensors")
+        convert_adapter(PLAIN, saved, tmp_path / "out.safetensors")
     with pytest.raises(WeightsError, match="exists and is not overwritten"):
-        conversion.convert_adapter(PLAIN, saved, saved)
+        convert_adapter(PLAIN, saved, saved)
     with pytest.raises(RegistryError, match="'plain' converts no weights"):
-        conversion.conversion_of(PLAIN, None)
+        conversion_of(PLAIN, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]

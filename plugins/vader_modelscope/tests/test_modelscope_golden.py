@@ -11,7 +11,8 @@ from vader.diffusion.gradient import window
 from vader.diffusion.rollout import rollout
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.conversion import convert_adapter
-from vader.weights.lora.adapters import AdapterSpec, inject, restore, spec_of, state_dict
+from vader.spec import AdapterSpec
+from vader.weights.lora import inject, restore, spec_of, state_dict
 from vader_modelscope.backbone import ModelScope, ModelScopeOptions
 
 CPU = torch.device("cpu")

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from vader import WeightsError
 from vader.resolve import conversion
 from vader.resolve.components import ResolvedComponent
-from vader.weights.lora import adapters
+from vader.spec import AdapterSpec
+from vader.weights import lora as adapters
 from vader_modelscope import lora
 from vader_modelscope.backbone import ModelScope, ModelScopeOptions
 
@@ -100,7 +101,7 @@ def test_it_is_not_written_in_the_reference_s_format(small_folder, file, tmp_pat
 
 def test_split(load, tmp_path):
     backbone = load(text_adapter=True)
-    adapters.inject(backbone.denoiser, adapters.AdapterSpec(rank=2, alpha=6), backbone.lora_target_modules, seed=0)
+    adapters.inject(backbone.denoiser, AdapterSpec(rank=2, alpha=6), backbone.lora_target_modules, seed=0)
     (tmp_path / "adapter").mkdir()
     adapters.save(backbone.denoiser, tmp_path / "adapter")
     assert lora.main(["split", str(tmp_path / "adapter"), str(tmp_path / "out")]) == 0

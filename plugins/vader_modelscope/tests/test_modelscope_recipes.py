@@ -9,7 +9,7 @@ from torch import nn
 
 import vader
 from vader import RunSpec
-from vader.weights.lora.adapters import inject
+from vader.weights.lora import inject
 from vader_modelscope.backbone import ModelScope
 
 ROOT = Path(__file__).parents[3]

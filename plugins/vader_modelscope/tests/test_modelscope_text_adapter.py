@@ -7,7 +7,8 @@ from diffusers import UNet3DConditionModel
 from vader import Conditioning, Video, WeightsError
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import ClipNoise, rollout
-from vader.weights.lora.adapters import AdapterSpec, inject
+from vader.spec import AdapterSpec
+from vader.weights.lora import inject
 
 VIDEO = Video(4, 32, 32, 8.0)
 PROMPTS = ["a red fox", "blue"]

@@ -171,7 +171,7 @@ def test_clips_do_not_depend_on_their_batch(backbone):
 
 def test_gradient_reaches_the_adapter_alone(load):
     from vader.spec import AdapterSpec
-    from vader.weights.lora import adapters
+    from vader.weights import lora as adapters
 
     backbone = load(video=CLIP)
     plain = roll(backbone, Window(3, 3))

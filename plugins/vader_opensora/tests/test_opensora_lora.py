@@ -9,8 +9,8 @@ from vader import WeightsError
 from vader.resolve import conversion
 from vader.resolve.components import ResolvedComponent
 from vader.spec import AdapterSpec
-from vader.weights.lora import adapters
-from vader.weights.lora.adapters import PEFT_CONFIG, PEFT_FILE
+from vader.weights import lora as adapters
+from vader.weights.lora import PEFT_CONFIG, PEFT_FILE
 from vader_opensora import lora
 from vader_opensora.backbone import OpenSora, OpenSoraOptions
 from vader_opensora.stdit3 import STDiT3

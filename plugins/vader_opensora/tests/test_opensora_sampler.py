@@ -13,7 +13,7 @@ from vader.diffusion.guidance import guided
 from vader.diffusion.rollout import rollout
 from vader.protocols import Conditioning
 from vader.spec import AdapterSpec
-from vader.weights.lora import adapters
+from vader.weights import lora as adapters
 from vader_opensora import tiny
 from vader_opensora.sampler import OpenSoraRFlow, OpenSoraRFlowOptions
 from vader_opensora.stdit3 import STDiT3

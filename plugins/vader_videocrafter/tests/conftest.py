@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from vader import Runtime
-from vader.resolve import conversion
 from vader.resolve.components import ResolvedComponent
+from vader.resolve.conversion import conversion_of
+from vader.weights.conversion import write
 from vader_videocrafter import layout, tiny
 from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 
@@ -86,7 +87,7 @@ def converted():
 
     def convert(source, target, dtype=None):
         part = ResolvedComponent("backbone", "videocrafter2", VideoCrafter2, VideoCrafter2Options(weights=str(source)))
-        conversion.write(conversion.conversion_of(part, dtype), target, lambda *_: None)
+        write(conversion_of(part, dtype), target, lambda *_: None)
         return target
 
     return convert

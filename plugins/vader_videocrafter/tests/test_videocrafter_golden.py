@@ -11,7 +11,7 @@ from vader import Conditioning, SamplerContext, Video
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import rollout
 from vader.spec import AdapterSpec
-from vader.weights.lora import adapters
+from vader.weights import lora as adapters
 from vader_videocrafter import layout, lora, names, network
 from vader_videocrafter.sampler import VideoCrafterDDIM, VideoCrafterDDIMOptions
 

@@ -11,7 +11,7 @@ from vader.cli import app as cli
 from vader.resolve import conversion
 from vader.resolve.components import ResolvedComponent
 from vader.spec import AdapterSpec
-from vader.weights.lora import adapters
+from vader.weights import lora as adapters
 from vader_videocrafter import layout, lora, names, tiny, weights
 from vader_videocrafter.backbone import VideoCrafter2, VideoCrafter2Options
 

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
-    from vader.protocols import Prediction
-    from vader.shapes import Frames, Latents
-    from vader.weights.meta_init import Place
+    from vader.sdk import Frames, Latents, Place, Prediction
 
 
 class WanOptions(Options):
@@ -88,7 +86,7 @@ class Wan:
 
     @classmethod
     def meta_init(cls, options: WanOptions, runtime: Runtime, place: Place) -> Wan:
-        """See :class:`vader.protocols.MetaBuildable`; the configurations of the published 1.3B are in this plugin."""
+        """See :class:`vader.sdk.MetaBuildable`; the configurations of the published 1.3B are in this plugin."""
         published = options.weights == files.HUB and options.revision is None and not Path(files.HUB).is_dir()
         folder = files.PIPELINE.find(str(files.PUBLISHED) if published else options.weights, options.revision)
         backbone = cls.__new__(cls)
@@ -186,7 +184,7 @@ class Wan:
         """
         import torch
 
-        from vader.diffusion.frames import from_signed
+        from vader.sdk import from_signed
 
         count = (latents.shape[2] - 1) * self.temporal_factor + 1
         wanted = list(range(count) if frames is None else frames)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import NoiseSchedule, WeightsError
-from vader.weights.meta_init import Tokens, network
-from vader.weights.pipeline_folder import INDEX, PipelineFolder
+from vader.sdk import INDEX, MetaTokens, PipelineFolder, meta_network
 
 if TYPE_CHECKING:
     import torch
@@ -86,10 +85,10 @@ def outline(folder: Path, name: str, variant: str | None, dtype: torch.dtype) ->
 
     transformer, text_encoder, vae = (PIPELINE.config(folder, part, name) for part in PIPELINE.modules)
     return Parts(
-        transformer=network(WanTransformer3DModel, transformer, dtype),
-        text_encoder=network(UMT5EncoderModel, text_encoder, dtype),
-        vae=network(AutoencoderKLWan, vae, torch.float32),
-        tokenizer=Tokens(),
+        transformer=meta_network(WanTransformer3DModel, transformer, dtype),
+        text_encoder=meta_network(UMT5EncoderModel, text_encoder, dtype),
+        vae=meta_network(AutoencoderKLWan, vae, torch.float32),
+        tokenizer=MetaTokens(),
         schedule=schedule(PIPELINE.config(folder, "scheduler", name), name),
     )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from vader import Conditioning, NoiseSchedule, Options, Runtime, Video
-from vader.weights.files import PICKLED
+from vader.sdk import PICKLED
 from vader_modelscope import weights as files
 
 if TYPE_CHECKING:
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    from vader.protocols import Prediction
-    from vader.shapes import Frames, Latents
-    from vader.spec import AdapterSpec
-    from vader.weights.meta_init import Place
+    from vader.sdk import AdapterSpec, Frames, Latents, Place, Prediction
 
 
 class ModelScopeOptions(Options):
@@ -114,7 +111,7 @@ class ModelScope:
 
     @classmethod
     def meta_init(cls, options: ModelScopeOptions, runtime: Runtime, place: Place) -> ModelScope:
-        """See :class:`vader.protocols.MetaBuildable`; the published model's configurations are part of this plugin."""
+        """See :class:`vader.sdk.MetaBuildable`; the published model's configurations are part of this plugin."""
         published = options.weights == files.HUB and options.revision is None and not Path(files.HUB).is_dir()
         folder = files.PIPELINE.find(str(files.PUBLISHED) if published else options.weights, options.revision)
         backbone = cls.__new__(cls)
@@ -210,7 +207,7 @@ class ModelScope:
         Raises:
             IndexError: for a frame that the latents do not hold.
         """
-        from vader.diffusion.frames import from_signed
+        from vader.sdk import from_signed
 
         return from_signed(self.decode_signed(latents, frames))
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import VaderError, WeightsError
-from vader.spec import AdapterSpec
-from vader.weights.files import load_pickled
+from vader.sdk import PEFT_CONFIG, AdapterSpec, load_pickled, read_adapter, write_adapter
 from vader_modelscope import weights as files
 
 if TYPE_CHECKING:
@@ -78,11 +77,9 @@ def split(source: str | Path, output: str | Path) -> dict[str, Path]:
     Raises:
         vader.WeightsError: there is no peft adapter at ``source``.
     """
-    from vader.weights.lora import adapters
-
-    state, config = adapters.read(Path(source).expanduser())
+    state, config = read_adapter(Path(source).expanduser())
     if config is None:
-        raise WeightsError(f"{str(source)!r} has no {adapters.PEFT_CONFIG}; expected the adapter folder of a run.")
+        raise WeightsError(f"{str(source)!r} has no {PEFT_CONFIG}; expected the adapter folder of a run.")
     text = {name.removeprefix(_TEXT): tensor for name, tensor in state.items() if name.startswith(_TEXT)}
     unet = {name: tensor for name, tensor in state.items() if not name.startswith(_TEXT)}
     made = {}
@@ -93,7 +90,7 @@ def split(source: str | Path, output: str | Path) -> dict[str, Path]:
         made[part].mkdir(parents=True, exist_ok=True)
         targets = tuple(sorted({name.rpartition(".lora_")[0] for name in tensors}))
         spec = AdapterSpec(rank=config["r"], alpha=config["lora_alpha"], target_modules=targets)
-        adapters.write(made[part], tensors, spec)
+        write_adapter(made[part], tensors, spec)
     return made
 
 

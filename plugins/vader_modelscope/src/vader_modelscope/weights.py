@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import NoiseSchedule, WeightsError
-from vader.weights.files import first_line
-from vader.weights.meta_init import Tokens, network
-from vader.weights.pipeline_folder import PipelineFolder
+from vader.sdk import MetaTokens, PipelineFolder, first_line, meta_network
 
 if TYPE_CHECKING:
     import torch
 
-    from vader.protocols import Prediction
+    from vader.sdk import Prediction
 
 HUB = "ali-vilab/text-to-video-ms-1.7b"
 FIX = (
@@ -81,10 +79,10 @@ def outline(folder: Path, name: str, variant: str | None, dtype: torch.dtype, va
 
     unet, text_encoder, vae = (PIPELINE.config(folder, part, name) for part in PIPELINE.modules)
     return Parts(
-        unet=network(UNet3DConditionModel, unet, dtype),
-        text_encoder=network(CLIPTextModel, text_encoder, dtype),
-        vae=network(AutoencoderKL, vae, vae_dtype),
-        tokenizer=Tokens(),
+        unet=meta_network(UNet3DConditionModel, unet, dtype),
+        text_encoder=meta_network(CLIPTextModel, text_encoder, dtype),
+        vae=meta_network(AutoencoderKL, vae, vae_dtype),
+        tokenizer=MetaTokens(),
     )
 
 

@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-    from vader.protocols import Prediction
-    from vader.shapes import Frames, Latents
-    from vader.spec import AdapterSpec
-    from vader.weights.meta_init import Place, Tokens
+    from vader.sdk import AdapterSpec, Frames, Latents, MetaTokens, Place, Prediction
     from vader_opensora.stdit3 import STDiT3
     from vader_opensora.vae import OpenSoraVAE
 
@@ -81,7 +78,7 @@ class OpenSora:
 
     denoiser: STDiT3
     text_encoder: T5EncoderModel
-    tokenizer: PreTrainedTokenizerBase | Tokens
+    tokenizer: PreTrainedTokenizerBase | MetaTokens
     vae: OpenSoraVAE
     schedule: NoiseSchedule
 
@@ -96,14 +93,14 @@ class OpenSora:
 
     @classmethod
     def meta_init(cls, options: OpenSoraOptions, runtime: Runtime, video: Video, place: Place) -> OpenSora:
-        """See :class:`vader.protocols.MetaBuildable`; the sizes of the published parts are in this plugin."""
-        from vader.weights.meta_init import Tokens
+        """See :class:`vader.sdk.MetaBuildable`; the sizes of the published parts are in this plugin."""
+        from vader.sdk import MetaTokens
         from vader_opensora import outline
 
         backbone = cls.__new__(cls)
         parts = outline.parts(options.weights, {part: getattr(options, part) for part in files.HUB}, runtime.dtype)
         backbone._put_together(options, runtime, video, parts, place)
-        backbone.tokenizer = Tokens()
+        backbone.tokenizer = MetaTokens()
         return backbone
 
     def _put_together(
@@ -201,7 +198,7 @@ class OpenSora:
         """
         import torch
 
-        from vader.diffusion.frames import from_signed
+        from vader.sdk import from_signed
 
         count = self.video.frames
         wanted = list(range(count) if frames is None else frames)

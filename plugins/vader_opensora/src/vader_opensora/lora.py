@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vader import WeightsError
-from vader.weights.files import PICKLED, load_pickled
+from vader.sdk import PICKLED, load_pickled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.spec import AdapterSpec
+    from vader.sdk import AdapterSpec
 
 ALPHA = 8.0
 """VADER-Open-Sora leaves alpha at peft's default, so its updates are scaled by 8 / rank."""
@@ -33,7 +33,7 @@ def spec_of(path: Path) -> AdapterSpec | None:
     Raises:
         vader.WeightsError: it cannot be read, or is no LoRA of Open-Sora.
     """
-    from vader.spec import AdapterSpec
+    from vader.sdk import AdapterSpec
 
     if path.suffix.lower() not in PICKLED:
         return None

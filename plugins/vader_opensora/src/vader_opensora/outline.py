@@ -10,7 +10,7 @@ import torch
 from transformers import T5EncoderModel
 
 from vader import WeightsError
-from vader.weights.meta_init import network
+from vader.sdk import meta_network
 from vader_opensora import weights as files
 from vader_opensora.stdit3 import STDiT3
 from vader_opensora.vae import OpenSoraVAE
@@ -45,7 +45,7 @@ def parts(weights: str | None, named: Mapping[str, str | None], dtype: torch.dty
     vae = files.empty_vae(configs["vae"], folders["vae"])
     for name, tensor in [*denoiser.named_parameters(), *denoiser.named_buffers()]:
         tensor.data = tensor.data.to(torch.float32 if name == "rope.freqs" else dtype)
-    return denoiser, vae, network(T5EncoderModel, configs["text_encoder"], dtype)
+    return denoiser, vae, meta_network(T5EncoderModel, configs["text_encoder"], dtype)
 
 
 def _config(part: str, folder: Path) -> Mapping[str, Any]:

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vader.protocols import Prediction
-    from vader.shapes import Latents
+    from vader.sdk import Latents, Prediction
 
 
 class OpenSoraRFlowOptions(Options):
@@ -54,7 +53,7 @@ class OpenSoraRFlow:
 
     def step(self, model_output: Tensor, i: int, latents: Latents, noise: Tensor) -> StepOutput:
         """See :class:`vader.Sampler`."""
-        from vader.diffusion.samplers.flow_euler import flow_step
+        from vader.sdk import flow_step
 
         return flow_step(model_output, latents, noise, self._sigmas[i], self._sigmas[i + 1], self._eta)
 

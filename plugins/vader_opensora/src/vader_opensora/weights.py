@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import WeightsError
-from vader.weights.files import check_safetensors, first_line, hub_folder, is_hub_id, shown
+from vader.sdk import check_safetensors, compare_shapes, first_line, hub_folder, is_hub_id, shapes_of, shown
 
 if TYPE_CHECKING:
     import torch
@@ -198,16 +198,9 @@ def fill(module: nn.Module, folder: Path, part: str, dtypes: Mapping[str, torch.
         with safe_open(file, framework="pt") as handle:
             for key in handle.keys():  # noqa: SIM118
                 state[key] = handle.get_tensor(key).to(dtypes.get(key, dtypes[""]))
-    shapes = [
-        f"{key} {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if own[key].shape != state[key].shape
-    ]
-    found = {
-        "missing": sorted(own.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(shapes),
-    }
+    differ = compare_shapes(shapes_of(state), shapes_of(own))
+    reshaped = [f"{key} {there}, expected {here}" for key, (there, here) in differ.reshaped.items()]
+    found = {"missing": differ.missing, "unexpected": differ.unexpected, "of another shape": reshaped}
     wrong = [f"{len(keys)} weights are {what}{shown(keys)}" for what, keys in found.items() if keys]
     if wrong:
         raise WeightsError(f"{folder} is not the {part} of Open-Sora 1.2: {'; '.join(wrong)}. {_fix(part)}")

@@ -12,7 +12,7 @@ from vader import Options, Prompt, Runtime
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.weights.meta_init import Place
+    from vader.sdk import Place
     from vader_rewards.heads import Head
     from vader_rewards.towers import ClipVision
 
@@ -114,7 +114,7 @@ class Aesthetic:
 
     @classmethod
     def meta_init(cls, options: AestheticOptions, runtime: Runtime, place: Place) -> Aesthetic:
-        """See :class:`vader.protocols.MetaBuildable`; the head has the widths of LAION's."""
+        """See :class:`vader.sdk.MetaBuildable`; the head has the widths of LAION's."""
         from vader_rewards import outline
 
         reward = cls.__new__(cls)

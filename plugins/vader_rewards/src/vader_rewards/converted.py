@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vader import WeightsError
-from vader_rewards.weights import first_line
+from vader.sdk import first_line
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto

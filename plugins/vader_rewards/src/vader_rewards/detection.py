@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vader import Options, Prompt, Runtime, SpecError
-from vader.errors import Problem
+from vader.sdk import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor

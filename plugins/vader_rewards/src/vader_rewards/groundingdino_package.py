@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vader import RegistryError, Runtime, WeightsError
+from vader.sdk import first_line
 from vader_rewards import weights
 from vader_rewards.detectors import DETR_SIDES, Boxes, phrase, prepare, sides
 
@@ -95,7 +96,7 @@ def _network(tensors: Mapping[str, Tensor], path: Path, folder: Path, text_encod
         backbone = _backbone(tensors, settings)
     except (KeyError, IndexError, ValueError) as error:
         raise WeightsError(
-            f"{path} does not hold the weights of Grounding DINO: {weights.first_line(error)} is missing. Expected a "
+            f"{path} does not hold the weights of Grounding DINO: {first_line(error)} is missing. Expected a "
             "file such as groundingdino_swint_ogc.pth."
         ) from error
     with torch.random.fork_rng(devices=[]), _text_encoder(folder, text_encoder):  # its first weights are random

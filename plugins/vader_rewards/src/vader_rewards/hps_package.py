@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vader import Prompt, RegistryError, Runtime, WeightsError
+from vader.sdk import first_line
 from vader_rewards.extras import packaged
 from vader_rewards.image_text import HPS_FILES, HpsWeights
 
@@ -110,7 +111,7 @@ def _network(name: str) -> Any:
             raise
         raise WeightsError(
             f"`weights: {name}`: expected open_clip_config.json and open_clip_model.safetensors in it: "
-            f"{weights.first_line(error)}."
+            f"{first_line(error)}."
         ) from error
     return network.requires_grad_(False).eval()
 

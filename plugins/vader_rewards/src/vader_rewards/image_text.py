@@ -14,7 +14,7 @@ from vader_rewards.extras import require
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.weights.meta_init import Place
+    from vader.sdk import Place
 
 HPS_FILES = {"v2.0": "xswu/HPSv2:HPS_v2_compressed.pt", "v2.1": "xswu/HPSv2:HPS_v2.1_compressed.pt"}
 
@@ -134,7 +134,7 @@ class Hps:
 
     @classmethod
     def meta_init(cls, options: HpsOptions, runtime: Runtime, place: Place) -> Hps:
-        """See :class:`vader.protocols.MetaBuildable`; without a folder it is a ViT-H/14, whatever its weights."""
+        """See :class:`vader.sdk.MetaBuildable`; without a folder it is a ViT-H/14, whatever its weights."""
         require("hps", "hps", "open_clip")
         from vader_rewards import outline
 
@@ -227,7 +227,7 @@ class PickScore:
 
     @classmethod
     def meta_init(cls, options: PickScoreOptions, runtime: Runtime, place: Place) -> PickScore:
-        """See :class:`vader.protocols.MetaBuildable`."""
+        """See :class:`vader.sdk.MetaBuildable`."""
         from vader_rewards import outline
 
         reward = cls.__new__(cls)

@@ -42,7 +42,7 @@ class JpegSize:
         """``(b f 3 h w)`` in [0, 1] -> ``(b,)``, without gradient."""
         import torch
 
-        from vader.diffusion.frames import to_uint8
+        from vader.sdk import to_uint8
         from vader_rewards import pixels
 
         sizes = [self._size(image) for image in to_uint8(pixels.images(frames))]

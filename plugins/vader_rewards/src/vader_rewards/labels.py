@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from vader import Prompt, SpecError
-from vader.errors import Problem
+from vader.sdk import Problem
 
 
 def words(text: str) -> str:

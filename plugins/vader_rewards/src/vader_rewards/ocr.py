@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, field_validator
 
 from vader import Options, Prompt, Runtime, SpecError
-from vader.errors import Problem
+from vader.sdk import Problem
 from vader_rewards.extras import packaged, require
 
 if TYPE_CHECKING:

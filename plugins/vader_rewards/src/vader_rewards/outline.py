@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vader import Runtime, WeightsError
-from vader.weights.meta_init import Place, Tokens, network
+from vader.sdk import MetaTokens, Place, meta_network
 from vader_rewards import pixels
 from vader_rewards.heads import Head
 from vader_rewards.towers import ClipVision, OpenClip
@@ -66,7 +66,7 @@ def clip_vision(name: str, runtime: Runtime, place: Place) -> ClipVision:
 
     found = config(name)
     vision = {"projection_dim": found.get("projection_dim", 512), **found.get("vision_config", found)}
-    tower = network(CLIPVisionModelWithProjection, vision, runtime.dtype).requires_grad_(False).eval()
+    tower = meta_network(CLIPVisionModelWithProjection, vision, runtime.dtype).requires_grad_(False).eval()
     return ClipVision(place(tower, runtime.device))
 
 
@@ -78,12 +78,12 @@ def head(widths: tuple[int, ...], runtime: Runtime, place: Place) -> Head:
     return made
 
 
-def clip(name: str, runtime: Runtime, place: Place) -> tuple[Any, Tokens]:
+def clip(name: str, runtime: Runtime, place: Place) -> tuple[Any, MetaTokens]:
     """Both halves of a CLIP of transformers, and a tokenizer."""
     from transformers import CLIPModel
 
-    made = network(CLIPModel, config(name), runtime.dtype).requires_grad_(False).eval()
-    return place(made, runtime.device), Tokens(77)
+    made = meta_network(CLIPModel, config(name), runtime.dtype).requires_grad_(False).eval()
+    return place(made, runtime.device), MetaTokens(77)
 
 
 def open_clip(architecture: str, runtime: Runtime, place: Place) -> OpenClip:

@@ -12,8 +12,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from vader import Options, Prompt
-from vader.prompts import draw_evenly, draw_weighted
-from vader.prompts.file import read_prompts, read_weighted
+from vader.sdk import draw_evenly, draw_weighted, read_prompts, read_weighted
 
 SETS = Path(__file__).parent / "prompt_sets"
 _SPOKEN_VOWEL = re.compile(r"(?:hour|honest|honou?r|heir)", re.IGNORECASE)

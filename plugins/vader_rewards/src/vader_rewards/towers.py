@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vader import Runtime, WeightsError
+from vader.sdk import first_line
 from vader_rewards import pixels, weights
 
 T = TypeVar("T")
@@ -158,7 +159,7 @@ def open_clip(architecture: str, source: str | Path | None, runtime: Runtime) ->
         except Exception as error:  # open_clip and the hub client raise errors of many kinds
             what = f"{architecture} with weights {published}" if published else architecture
             raise WeightsError(
-                f"open_clip cannot give {what}: {weights.first_line(error)}. Expected a pair of "
+                f"open_clip cannot give {what}: {first_line(error)}. Expected a pair of "
                 "`open_clip.list_pretrained()` (downloaded from the hub on first use), hf-hub:owner/name, or a folder "
                 "with open_clip_config.json; without a connection, a local file or folder."
             ) from error

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vader import Prompt, Runtime, WeightsError
+from vader.sdk import first_line
 from vader_rewards import pickled, pixels, weights
 from vader_rewards.detectors import Boxes
 from vader_rewards.extras import packaged, require
@@ -60,7 +61,7 @@ def checkpoint(path: Path) -> Checkpoint:
         size = max(size) if isinstance(size, Sequence) else int(size)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
-            f"{path} is no checkpoint of an ultralytics detector: {type(error).__name__} {weights.first_line(error)}. "
+            f"{path} is no checkpoint of an ultralytics detector: {type(error).__name__} {first_line(error)}. "
             "Expected a .pt file such as yolo11n.pt."
         ) from error
     return Checkpoint(architecture, names, size, tensors)

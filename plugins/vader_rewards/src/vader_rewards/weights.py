@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import WeightsError
+from vader.sdk import compare_shapes, first_line, hub_file, hub_folder, is_hub_id, shapes_of, unreadable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_FILE = re.compile(r"(\w[\w.-]*/\w[\w.-]*):(.+)")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+_KIND = "a file of weights"
 _SMALL = ("*.json", "*.txt", "*.model")
 
 
@@ -35,7 +36,7 @@ def folder(weights: str, revision: str | None, *, option: str = "weights", small
     local = Path(weights).expanduser()
     if local.is_dir():
         return local
-    if local.exists() or not _HUB_ID.fullmatch(weights):
+    if local.exists() or not is_hub_id(weights):
         what = "is a file, not a folder" if local.exists() else "is no folder here, nor a hub id (owner/name)"
         raise WeightsError(f"`{option}: {weights}` {what}. Give the folder that `hf download` has filled, or a hub id.")
     found = _snapshot(weights, revision, _SMALL, option)
@@ -62,33 +63,17 @@ def file(name: str, option: str) -> Path:
     if hub is None:
         what = "is a folder" if local.is_dir() else "is no file here"
         raise WeightsError(f"`{option}: {name}` {what}. Give the path of the file, or owner/name:file on the hub.")
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download(hub[1], hub[2]))
-    except Exception as error:  # the hub client's own errors and its transport's have no public base in common
-        raise WeightsError(_unreachable(hub[1], option, error, hub[2])) from error
+        return hub_file(hub[1], hub[2])
+    except WeightsError as error:
+        raise WeightsError(f"`{option}`: {error}") from error
 
 
 def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...], option: str) -> Path:
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub client's own errors and its transport's have no public base in common
-        raise WeightsError(_unreachable(name, option, error, None, revision)) from error
-
-
-def _unreachable(
-    name: str, option: str, error: Exception, wanted: str | None = None, revision: str | None = None
-) -> str:
-    what = f"{wanted} of {name}" if wanted else name
-    at = f" at revision {revision!r}" if revision else ""
-    command = f"hf download {name}" + (f" {wanted}" if wanted else "") + (f" --revision {revision}" if revision else "")
-    return (
-        f"`{option}`: the hub did not give {what}{at}: {first_line(error)}. Check the name and the connection; without "
-        f"one, run `{command}` where there is and set HF_HUB_OFFLINE=1, or set `{option}` to a local path."
-    )
+        return hub_folder(name, patterns, revision)
+    except WeightsError as error:
+        raise WeightsError(f"`{option}`: {error}") from error
 
 
 def model(kind: Any, source: Path, name: str, dtype: torch.dtype) -> Any:
@@ -169,7 +154,7 @@ def check_folder(source: Path, name: str) -> None:
             with safe_open(path, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{name}: {_damaged(path, error)}") from error
+            raise unreadable(path, f"{name}: {path}", _KIND, error) from error
 
 
 def state(path: Path) -> dict[str, Tensor]:
@@ -188,7 +173,7 @@ def state(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # zip, pickle and safetensors readers have no exception in common
-        raise WeightsError(_damaged(path, error)) from error
+        raise unreadable(path, str(path), _KIND, error) from error
     for name in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
@@ -203,14 +188,10 @@ def fill(network: Any, tensors: Mapping[str, Tensor], path: Path, what: str) -> 
     Raises:
         vader.WeightsError: if names or shapes differ; says which.
     """
-    expected = network.state_dict()
-    problems = [f"{name} is missing" for name in sorted(expected.keys() - tensors.keys())]
-    problems += [f"{name} is unknown" for name in sorted(tensors.keys() - expected.keys())]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
-    ]
+    differ = compare_shapes(shapes_of(tensors), shapes_of(network.state_dict()))
+    problems = [f"{name} is missing" for name in differ.missing]
+    problems += [f"{name} is unknown" for name in differ.unexpected]
+    problems += [f"{name} has shape {found}, expected {wanted}" for name, (found, wanted) in differ.reshaped.items()]
     if problems:
         raise WeightsError(f"{path} does not hold the weights of {what}: {shown(problems)}.")
     network.load_state_dict(tensors)
@@ -221,17 +202,5 @@ def shown(items: list[str], most: int = 3) -> str:
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
-def first_line(error: BaseException) -> str:
-    """An error's first line, without its full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return (
-        f"{path} ({path.stat().st_size:,} bytes) is truncated or not a file of weights: {first_line(error)}. "
-        "Delete it and fetch it again."
-    )
-
-
 def _again(name: str) -> str:
-    return f"Fetch it with `hf download {name}`." if _HUB_ID.fullmatch(name) else "Fetch it again with `hf download`."
+    return f"Fetch it with `hf download {name}`." if is_hub_id(name) else "Fetch it again with `hf download`."

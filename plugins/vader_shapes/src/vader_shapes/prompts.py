@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from vader import Options, Prompt
-from vader.prompts import draw_evenly
+from vader.sdk import draw_evenly
 
 
 class ShapesPromptsOptions(Options):

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from vader.protocols import Prediction
-    from vader.resolve.conversion import Conversion
-    from vader.shapes import Frames, Latents
-    from vader.spec import AdapterSpec
-    from vader.weights.meta_init import Place
+    from vader.sdk import AdapterSpec, Conversion, Frames, Latents, Place, Prediction
     from vader_videocrafter.weights import Parts
 
 
@@ -91,7 +87,7 @@ class VideoCrafter2:
 
     @classmethod
     def meta_init(cls, options: VideoCrafter2Options, runtime: Runtime, video: Video, place: Place) -> VideoCrafter2:
-        """See :class:`vader.protocols.MetaBuildable`; the sizes of the published 512 v2 are in this plugin."""
+        """See :class:`vader.sdk.MetaBuildable`; the sizes of the published 512 v2 are in this plugin."""
         from vader_videocrafter import outline
 
         backbone = cls.__new__(cls)
@@ -198,7 +194,7 @@ class VideoCrafter2:
         """
         import torch
 
-        from vader.diffusion.frames import from_signed
+        from vader.sdk import from_signed
         from vader_videocrafter.network import pixels
 
         count = latents.shape[2]

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vader import WeightsError
-from vader.weights.files import PICKLED, SAFETENSORS, load_pickled, unreadable
+from vader.sdk import PICKLED, SAFETENSORS, load_pickled, unreadable
 from vader_videocrafter.layout import FIX, Shapes
 
 _DEEPSPEED = "_forward_module."

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vader import WeightsError
-from vader.weights.files import PICKLED, SAFETENSORS, load_pickled
+from vader.sdk import PICKLED, SAFETENSORS, load_pickled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.spec import AdapterSpec
+    from vader.sdk import AdapterSpec
     from vader_videocrafter.names import Names
 
 ALPHA = 8.0
@@ -34,7 +34,7 @@ def spec_of(path: Path) -> AdapterSpec | None:
     Raises:
         vader.WeightsError: it cannot be read, or its tensors have different ranks.
     """
-    from vader.spec import AdapterSpec
+    from vader.sdk import AdapterSpec
 
     if not _may_be_published(path):
         return None

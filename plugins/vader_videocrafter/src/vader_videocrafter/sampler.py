@@ -15,8 +15,7 @@ from vader_videocrafter.schedule import ScaledSchedule
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.protocols import Prediction
-    from vader.shapes import Latents
+    from vader.sdk import Latents, Prediction
 
 
 class VideoCrafterDDIMOptions(Options):

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from vader import NoiseSchedule, WeightsError
-from vader.resolve.conversion import Conversion
-from vader.weights.files import PICKLED, SAFETENSORS, first_line, hub_file, is_hub_id, shown
+from vader.sdk import PICKLED, SAFETENSORS, Conversion, compare_shapes, first_line, hub_file, is_hub_id, shown
 from vader_videocrafter import names, network
 from vader_videocrafter.checkpoint import Stored, open_checkpoint
 from vader_videocrafter.layout import FIX, PUBLISHED, TEXT, UNET, VAE, Layout, Shapes, read
@@ -151,18 +150,19 @@ def judge(networks: Networks, shapes: Shapes, layout: Layout, name: str) -> None
     wanted[names.SCHEDULE] = (TRAIN_TIMESTEPS,)
     if names.SCALE in shapes:
         wanted[names.SCALE] = (max(TRAIN_TIMESTEPS, *shapes[names.SCALE]),)
-    missing = sorted(wanted.keys() - shapes.keys())
-    unexpected = sorted(key for key in shapes if key not in wanted and names.unused(key, layout) is None)
-    wrong = [
-        f"{key}: {shapes[key]} there, {shape} here"
-        for key, shape in wanted.items()
-        if key in shapes and _core(shapes[key]) != _core(shape)
-    ]
+    differ = compare_shapes(_cores(shapes), _cores(wanted))
+    missing = differ.missing
+    unexpected = [key for key in differ.unexpected if names.unused(key, layout) is None]
+    wrong = [f"{key}: {shapes[key]} there, {wanted[key]} here" for key in differ.reshaped]
     if missing or unexpected or wrong:
         raise WeightsError(
             f"{name} does not hold this model: {len(missing)} tensors are missing{shown(missing)}, {len(unexpected)} "
             f"are unexpected{shown(unexpected)}, {len(wrong)} have another shape{shown(wrong)}. {FIX}"
         )
+
+
+def _cores(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {key: _core(shape) for key, shape in shapes.items()}
 
 
 def _core(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from vader.resolve.components import ResolvedComponent
-    from vader.resolve.conversion import Progress
+    from vader.weights.conversion import Progress
 
 convert = typer.Typer(no_args_is_help=True, help="Convert weights and adapters of other programs.")
 
@@ -39,7 +39,8 @@ def weights(
     if dtype is not None and dtype not in kinds:
         raise SpecError([Problem("--dtype", f"expected {', '.join(kinds)}; found {dtype!r}.")], "the command")
     part = _part(backbone, {"weights": source})
-    from vader.resolve.conversion import conversion_of, write
+    from vader.resolve.conversion import conversion_of
+    from vader.weights.conversion import write
 
     conversion = conversion_of(part, dtype)
     with _bar() as progress:

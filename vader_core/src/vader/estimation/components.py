@@ -17,7 +17,7 @@ from vader.resolve import build
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.planning import Plan
 from vader.shapes import Frames, Scores
-from vader.weights.lora import adapters
+from vader.weights import lora
 
 _DEPTH = 4
 """How deep networks are looked for in the attributes of a component's attributes."""
@@ -112,7 +112,7 @@ def backbone_of(plan: Plan, machine: Machine, dtype: torch.dtype) -> tuple[Backb
     backbone = cast("Backbone", found)
     spec, targets = plan.spec.backbone.adapter, part.capability("lora_target_modules")
     with torch.device("meta" if homes else STAGE):
-        adapters.inject(backbone.denoiser, spec.model_copy(update={"init": None}), targets, seed=0)
+        lora.inject(backbone.denoiser, spec.model_copy(update={"init": None}), targets, seed=0)
     dress(machine, backbone, homes)
     if plan.spec.train.gradient_checkpointing:
         backbone.enable_gradient_checkpointing()

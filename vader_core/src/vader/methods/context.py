@@ -18,7 +18,7 @@ from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.methods.objective import Objective
 from vader.protocols import Backbone, Batch, Conditioning, Prompt, Reward, Sampler, Video
 from vader.shapes import Frames, Latents, Scores
-from vader.weights.lora import adapters
+from vader.weights import lora
 
 
 class PhaseTimer:
@@ -179,7 +179,7 @@ class RolloutContext:
     @contextmanager
     def base(self) -> Iterator[None]:
         """The model without its adapter, and no gradient."""
-        with torch.no_grad(), adapters.switched_off(self.backbone.denoiser):
+        with torch.no_grad(), lora.switched_off(self.backbone.denoiser):
             yield
 
     def divergence(self, prediction: Tensor, conditioning: Conditioning, latents: Latents, i: int) -> Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vader.spec import AdapterSpec, RunSpec
+    from vader.weights.conversion import Conversion
 
 A = TypeVar("A")
 
@@ -52,8 +53,8 @@ class ExportsNative(Protocol):
 class Convertible(Protocol):
     """A backbone whose published checkpoint ``vader convert`` writes as safetensors."""
 
-    def conversion(self, options: Any, dtype: torch.dtype | None) -> Any:
-        """The :class:`vader.resolve.conversion.Conversion` of what the options name. dtype None leaves it as it is."""
+    def conversion(self, options: Any, dtype: torch.dtype | None) -> Conversion:
+        """The checkpoint that the options name, as it is to be written. dtype None leaves it as it is."""
         ...
 
 

@@ -51,7 +51,7 @@ def locate(init: str | Path, *, cached: bool = False) -> Path | None:
 
 def _fetched(name: str, file: str, cached: bool) -> Path:
     """A file of a repository, with peft's configuration where one lies beside it."""
-    from vader.weights.lora.adapters import PEFT_CONFIG
+    from vader.weights.lora import PEFT_CONFIG
 
     wanted = [file, str(Path(file).with_name(PEFT_CONFIG))]
     path = hub_folder(name, wanted, cached=cached) / file
@@ -62,7 +62,7 @@ def _fetched(name: str, file: str, cached: bool) -> Path:
 
 def _only(name: str, files: Sequence[str]) -> str:
     """The one adapter among the files of a repository."""
-    from vader.weights.lora.adapters import DIFFUSERS_FILE, PEFT_FILE
+    from vader.weights.lora import DIFFUSERS_FILE, PEFT_FILE
 
     if known := next((file for file in (PEFT_FILE, DIFFUSERS_FILE) if file in files), None):
         return known
@@ -79,10 +79,10 @@ def shape_of(backbone: ResolvedComponent, path: Path) -> AdapterSpec:
     Raises:
         WeightsError: there is no adapter, or none that can be read.
     """
-    from vader.weights.lora import adapters
+    from vader.weights import lora
 
     found = _own_shape(backbone, path)
-    return found.model_copy(update={"init": str(path)}) if found is not None else adapters.spec_of(path)
+    return found.model_copy(update={"init": str(path)}) if found is not None else lora.spec_of(path)
 
 
 def tensors(backbone: ResolvedComponent, path: Path) -> Mapping[str, Tensor]:
@@ -91,10 +91,10 @@ def tensors(backbone: ResolvedComponent, path: Path) -> Mapping[str, Tensor]:
     Raises:
         WeightsError: it cannot be read, or is of another model.
     """
-    from vader.weights.lora import adapters
+    from vader.weights import lora
 
     own = foreign(backbone, path) if _own_shape(backbone, path) is not None else None
-    return own[1] if own is not None else adapters.read(path)[0]
+    return own[1] if own is not None else lora.read(path)[0]
 
 
 def _own_shape(backbone: ResolvedComponent, path: Path) -> AdapterSpec | None:

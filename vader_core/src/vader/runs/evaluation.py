@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vader.resolve import planning
 from vader.errors import Problem, SpecError
+from vader.resolve import planning
 from vader.runs.events import Validation
 from vader.runs.session import Session, open_session
 from vader.runs.validation import chosen, clip_writer, score_clips

@@ -14,9 +14,9 @@ from typing import Any
 
 from yaml import YAMLError
 
-from vader.runs import checkpoint
-from vader.plugins.discovery import plugin_distributions
 from vader.errors import RunFolderError
+from vader.plugins.discovery import plugin_distributions
+from vader.runs import checkpoint
 from vader.spec import RunSpec, differences, load_run_spec
 from vader.storage import write_json, write_text
 

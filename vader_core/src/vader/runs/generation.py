@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vader.resolve import planning
-from vader.errors import RunFolderError
 from vader.diffusion.frames import tile, write_clip
 from vader.diffusion.gradient import no_gradient
-from vader.protocols import Prompt
 from vader.diffusion.seeding import derive
+from vader.errors import RunFolderError
+from vader.protocols import Prompt
+from vader.resolve import planning
 from vader.runs.session import open_session
 
 

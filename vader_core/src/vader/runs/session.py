@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vader.resolve import adapter_source
-from vader.weights.lora import adapters
-from vader.resolve import build
-from vader.runs import checkpoint
-from vader.resolve import planning
 from vader.diffusion.conditioning import ConditioningCache
-from vader.runs.engine import DTYPES, make_accelerator
+from vader.diffusion.seeding import derive
 from vader.errors import RunFolderError, WeightsError
 from vader.methods.context import RolloutContext
+from vader.resolve import adapter_source, build, planning
+from vader.runs import checkpoint
+from vader.runs.engine import DTYPES, make_accelerator
 from vader.runs.folder import SPEC
-from vader.diffusion.seeding import derive
+from vader.weights import lora
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Session:
     def set_scale(self, scale: float) -> None:
         """Scale the adapter's update; 0 gives the base model bit for bit."""
         if self.adapter is not None:
-            adapters.set_scale(self.context.backbone.denoiser, scale)
+            lora.set_scale(self.context.backbone.denoiser, scale)
 
 
 def locate(source: Any, adapter: str | Path | None) -> tuple[Any, Path | None]:
@@ -62,7 +60,7 @@ def newest_adapter(folder: Path) -> Path:
         WeightsError: the folder holds neither.
     """
     final = folder / "adapter"
-    if (final / adapters.PEFT_FILE).is_file():
+    if (final / lora.PEFT_FILE).is_file():
         return final
     found = checkpoint.newest(folder / "checkpoints", lambda _: None)
     if found is None:
@@ -96,7 +94,7 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
     rewards = build.assemble_rewards({**plan.rewards, **plan.held_out}, device, dtype) if judged else {}
     if shape is not None and init is not None:
         tensors = adapter_source.tensors(plan.backbone, init)
-        adapters.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"), tensors)
+        lora.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"), tensors)
     denoiser = accelerator.prepare_model(backbone.denoiser, evaluation_mode=True)
     context = build.assemble_context(plan, backbone, denoiser, rewards, device)
     return Session(plan, context, ConditioningCache(backbone, device), init)

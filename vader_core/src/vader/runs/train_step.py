@@ -12,14 +12,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vader.weights.lora.adapters import set_dropout
 from vader.diffusion.conditioning import ConditioningCache
-from vader.errors import NonFiniteError
-from vader.protocols import Batch, Loss, Method
-from vader.methods.context import PhaseTimer
-from vader.protocols import PromptSource
 from vader.diffusion.seeding import derive, stream
+from vader.errors import NonFiniteError
+from vader.methods.context import PhaseTimer
+from vader.protocols import Batch, Loss, Method, PromptSource
 from vader.spec import TrainSpec
+from vader.weights.lora import set_dropout
 
 
 def learning_rate(spec: TrainSpec, step: int) -> float:

@@ -17,25 +17,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vader.resolve import adapter_source
-from vader.weights.lora import adapters
-from vader.resolve import build
-from vader.runs import checkpoint
-from vader.resolve import code_record
-from vader.runs import early_stop
-from vader.resolve import planning
-from vader.weights.lora.ema import Average
 from vader.diffusion.conditioning import ConditioningCache
-from vader.runs.engine import DTYPES, make_accelerator, peak_bytes
+from vader.diffusion.seeding import derive
 from vader.errors import CheckpointError, NonFiniteError
+from vader.resolve import adapter_source, build, code_record, planning
+from vader.runs import checkpoint, early_stop
+from vader.runs.engine import DTYPES, make_accelerator, peak_bytes
 from vader.runs.events import Listeners, Run, RunResult, Validation
+from vader.runs.folder import RunFolder
 from vader.runs.launch import require_processes
 from vader.runs.listeners import MetricsFile, Trackers
-from vader.runs.train_step import Counters, TrainStep
-from vader.runs.folder import RunFolder
-from vader.diffusion.seeding import derive
 from vader.runs.signals import StopSignals
+from vader.runs.train_step import Counters, TrainStep
 from vader.runs.validator import Validator
+from vader.weights import lora
+from vader.weights.lora.ema import Average
 
 
 def train(
@@ -125,7 +121,7 @@ class _Trainer:
         seed = derive(spec.train.seed, "adapter")
         init = self._plan.initial_adapter
         tensors = adapter_source.tensors(self._plan.backbone, init) if init is not None else None
-        self._parameters = adapters.inject(self._backbone.denoiser, spec.backbone.adapter, targets, seed, tensors)
+        self._parameters = lora.inject(self._backbone.denoiser, spec.backbone.adapter, targets, seed, tensors)
         self._folder.require_space(20 * sum(parameter.numel() for parameter in self._parameters))
         self._encode = ConditioningCache(self._backbone, accelerator.device)
 
@@ -159,7 +155,7 @@ class _Trainer:
                 f"{found.path.name} was written for another spec than this folder's. "
                 "Remove it, or resume in the folder it comes from."
             )
-        adapters.load_into(self._backbone.denoiser, found.adapter)
+        lora.load_into(self._backbone.denoiser, found.adapter)
         state = found.training_state()
         self._optimizer.load_state_dict(state["optimizer"])
         if self._accelerator.scaler is not None and state["scaler"] is not None:
@@ -253,7 +249,7 @@ class _Trainer:
                 self._folder.checkpoints,
                 self._step,
                 digest=self._spec.digest(),
-                write_adapter=lambda folder: adapters.save(self._backbone.denoiser, folder),
+                write_adapter=lambda folder: lora.save(self._backbone.denoiser, folder),
                 training={
                     "optimizer": self._optimizer.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
@@ -290,7 +286,7 @@ class _Trainer:
         """The adapter as it is now, for peft and for diffusers."""
         if self._accelerator.is_main_process:
             name = self._plan.backbone.capability("denoiser_name")
-            checkpoint.replace_folder(folder, partial(adapters.save, self._backbone.denoiser, denoiser_name=name))
+            checkpoint.replace_folder(folder, partial(lora.save, self._backbone.denoiser, denoiser_name=name))
         self._accelerator.wait_for_everyone()
 
     def _finish(self, stopped: str | None) -> RunResult:

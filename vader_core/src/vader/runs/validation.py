@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from vader.runs.checkpoint import folder_name
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.frames import write_clip
 from vader.diffusion.gradient import no_gradient
-from vader.runs.events import Validation, ValidationClip
+from vader.diffusion.seeding import derive, stream
 from vader.methods.context import RolloutContext
 from vader.protocols import Prompt, PromptSource
-from vader.diffusion.seeding import derive, stream
+from vader.runs.checkpoint import folder_name
+from vader.runs.events import Validation, ValidationClip
 from vader.shapes import Frames
 from vader.spec import ValidationSpec
 from vader.storage import write_json

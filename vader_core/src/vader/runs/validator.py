@@ -11,13 +11,13 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vader.runs import checkpoint
 from vader.diffusion.conditioning import ConditioningCache
-from vader.runs.events import Validation
 from vader.methods.context import RolloutContext
 from vader.resolve.planning import Plan
+from vader.runs import checkpoint
+from vader.runs.events import Validation
+from vader.runs.validation import chosen, clip_writer, read_validation, score_clips, write_validation
 from vader.shapes import Frames
-from vader.runs.validation import chosen, clip_writer, score_clips, read_validation, write_validation
 
 Progress = Callable[[int, int, int], None]
 """``(step, clips done, clips in all)`` of this process."""

@@ -7,6 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
+import jinja2
+
 from vader import __version__
 from vader.errors import Problem, RunFolderError, SpecError
 from vader.plugins import registry
@@ -46,6 +48,7 @@ def write(kind: str, name: str, into: Path) -> Path:
         "group": registry.GROUPS[kind],
         "core": _core_range(),
     }
+    templates = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     folder = into / values["distribution"]
     if folder.exists():
         raise RunFolderError(f"{str(folder)!r} exists. Choose another name or folder, or delete it.")
@@ -55,7 +58,8 @@ def write(kind: str, name: str, into: Path) -> Path:
         for source in [*sorted((TEMPLATES / "common").iterdir()), *sorted((TEMPLATES / kind).iterdir())]:
             target = partial / _place(source.name.removesuffix(".tmpl"), values)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(_filled(source.read_text(encoding="utf-8"), values), encoding="utf-8")
+            text = templates.from_string(source.read_text(encoding="utf-8")).render(values)
+            target.write_text(text, encoding="utf-8")
         (partial / "src" / values["package"] / "py.typed").touch()
         partial.rename(folder)
     except OSError as error:
@@ -98,9 +102,3 @@ def _place(name: str, values: dict[str, str]) -> str:
     if name == "test.py":
         return f"tests/test_{values['component']}.py"
     return f"src/{values['package']}/{name}" if name.endswith(".py") else name
-
-
-def _filled(text: str, values: dict[str, str]) -> str:
-    for key, value in values.items():
-        text = text.replace(f"@@{key}@@", value)
-    return text

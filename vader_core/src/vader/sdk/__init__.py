@@ -1,1 +1,120 @@
-"""What plugin authors may import beside ``vader`` and ``vader.testing``."""
+"""What authors of plugins may import beside ``vader`` and ``vader.testing``; nothing else is public.
+
+The names are resolved when they are first used: ``import vader.sdk`` imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    # what a component may declare and be able to do
+    "Prediction": "vader.protocols:Prediction",
+    "NativeAdapters": "vader.protocols:NativeAdapters",
+    "StartsFromNative": "vader.protocols:StartsFromNative",
+    "ExportsNative": "vader.protocols:ExportsNative",
+    "Convertible": "vader.protocols:Convertible",
+    "MetaBuildable": "vader.protocols:MetaBuildable",
+    "NamedPromptSets": "vader.protocols:NamedPromptSets",
+    "ValidatesSpec": "vader.protocols:ValidatesSpec",
+    # types of what it is given
+    "Frames": "vader.shapes:Frames",
+    "Latents": "vader.shapes:Latents",
+    "Scores": "vader.shapes:Scores",
+    "AdapterSpec": "vader.spec:AdapterSpec",
+    "Problem": "vader.errors:Problem",
+    # frames, samplers, prompts
+    "from_signed": "vader.diffusion.frames:from_signed",
+    "to_uint8": "vader.diffusion.frames:to_uint8",
+    "flow_step": "vader.diffusion.samplers.flow_euler:flow_step",
+    "draw_evenly": "vader.prompts:draw_evenly",
+    "draw_weighted": "vader.prompts:draw_weighted",
+    "read_prompts": "vader.prompts.file:read_prompts",
+    "read_weighted": "vader.prompts.file:read_weighted",
+    # files of weights
+    "PICKLED": "vader.weights.files:PICKLED",
+    "SAFETENSORS": "vader.weights.files:SAFETENSORS",
+    "check_safetensors": "vader.weights.files:check_safetensors",
+    "first_line": "vader.weights.files:first_line",
+    "hub_file": "vader.weights.files:hub_file",
+    "hub_folder": "vader.weights.files:hub_folder",
+    "is_hub_id": "vader.weights.files:is_hub_id",
+    "load_pickled": "vader.weights.files:load_pickled",
+    "shown": "vader.weights.files:shown",
+    "unreadable": "vader.weights.files:unreadable",
+    "Difference": "vader.weights.compare:Difference",
+    "compare_shapes": "vader.weights.compare:compare_shapes",
+    "shapes_of": "vader.weights.compare:shapes_of",
+    "Conversion": "vader.weights.conversion:Conversion",
+    "INDEX": "vader.weights.pipeline_folder:INDEX",
+    "PipelineFolder": "vader.weights.pipeline_folder:PipelineFolder",
+    # networks without weights
+    "Place": "vader.weights.meta_init:Place",
+    "MetaTokens": "vader.weights.meta_init:MetaTokens",
+    "meta_network": "vader.weights.meta_init:meta_network",
+    # adapters
+    "PEFT_CONFIG": "vader.weights.lora:PEFT_CONFIG",
+    "read_adapter": "vader.weights.lora:read",
+    "write_adapter": "vader.weights.lora:write",
+}
+"""Name -> ``module:attribute``."""
+
+__all__ = [*_PUBLIC]
+
+if TYPE_CHECKING:
+    import vader.weights.lora
+    from vader.diffusion.frames import from_signed as from_signed
+    from vader.diffusion.frames import to_uint8 as to_uint8
+    from vader.diffusion.samplers.flow_euler import flow_step as flow_step
+    from vader.errors import Problem as Problem
+    from vader.prompts import draw_evenly as draw_evenly
+    from vader.prompts import draw_weighted as draw_weighted
+    from vader.prompts.file import read_prompts as read_prompts
+    from vader.prompts.file import read_weighted as read_weighted
+    from vader.protocols import Convertible as Convertible
+    from vader.protocols import ExportsNative as ExportsNative
+    from vader.protocols import MetaBuildable as MetaBuildable
+    from vader.protocols import NamedPromptSets as NamedPromptSets
+    from vader.protocols import NativeAdapters as NativeAdapters
+    from vader.protocols import Prediction as Prediction
+    from vader.protocols import StartsFromNative as StartsFromNative
+    from vader.protocols import ValidatesSpec as ValidatesSpec
+    from vader.shapes import Frames as Frames
+    from vader.shapes import Latents as Latents
+    from vader.shapes import Scores as Scores
+    from vader.spec import AdapterSpec as AdapterSpec
+    from vader.weights.compare import Difference as Difference
+    from vader.weights.compare import compare_shapes as compare_shapes
+    from vader.weights.compare import shapes_of as shapes_of
+    from vader.weights.conversion import Conversion as Conversion
+    from vader.weights.files import PICKLED as PICKLED
+    from vader.weights.files import SAFETENSORS as SAFETENSORS
+    from vader.weights.files import check_safetensors as check_safetensors
+    from vader.weights.files import first_line as first_line
+    from vader.weights.files import hub_file as hub_file
+    from vader.weights.files import hub_folder as hub_folder
+    from vader.weights.files import is_hub_id as is_hub_id
+    from vader.weights.files import load_pickled as load_pickled
+    from vader.weights.files import shown as shown
+    from vader.weights.files import unreadable as unreadable
+    from vader.weights.lora import PEFT_CONFIG as PEFT_CONFIG
+    from vader.weights.meta_init import MetaTokens as MetaTokens
+    from vader.weights.meta_init import Place as Place
+    from vader.weights.meta_init import meta_network as meta_network
+    from vader.weights.pipeline_folder import INDEX as INDEX
+    from vader.weights.pipeline_folder import PipelineFolder as PipelineFolder
+
+    read_adapter = vader.weights.lora.read
+    write_adapter = vader.weights.lora.write
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'vader.sdk' has no attribute {name!r}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,14 +14,14 @@ from vader.spec import AdapterSpec
 from vader.testing.backbone import encoded, live_backbone, near, predicted, random_latents
 from vader.testing.checks import Failed, NotApplicable, check, expect
 from vader.testing.subject import Subject
-from vader.weights.lora import adapters
+from vader.weights import lora
 
 
 def _adapted(subject: Subject) -> tuple[Backbone, list[nn.Parameter]]:
     """A backbone of the check's own, with an adapter on it."""
     backbone = cast(Backbone, subject.build())
     targets = subject.capability("lora_target_modules")
-    return backbone, adapters.inject(backbone.denoiser, AdapterSpec(rank=2), targets, seed=0)
+    return backbone, lora.inject(backbone.denoiser, AdapterSpec(rank=2), targets, seed=0)
 
 
 @check("backbone", needs=("predictions_are_deterministic",))
@@ -71,8 +71,8 @@ def an_adapter_is_saved_exactly(subject: Subject) -> None:
     other, loaded = _adapted(subject)
     with tempfile.TemporaryDirectory() as folder:
         name = subject.capability("denoiser_name")
-        adapters.save(backbone.denoiser, Path(folder), name)
-        adapters.load_into(other.denoiser, Path(folder))
+        lora.save(backbone.denoiser, Path(folder), name)
+        lora.load_into(other.denoiser, Path(folder))
     wrong = sum(not torch.equal(before, after) for before, after in zip(parameters, loaded, strict=True))
     expect(wrong == 0, f"{wrong} of {len(parameters)} adapter tensors change on their way through a file.")
 

@@ -163,7 +163,7 @@ def _inner(error: Exception) -> Exception:
     return ValueError(str(error).rpartition("WeightsUnpickler error: ")[2]) if "Weights only" in str(error) else error
 
 
-def unreadable(path: Path, name: str, kind: str, error: Exception, fix: str) -> WeightsError:
+def unreadable(path: Path, name: str, kind: str, error: Exception, fix: str = "") -> WeightsError:
     """The error for a file that cannot be opened as what it should be.
 
     Args:
@@ -171,9 +171,8 @@ def unreadable(path: Path, name: str, kind: str, error: Exception, fix: str) -> 
         name: what the user calls it.
         kind: what it should be.
         error: what the library says.
-        fix: what to do about it.
+        fix: what to do about it besides.
     """
     size = path.stat().st_size if path.is_file() else 0
-    return WeightsError(
-        f"{name} ({size:,} bytes) is truncated or not {kind}: {first_line(error)}. Delete it and fetch it again. {fix}"
-    )
+    what = f"{name} ({size:,} bytes) is truncated or not {kind}: {first_line(error)}."
+    return WeightsError(f"{what} Delete it and fetch it again. {fix}".rstrip())

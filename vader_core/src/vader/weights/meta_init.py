@@ -18,7 +18,7 @@ class Place(Protocol):
         ...
 
 
-def network(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+def meta_network(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
     """A network of diffusers or transformers on the meta device, from its configuration alone.
 
     Its dtypes are those that ``from_pretrained(dtype=dtype)`` gives: some parts a library keeps in float32.
@@ -44,7 +44,7 @@ def network(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
     return module
 
 
-class Tokens:
+class MetaTokens:
     """In the place of a tokenizer of transformers: every text is as long as it may be, and made of token 0.
 
     Args:

@@ -1,0 +1,45 @@
+"""Turn an adapter that is on a denoiser up, down and off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from vader.weights.lora.names import NAME
+
+
+def _layers(denoiser: nn.Module) -> list[Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+
+
+def set_dropout(denoiser: nn.Module, active: bool) -> None:
+    """Adapter dropout on or off. The base network stays in eval mode always."""
+    for layer in _layers(denoiser):
+        layer.lora_dropout.train(active)
+
+
+def set_scale(denoiser: nn.Module, scale: float) -> None:
+    """Scale the adapter's update; 0 takes the adapter out of the computation, which gives the base bit for bit."""
+    for layer in _layers(denoiser):
+        layer.enable_adapters(enabled=scale != 0.0)
+        if scale != 0.0:
+            layer.set_scale(NAME, scale)
+
+
+@contextmanager
+def switched_off(denoiser: nn.Module) -> Iterator[None]:
+    """The base model, bit for bit, while the context lasts. Unlike peft's own way it leaves ``requires_grad``."""
+    layers = _layers(denoiser)
+    scales = [layer.scaling[NAME] for layer in layers]
+    try:
+        for layer in layers:
+            layer.scaling[NAME] = 0.0
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling[NAME] = scale
