@@ -18,8 +18,10 @@ from vader.diffusion.conditioning import ConditioningCache
 from vader.estimation.memory_tracker import Account, LiveBytes
 from vader.estimation.watched_step import watch_step
 from vader.protocols import Backbone, Reward
-from vader.resolve import build, planning
+from vader.resolve import build
 from vader.resolve.components import ResolvedComponent
+from vader.resolve.plan import Plan
+from vader.resolve.validate import resolve
 from vader.runs.engine import DTYPES, make_accelerator
 from vader.runs.train_step import Counters, TrainStep
 from vader.weights import lora
@@ -47,7 +49,7 @@ class Measured:
     state: int
 
 
-def _built(plan: planning.Plan) -> tuple[Backbone, dict[str, Reward], list[torch.nn.Parameter]]:
+def _built(plan: Plan) -> tuple[Backbone, dict[str, Reward], list[torch.nn.Parameter]]:
     device, dtype = torch.device("cpu"), DTYPES[plan.spec.train.mixed_precision]
     backbone = build.assemble_backbone(plan, device, dtype)
     rewards = build.assemble_rewards(plan.rewards, device, dtype)
@@ -59,7 +61,7 @@ def _built(plan: planning.Plan) -> tuple[Backbone, dict[str, Reward], list[torch
 def measure(spec: dict) -> Measured:
     """Take two optimizer steps; the second is measured, as the first makes the optimizer's state."""
     before = _alive()
-    plan = planning.plan(spec)
+    plan = resolve(spec)
     accelerator = make_accelerator(plan.spec)
     backbone, rewards, parameters = _built(plan)
     optimizer = torch.optim.AdamW(parameters, lr=plan.spec.train.learning_rate)
@@ -131,7 +133,7 @@ def allocated(work: Callable[[], object]) -> int:
 
 def watch(spec: dict) -> Account:
     """The rows of a real step."""
-    plan = planning.plan(spec)
+    plan = resolve(spec)
     backbone, rewards, parameters = _built(plan)
     training, _ = watch_step(plan, backbone, parameters, rewards, {}, LiveBytes())
     return training

@@ -163,7 +163,7 @@ def test_the_listing_imports_nothing_heavy() -> None:
     """Every source of the project is imported for it; none of them may bring torch."""
     heavy = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
     code = (
-        "import sys; from vader import cli_prompts; assert len(cli_prompts.installed()) >= 2\n"
+        "import sys; from vader.cli import prompts; assert len(prompts.installed()) >= 2\n"
         f"print([module for module in {heavy} if module in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)

@@ -19,7 +19,7 @@ from vader.estimation import estimate, savings
 from vader.estimation.estimate import dearest
 from vader.estimation.fake_device import STAGE, Machine
 from vader.estimation.memory_tracker import LiveBytes
-from vader.resolve.planning import plan
+from vader.resolve.validate import resolve
 
 HERE = Path(__file__).parents[1]
 CUDA = torch.device("cuda")
@@ -128,8 +128,8 @@ class TestWhatIsCounted:
         assert one.peak.rows.get("adapter's gradient", 0) < four.most["adapter"]
 
     def test_random_choices_are_the_dearest(self) -> None:
-        found = dearest(plan(spec(gradient={"mode": "rand"}, frames={"mode": "random"})))
-        frames = plan(spec()).video.frames
+        found = dearest(resolve(spec(gradient={"mode": "rand"}, frames={"mode": "random"})))
+        frames = resolve(spec()).video.frames
         assert found == [
             "gradient.mode=specific", "gradient.from_step=0", "frames.mode=index", f"frames.index={frames - 1}"
         ]  # fmt: skip

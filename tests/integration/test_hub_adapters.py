@@ -13,7 +13,8 @@ from tests.integration.harness import tiny
 import vader
 from vader import SpecError, WeightsError
 from vader.cli import app as cli
-from vader.resolve import adapter_source, planning
+from vader.resolve import adapter_source
+from vader.resolve.validate import resolve
 from vader.runs.folder import SPEC
 from vader.weights.lora import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
 
@@ -61,7 +62,7 @@ def spec(folder: Path, init: str, **adapter: Any) -> dict[str, Any]:
 
 def test_training_starts_from_it_with_its_rank(run: Path, cache: Path, tmp_path: Path) -> None:
     publish(cache, "some-one/lora", peft_files(run))
-    plan = planning.plan(spec(tmp_path / "out", "hub:some-one/lora"))
+    plan = resolve(spec(tmp_path / "out", "hub:some-one/lora"))
     adapter = plan.spec.backbone.adapter
     assert (adapter.rank, adapter.alpha, adapter.init) == (3, 12.0, "hub:some-one/lora")
     assert plan.initial_adapter is not None

@@ -13,7 +13,9 @@ from pydantic import Field, ValidationError
 
 from vader.errors import Problem, SpecError
 from vader.spec import FREE_ON_RESUME, Options, RunSpec, differences, load_run_spec
-from vader.spec.reading import SpecSource, form_problems, impossible, read_source, unknown_field
+from vader.spec.consistency import inconsistencies
+from vader.spec.form import form_problems, unknown_field
+from vader.spec.reading import SpecSource, read_source
 
 LEAST = {"backbone": "fake", "prompts": "list", "rewards": ["bright"]}
 FULL = """\
@@ -364,7 +366,7 @@ class TestForm:
 class TestImpossible:
     def said(self, **sections: Any) -> list[str]:
         spec = changed(**sections)
-        return [str(problem) for problem in impossible(spec, SpecSource({}))]
+        return [str(SpecSource({}).problem(*finding)) for finding in inconsistencies(spec)]
 
     def test_nothing_is_said_of_a_possible_spec(self) -> None:
         assert self.said() == []
@@ -414,7 +416,7 @@ class TestImpossible:
 
     def test_states_have_their_line(self, tmp_path: Path) -> None:
         source = read_source(written(tmp_path, FULL + "gradient:\n  mode: last\n  k: 2\n"))
-        (problem,) = impossible(RunSpec.model_validate(source.data), source)
+        (problem,) = [source.problem(*finding) for finding in inconsistencies(RunSpec.model_validate(source.data))]
         assert problem.line == 14
 
 

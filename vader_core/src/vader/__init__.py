@@ -14,7 +14,7 @@ _PUBLIC = {
     "train": "vader.runs.training",
     "generate": "vader.runs.generation",
     "evaluate": "vader.runs.evaluation",
-    "check": "vader.resolve.planning",
+    "check": "vader.resolve.validate",
     "RunSpec": "vader.spec",
     "Options": "vader.spec.options",
     "Backbone": "vader.protocols",
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from vader.protocols import SamplerContext as SamplerContext
     from vader.protocols import StepOutput as StepOutput
     from vader.protocols import Video as Video
-    from vader.resolve.planning import check as check
+    from vader.resolve.validate import check as check
     from vader.runs.evaluation import evaluate as evaluate
     from vader.runs.events import Run as Run
     from vader.runs.events import RunResult as RunResult

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from vader.cli import convert as cli_convert
 from vader.cli import estimate as cli_estimate
 from vader.cli import plugins as cli_plugins
 from vader.cli import prompts as cli_prompts
+from vader.cli import spec as cli_spec
 from vader.errors import VaderError
 
 if TYPE_CHECKING:
@@ -107,13 +107,13 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the spec and stop.")] = False,
 ) -> None:
     """Align a model: train an adapter on rewards, and write a report."""
-    from vader.resolve import planning
+    from vader.resolve.validate import check
     from vader.runs import launch
 
     overrides = list(set_ or [])
     if processes is not None:
         overrides.append(f"train.processes={processes}")
-    checked = planning.check(spec, overrides)
+    checked = check(spec, overrides)
     if dry_run:
         typer.echo(f"{spec} is sound.{_to_download(checked)}")
         return
@@ -261,33 +261,6 @@ def evaluate(
 
 
 @app.command()
-def schema() -> None:
-    """Write the JSON schema of the run spec, with the options of every installed component."""
-    from vader.resolve.schema import run_schema
-
-    typer.echo(json.dumps(run_schema(), indent=2))
-
-
-@app.command()
-def init(
-    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
-) -> None:
-    """Write a commented spec to start from."""
-    from vader.errors import RunFolderError
-    from vader.resolve.template import starting_spec, template
-    from vader.storage import write_text
-
-    if path.exists() and not force:
-        raise RunFolderError(f"{str(path)!r} exists. Use --force to overwrite it, or another name.")
-    try:
-        write_text(path, template(path.name, starting_spec()))
-    except OSError as error:
-        raise RunFolderError(f"cannot write {str(path)!r}: {error.strerror}.") from error
-    typer.echo(f"wrote {path}. Check it with: vader train {path} --dry-run")
-
-
-@app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Write a run's report.html again from its files."""
     from vader.errors import RunFolderError
@@ -302,3 +275,4 @@ cli_convert.register(app)
 cli_estimate.register(app)
 cli_plugins.register(app)
 cli_prompts.register(app)
+cli_spec.register(app)

@@ -15,7 +15,7 @@ from vader.estimation.fake_device import STAGE, Machine
 from vader.protocols import Backbone, MetaBuildable, Prompt, Reward, Runtime
 from vader.resolve import build
 from vader.resolve.components import ResolvedComponent
-from vader.resolve.planning import Plan
+from vader.resolve.plan import Plan
 from vader.shapes import Frames, Scores
 from vader.weights import lora
 

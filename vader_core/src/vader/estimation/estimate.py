@@ -21,8 +21,9 @@ from vader.estimation.fake_device import STAGE, Machine
 from vader.estimation.memory_tracker import Account, LiveBytes, storages
 from vader.estimation.watched_step import watch_step
 from vader.protocols import Backbone, Reward
-from vader.resolve import planning
 from vader.resolve.components import ResolvedComponent
+from vader.resolve.plan import Plan
+from vader.resolve.validate import Spec, resolve
 from vader.runs.engine import DTYPES
 from vader.spec import RunSpec
 
@@ -60,7 +61,7 @@ class Estimate:
         return self.validation
 
 
-def estimate(spec: planning.Spec, overrides: Sequence[str] = (), device: str | None = None) -> Estimate:
+def estimate(spec: Spec, overrides: Sequence[str] = (), device: str | None = None) -> Estimate:
     """Count the memory of a training run. Nothing is fetched; no weight is read where a component has ``meta_init``.
 
     The trainer's own step runs, forward and backward, on tensors that have shapes but no bytes.
@@ -74,8 +75,8 @@ def estimate(spec: planning.Spec, overrides: Sequence[str] = (), device: str | N
         SpecError: the spec is wrong.
         WeightsError: the backbone cannot be built without its weights.
     """
-    judged = planning.plan(spec, overrides)
-    plan = planning.plan(judged.spec, dearest(judged))
+    judged = resolve(spec, overrides)
+    plan = resolve(judged.spec, dearest(judged))
     wanted = device or ("cuda" if plan.spec.train.device == "auto" else plan.spec.train.device)
     machine, dtype = Machine(torch.device(wanted)), DTYPES[plan.spec.train.mixed_precision]
     missing: dict[str, str] = {}
@@ -94,7 +95,7 @@ def estimate(spec: planning.Spec, overrides: Sequence[str] = (), device: str | N
     return Estimate(plan.spec, machine.device.type, training, validation, missing, _on_host(backbone))
 
 
-def dearest(plan: planning.Plan) -> list[str]:
+def dearest(plan: Plan) -> list[str]:
     """Overrides that make every random choice of a spec the most expensive one."""
     found: list[str] = []
     if plan.spec.gradient.mode == "rand":

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from vader.errors import VaderError
 from vader.estimation.estimate import Estimate, estimate
-from vader.resolve import planning
+from vader.resolve.plan import Plan
+from vader.resolve.validate import Spec, resolve
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Saving:
     total: int
 
 
-def changes(plan: planning.Plan) -> list[tuple[str, ...]]:
+def changes(plan: Plan) -> list[tuple[str, ...]]:
     """The changes that may save memory, of those that the spec does not have already."""
     spec, frames = plan.spec, [part.capability("frames") for part in plan.rewards.values()]
     options, able = plan.backbone.options, plan.backbone.capability("gradient_checkpointing")
@@ -48,7 +49,7 @@ def changes(plan: planning.Plan) -> list[tuple[str, ...]]:
 
 def savings(
     found: Estimate,
-    spec: planning.Spec,
+    spec: Spec,
     overrides: Sequence[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Saving]:
@@ -61,7 +62,7 @@ def savings(
         progress: told what is estimated next.
     """
     made: list[Saving] = []
-    for wanted in changes(planning.plan(spec, overrides)):
+    for wanted in changes(resolve(spec, overrides)):
         progress(", ".join(wanted))
         try:
             total = estimate(spec, [*overrides, *wanted], found.device).total

@@ -19,7 +19,7 @@ from vader.estimation.memory_tracker import Account, LiveBytes, is_fake, storage
 from vader.methods.context import RolloutContext
 from vader.protocols import Backbone, Conditioning, Prompt, Reward
 from vader.resolve import build
-from vader.resolve.planning import Plan
+from vader.resolve.plan import Plan
 from vader.runs.train_step import Counters, TrainStep
 from vader.runs.validation import chosen, score_clips
 from vader.shapes import Frames, Latents

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from vader.errors import Problem, SpecError
 from vader.protocols import Reward
 from vader.resolve.components import ResolvedComponent
-from vader.resolve.planning import Plan
+from vader.resolve.plan import Plan
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,8 @@ from vader.plugins.isolation.component import Isolated
 from vader.protocols import ability, capability
 from vader.resolve import code_record
 from vader.spec import IsolateSpec, Options
-from vader.spec.reading import Loc, SpecSource, form_problems, unknown_field
+from vader.spec.form import form_problems, unknown_field
+from vader.spec.reading import Loc, SpecSource
 
 A = TypeVar("A")
 

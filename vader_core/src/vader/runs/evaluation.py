@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vader.errors import Problem, SpecError
-from vader.resolve import planning
+from vader.resolve.validate import Spec
 from vader.runs.events import Validation
 from vader.runs.session import Session, open_session
 from vader.runs.validation import chosen, clip_writer, score_clips
@@ -22,7 +22,7 @@ class Evaluation:
 
 
 def evaluate(
-    source: planning.Spec,
+    source: Spec,
     *,
     adapter: str | Path | None = None,
     adapter_scale: float = 1.0,

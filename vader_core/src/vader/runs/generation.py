@@ -14,7 +14,7 @@ from vader.diffusion.gradient import no_gradient
 from vader.diffusion.seeding import derive
 from vader.errors import RunFolderError
 from vader.protocols import Prompt
-from vader.resolve import planning
+from vader.resolve.validate import Spec
 from vader.runs.session import open_session
 
 
@@ -29,7 +29,7 @@ class Generated:
 
 
 def generate(
-    source: planning.Spec,
+    source: Spec,
     prompts: Sequence[str],
     *,
     seeds: Sequence[int] = (0,),

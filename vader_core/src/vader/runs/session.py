@@ -11,7 +11,9 @@ from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.seeding import derive
 from vader.errors import RunFolderError, WeightsError
 from vader.methods.context import RolloutContext
-from vader.resolve import adapter_source, build, planning
+from vader.resolve import adapter_source, build
+from vader.resolve.plan import Plan
+from vader.resolve.validate import resolve
 from vader.runs import checkpoint
 from vader.runs.engine import DTYPES, make_accelerator
 from vader.runs.folder import SPEC
@@ -22,7 +24,7 @@ from vader.weights import lora
 class Session:
     """A context with the encoder of its prompts. ``adapter`` is where the adapter came from, None for the base model."""
 
-    plan: planning.Plan
+    plan: Plan
     context: RolloutContext
     encode: ConditioningCache
     adapter: Path | None
@@ -85,7 +87,7 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
     """
     spec_source, path = locate(source, adapter)
     own = ["backbone.adapter.init=null"] if path is not None else []  # what training started from need not be there
-    plan = planning.plan(spec_source, [*overrides, *own], training=False)
+    plan = resolve(spec_source, [*overrides, *own], training=False, here=True)
     accelerator = make_accelerator(plan.spec)
     device, dtype = accelerator.device, DTYPES[plan.spec.train.mixed_precision]
     init = path or plan.initial_adapter

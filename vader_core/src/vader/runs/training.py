@@ -20,7 +20,9 @@ from accelerate.utils import gather_object
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.seeding import derive
 from vader.errors import CheckpointError, NonFiniteError
-from vader.resolve import adapter_source, build, code_record, planning
+from vader.resolve import adapter_source, build, code_record
+from vader.resolve.plan import Plan
+from vader.resolve.validate import Spec, resolve
 from vader.runs import checkpoint, early_stop
 from vader.runs.engine import DTYPES, make_accelerator, peak_bytes
 from vader.runs.events import Listeners, Run, RunResult, Validation
@@ -35,7 +37,7 @@ from vader.weights.lora.ema import Average
 
 
 def train(
-    spec: planning.Spec,
+    spec: Spec,
     overrides: Sequence[str] = (),
     *,
     rewards: Sequence[Any] = (),
@@ -61,7 +63,7 @@ def train(
         NonFiniteError: loss or gradient stayed NaN or infinite.
         CheckpointError: a checkpoint could not be written or resumed.
     """
-    plan = planning.plan(spec, overrides, rewards)
+    plan = resolve(spec, overrides, rewards, here=True)
     require_processes(plan.spec.train.processes)
     accelerator = make_accelerator(plan.spec)
     try:
@@ -75,7 +77,7 @@ class _Trainer:
     """The live objects of one run, and its course."""
 
     def __init__(
-        self, plan: planning.Plan, accelerator: Accelerator, resume: bool, listeners: Sequence[object]
+        self, plan: Plan, accelerator: Accelerator, resume: bool, listeners: Sequence[object]
     ) -> None:
         self._plan, self._spec, self._accelerator = plan, plan.spec, accelerator
         self._folder = RunFolder(Path(plan.spec.output).expanduser())

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 
 from vader.diffusion.conditioning import ConditioningCache
 from vader.methods.context import RolloutContext
-from vader.resolve.planning import Plan
+from vader.resolve.plan import Plan
 from vader.runs import checkpoint
 from vader.runs.events import Validation
 from vader.runs.validation import chosen, clip_writer, read_validation, score_clips, write_validation

@@ -1,20 +1,13 @@
-"""Reading a spec from YAML, a mapping or Python, and saying everything that is wrong with its form.
-
-Mistakes are collected as :class:`vader.errors.Problem`, never raised one by one.
-"""
+"""Reading a spec from YAML, a mapping or Python: raw data, and the line of everything in it."""
 
 from __future__ import annotations
 
-import difflib
-import re
-import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from vader.errors import Problem, SpecError
 from vader.spec import RunSpec
@@ -156,151 +149,3 @@ def _override(source: SpecSource, text: str) -> Problem | None:
             here[index] = {} if child is None else child
             here = here[index]
     return None
-
-
-def form_problems(source: SpecSource, error: ValidationError, model: type[BaseModel], base: Loc = ()) -> list[Problem]:
-    """Pydantic's findings in our words: the value seen, what was expected, the nearest name."""
-    return [source.problem(base + _clean(item["loc"]), _say(item, model)) for item in error.errors()]
-
-
-_TAG = re.compile(r"(function-\w+|constrained-\w+|tagged-union|lax-or-strict|literal|list|tuple|dict|set|union)\[.*\]")
-
-
-def _clean(loc: Loc) -> Loc:
-    """Drop the tags that pydantic adds for functions and unions; a field that a user misspelt is none."""
-    return tuple(part for part in loc if not (isinstance(part, str) and _TAG.fullmatch(part)))
-
-
-def _say(item: Any, model: type[BaseModel]) -> str:
-    kind, value, name = item["type"], item["input"], item["loc"][-1] if item["loc"] else ""
-    if kind == "extra_forbidden":
-        owner = _model_at(model, _clean(item["loc"])[:-1])
-        return unknown_field(str(name), list(owner.model_fields) if owner else [])
-    if kind == "missing":
-        owner = _model_at(model, _clean(item["loc"])[:-1])
-        info = owner.model_fields.get(str(name)) if owner else None
-        about = f" ({info.description.rstrip('.')})" if info is not None and info.description else ""
-        return f"missing. Add it{about}."
-    if kind in _SHAPES:
-        return f"expected {_SHAPES[kind]}; found {value!r}."
-    expected = str(item["msg"]).replace("Input should be ", "expected ").removeprefix("Value error, ")
-    return f"{expected}; found {value!r}."
-
-
-_SHAPES = {
-    "model_type": "a mapping of fields",
-    "dict_type": "a mapping",
-    "tuple_type": "a list",
-    "list_type": "a list",
-}
-"""Pydantic's kind of mistake -> the shape that was expected, in words of YAML."""
-
-
-def unknown_field(name: str, known: Sequence[str]) -> str:
-    """The message for a field that does not exist."""
-    if not known:
-        return f"unknown field {name!r}; this takes no fields. Remove it."
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown field {name!r}.{hint} Known: {', '.join(known)}."
-
-
-def _model_at(model: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
-    here: type[BaseModel] | None = model
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        if here is None or part not in here.model_fields:
-            return None
-        here = next(_models(here.model_fields[part].annotation), None)
-    return here
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) in (Union, types.UnionType, tuple, list) or hasattr(annotation, "__metadata__"):
-        for inner in get_args(annotation):
-            yield from _models(inner)
-
-
-def impossible(spec: RunSpec, source: SpecSource) -> list[Problem]:
-    """States that no component could serve: refused when the spec loads, before anything is imported."""
-    found = [*_gradient(spec, source), *_early_stop(spec, source)]
-
-    def add(path: str, message: str) -> None:
-        found.append(source.problem(path, message))
-
-    if spec.frames.mode == "index" and spec.frames.index is None:
-        add("frames.index", "mode index needs index, the frame to decode.")
-    if spec.frames.mode != "index" and spec.frames.index is not None:
-        add("frames.index", f"index means nothing to mode {spec.frames.mode}. Use mode: index, or remove it.")
-    if spec.train.warmup_steps >= spec.train.steps and spec.train.warmup_steps > 0:
-        add("train.warmup_steps", f"{spec.train.warmup_steps} is not less than train.steps = {spec.train.steps}.")
-    found += _duplicate_labels(spec, source)
-    return found
-
-
-def _gradient(spec: RunSpec, source: SpecSource) -> list[Problem]:
-    """Fields of ``gradient`` that do not go together, or not with the number of denoising steps."""
-    found: list[Problem] = []
-    gradient, steps = spec.gradient, spec.sampler.steps
-
-    def add(path: str, message: str) -> None:
-        found.append(source.problem(path, message))
-
-    if gradient.mode in ("tail", "uniform", "subset") and gradient.k is None:
-        add("gradient.k", f"mode {gradient.mode} needs k, the number of steps with gradient. Add k: 1 or more.")
-    if gradient.mode in ("last", "specific") and gradient.k is not None:
-        add("gradient.k", f"k = {gradient.k} means nothing to mode {gradient.mode}. Use mode: tail, or remove k.")
-    if gradient.k is not None and gradient.k > steps:
-        add("gradient.k", f"k = {gradient.k} is more than sampler.steps = {steps}. Expected 1 to {steps}.")
-    if gradient.mode == "specific" and gradient.from_step is None:
-        add("gradient.from_step", f"mode specific needs from_step, expected 0 to {steps - 1}.")
-    if gradient.mode != "specific" and gradient.from_step is not None:
-        add("gradient.from_step", f"from_step means nothing to mode {gradient.mode}. Use mode: specific, or remove it.")
-    if gradient.from_step is not None and gradient.from_step >= steps:
-        add(
-            "gradient.from_step",
-            f"{gradient.from_step} is past the last step. Expected 0 to {steps - 1} (sampler.steps = {steps}).",
-        )
-    if gradient.original and gradient.mode in ("uniform", "subset"):
-        add("gradient.original", f"mode {gradient.mode} has steps after its first. Use mode: rand, or original: false.")
-    for name in ("original", "stop_gradient"):
-        if gradient.renoise is not None and getattr(gradient, name):
-            add(f"gradient.{name}", "renoise already decodes one predicted step. Remove one of the two.")
-    if gradient.renoise is not None and gradient.mode != "last":
-        add("gradient.renoise", f"it re-noises the last step; mode {gradient.mode} is another. Use mode: last.")
-    return found
-
-
-def _early_stop(spec: RunSpec, source: SpecSource) -> list[Problem]:
-    """What ``train.early_stop`` needs: a score that validations have, and validations to look at."""
-    stop = spec.train.early_stop
-    if stop is None:
-        return []
-    found: list[Problem] = []
-    known = [reward.key for reward in (*spec.validation.rewards, *spec.rewards)]
-    if stop.score not in known:
-        near = difflib.get_close_matches(stop.score, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        message = f"no reward is called {stop.score!r}.{hint} Known: {', '.join(known) or 'none'}."
-        found.append(source.problem("train.early_stop.score", message))
-    if spec.train.validate_every is None or spec.validation.clips == 0:
-        message = "it looks at validations. Set train.validate_every, and validation.clips above 0."
-        found.append(source.problem("train.early_stop", message))
-    return found
-
-
-def _duplicate_labels(spec: RunSpec, source: SpecSource) -> list[Problem]:
-    found: list[Problem] = []
-    for section, rewards in (("rewards", spec.rewards), ("validation.rewards", spec.validation.rewards)):
-        seen: dict[str, int] = {}
-        for index, reward in enumerate(rewards):
-            if reward.key in seen:
-                message = (
-                    f"{reward.key!r} already names {section}.{seen[reward.key]} in the logs. Give one of them a label."
-                )
-                found.append(source.problem(f"{section}.{index}.label", message))
-            seen[reward.key] = index
-    return found

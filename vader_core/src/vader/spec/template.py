@@ -1,4 +1,4 @@
-"""``vader init``: a spec to start from, every field with its default and what it means."""
+"""A spec as commented YAML: every field with its value and what it means."""
 
 from __future__ import annotations
 
@@ -10,37 +10,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from vader.plugins import registry
-from vader.spec import RunSpec
+from vader.spec.models import RunSpec
 
 _PLAIN = re.compile(r"[\w./-]+")
 _HEAD = """\
 # A run of vader. Check it:  vader train {name} --dry-run      Start it:  vader train {name}
 # Every field with its meaning; what you leave out has the value shown here. 'vader plugins' lists components.
 """
-
-
-def starting_spec() -> RunSpec:
-    """What ``vader init`` shows: the embedded default model when it is installed, else names to fill in."""
-    shapes = any(entry.name == "shapes" for entry in registry.entries("backbone"))
-    if not shapes:
-        return RunSpec.model_validate(
-            {"backbone": "wan", "prompts": {"name": "list", "options": {"prompts": ["a prompt"]}}}
-        )
-    return RunSpec.model_validate(
-        {
-            "backbone": {"name": "shapes", "adapter": {"rank": 8}},
-            "sampler": {"steps": 10, "guidance_scale": 3.0},
-            "prompts": {"name": "shapes", "options": {"split": "train"}},
-            "rewards": ["shapes_alignment"],
-            "train": {"steps": 40, "batch_size": 8, "learning_rate": 3e-3},
-            "validation": {
-                "prompts": {"name": "shapes", "options": {"split": "held_out"}},
-                "rewards": ["shapes_accuracy"],
-                "clips": 32,
-            },
-        }
-    )
 
 
 def template(name: str, spec: RunSpec) -> str:

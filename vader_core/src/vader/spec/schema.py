@@ -1,13 +1,18 @@
-"""JSON schema of the run spec with the options of every installed component, so that an editor completes the YAML."""
+"""JSON schema of the run spec with the options of components, so that an editor completes the YAML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
-from vader.errors import RegistryError
-from vader.plugins import registry
-from vader.spec import RunSpec
+from pydantic import BaseModel
+
+from vader.spec.models import RunSpec
+from vader.spec.options import Options
+
+OptionModels = Mapping[str, Mapping[str, type[BaseModel] | None]]
+"""Kind -> name -> the model of a component's options; :class:`Options` itself for one that takes none, None for one whose
+options are not known."""
 
 _PLACES = {
     "BackboneSpec": "backbone",
@@ -18,16 +23,20 @@ _PLACES = {
 """Definition in the schema -> kind of component. Prompts and methods share a definition and are told apart below."""
 
 
-def run_schema() -> dict[str, Any]:
-    """The schema. Components that fail to load are named without their options."""
+def run_schema(models: OptionModels) -> dict[str, Any]:
+    """The schema.
+
+    Args:
+        models: the options of every component that is to be known.
+    """
     schema = RunSpec.model_json_schema()
     definitions = schema["$defs"]
     for kind in ("prompts", "method"):
         definition = f"{kind.title()}Spec"
         definitions[definition] = {**definitions["ComponentSpec"], "title": definition}
-        _add_options(definitions[definition], kind)
+        _add_options(definitions[definition], models.get(kind, {}))
     for definition, kind in _PLACES.items():
-        _add_options(definitions[definition], kind)
+        _add_options(definitions[definition], models.get(kind, {}))
     properties, validation = schema["properties"], definitions["ValidationSpec"]["properties"]
     for place, name in ((properties, "prompts"), (properties, "method"), (validation, "prompts")):
         described = {key: place[name][key] for key in ("description",) if key in place[name]}
@@ -48,32 +57,23 @@ def _short(definition: str) -> dict[str, Any]:
     return {"anyOf": [{"$ref": f"#/$defs/{definition}"}, {"type": "string"}]}
 
 
-def _add_options(definition: dict[str, Any], kind: str) -> None:
+def _add_options(definition: dict[str, Any], models: Mapping[str, type[BaseModel] | None]) -> None:
     """Known names as examples, and for each the schema of its options."""
-    loaded = list(_options(kind))
-    name = definition["properties"]["name"]
-    name["examples"] = [entry for entry, _ in loaded]
+    definition["properties"]["name"]["examples"] = list(models)
     definition["allOf"] = [
         {
-            "if": {"properties": {"name": {"const": entry}}, "required": ["name"]},
-            "then": {"properties": {"options": options}},
+            "if": {"properties": {"name": {"const": name}}, "required": ["name"]},
+            "then": {"properties": {"options": _schema_of(model)}},
         }
-        for entry, options in loaded
-        if options is not None
+        for name, model in models.items()
+        if model is not None
     ]
 
 
-def _options(kind: str) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    for entry in registry.entries(kind):
-        try:
-            model = getattr(entry.load(), "Options", None)
-        except RegistryError:
-            yield entry.name, None
-            continue
-        if model is None:
-            yield entry.name, {"type": "object", "additionalProperties": False}
-        else:
-            yield entry.name, _inlined(model.model_json_schema())
+def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    if model is Options:
+        return {"type": "object", "additionalProperties": False}
+    return _inlined(model.model_json_schema())
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""The commands that help to write a spec: its JSON schema, and a first one to start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an application."""
+    app.command()(schema)
+    app.command()(init)
+
+
+def schema() -> None:
+    """Write the JSON schema of the run spec, with the options of every installed component."""
+    from vader.resolve.installed import option_models
+    from vader.spec.schema import run_schema
+
+    typer.echo(json.dumps(run_schema(option_models()), indent=2))
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+) -> None:
+    """Write a commented spec to start from."""
+    from vader.errors import RunFolderError
+    from vader.resolve.installed import starting_spec
+    from vader.spec.template import template
+    from vader.storage import write_text
+
+    if path.exists() and not force:
+        raise RunFolderError(f"{str(path)!r} exists. Use --force to overwrite it, or another name.")
+    try:
+        write_text(path, template(path.name, starting_spec()))
+    except OSError as error:
+        raise RunFolderError(f"cannot write {str(path)!r}: {error.strerror}.") from error
+    typer.echo(f"wrote {path}. Check it with: vader train {path} --dry-run")

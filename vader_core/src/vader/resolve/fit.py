@@ -1,0 +1,76 @@
+"""Whether the components of a spec fit it and one another, by what they declare of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from vader.protocols import ValidatesSpec, Video
+from vader.resolve.components import ResolvedComponent
+from vader.spec import RunSpec
+from vader.spec.consistency import Finding
+
+
+def sampler_fits(spec: RunSpec, sampler: ResolvedComponent, backbone: ResolvedComponent) -> Iterator[Finding]:
+    """It integrates what the backbone predicts, and knows what to do with ``eta``."""
+    able, made = sampler.capability("predictions"), backbone.capability("predictions")
+    if not set(able) & set(made):
+        message = (
+            f"{sampler.name!r} integrates {', '.join(able)}, "
+            f"but backbone {backbone.name!r} predicts {', '.join(made)}. "
+            f"Use {backbone.capability('default_sampler')!r}, or leave sampler.name out."
+        )
+        yield "sampler.name", message
+    if spec.sampler.eta > 0 and not sampler.capability("stochastic"):
+        yield "sampler.eta", f"{sampler.name!r} adds no noise; expected eta 0, found {spec.sampler.eta}."
+
+
+def clip_fits(spec: RunSpec, backbone: ResolvedComponent, video: Video) -> Iterator[Finding]:
+    """The clip has the frame that is decoded, and the backbone can recompute its blocks if it is to."""
+    if spec.frames.index is not None and spec.frames.index >= video.frames:
+        expected = f"Expected 0 to {video.frames - 1} (the clip has {video.frames} frames)."
+        yield "frames.index", f"{spec.frames.index} is past the last frame. {expected}"
+    if spec.train.gradient_checkpointing and not backbone.capability("gradient_checkpointing"):
+        yield "train.gradient_checkpointing", f"backbone {backbone.name!r} has none; set it to false."
+
+
+def rewards_fit(
+    spec: RunSpec,
+    rewards: Mapping[str, ResolvedComponent],
+    method: ResolvedComponent | None,
+    video: Video | None,
+) -> Iterator[Finding]:
+    """There is something to learn from, its gradient reaches the frames if the method needs that, and frames suffice."""
+    if not spec.rewards and not rewards:
+        yield "rewards", "no reward to train on. Add at least one, such as rewards: [{name: ...}]."
+    if spec.rewards and len(rewards) == len(spec.rewards) and all(reward.weight == 0 for reward in spec.rewards):
+        yield "rewards", "every weight is 0, so nothing would be learnt. Give one a weight above 0."
+    for index, reward in enumerate(spec.rewards):
+        part = rewards.get(reward.key)
+        if part is None:
+            continue
+        if method and method.capability("needs_gradient") and not part.capability("differentiable"):
+            message = (
+                f"{reward.name!r} is not differentiable, and method {method.name!r} needs its gradient. "
+                "Use it in validation.rewards, or take a method without gradients."
+            )
+            yield f"rewards.{index}.name", message
+        if video is not None:
+            yield from _frames_suffice(spec, f"rewards.{index}.name", part, video)
+
+
+def _frames_suffice(spec: RunSpec, path: str, reward: ResolvedComponent, video: Video) -> Iterator[Finding]:
+    from vader.diffusion.frames import fewest
+
+    mode = spec.frames.mode
+    if (spec.frames.index or 0) >= video.frames:
+        return
+    needed, given = reward.capability("frames"), fewest(mode, video.frames)
+    if given < needed:
+        yield path, f"{reward.name!r} needs {needed} frames; frames.mode {mode} gives {given}. Use mode: all."
+
+
+def method_fits(spec: RunSpec, method: ResolvedComponent, sampler: ResolvedComponent) -> Iterator[Finding]:
+    """What the method itself says of the spec."""
+    able = method.ability(ValidatesSpec)
+    if able is not None:
+        yield from able.validate(method.options, spec, sampler.component)

@@ -1,0 +1,34 @@
+"""Whether this machine can do what a spec asks."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+from vader.spec import RunSpec
+from vader.spec.consistency import Finding
+
+
+def machine_fits(spec: RunSpec) -> Iterator[Finding]:
+    """It has the device, the precision and the trackers."""
+    device, precision = spec.train.device, spec.train.mixed_precision
+    if not _there(device):
+        yield "train.device", f"{device!r} is not available on this machine. Use auto or cpu."
+    if precision == "fp16" and on_cpu(spec):
+        yield "train.mixed_precision", "fp16 needs a GPU; this run is on the CPU. Use bf16 or no."
+    for index, name in enumerate(spec.trackers):
+        if importlib.util.find_spec(name) is None:
+            yield f"trackers.{index}", f"{name!r} is not installed. Run 'pip install vader-core[{name}]'."
+
+
+def _there(device: str) -> bool:
+    if device not in ("cuda", "mps"):
+        return True
+    import torch
+
+    return bool(torch.backends.mps.is_available()) if device == "mps" else torch.cuda.is_available()
+
+
+def on_cpu(spec: RunSpec) -> bool:
+    """Whether a run is on the CPU, because it asks for that or because there is nothing else."""
+    return spec.train.device == "cpu" or (spec.train.device == "auto" and not (_there("cuda") or _there("mps")))

@@ -1,0 +1,199 @@
+"""The one place where a spec is judged: every judgement in order, every mistake at once, and a plan if there is none.
+
+Nothing is asked but class attributes, cheap constructors and, for an adapter that training starts from, its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from vader.errors import Problem, SpecError, WeightsError
+from vader.plugins.inventory import require_sound
+from vader.protocols import PromptSource, Video
+from vader.resolve import adapter_source
+from vader.resolve.components import ComponentResolver, ResolvedComponent
+from vader.resolve.fit import clip_fits, method_fits, rewards_fit, sampler_fits
+from vader.resolve.machine import machine_fits
+from vader.resolve.plan import Plan
+from vader.spec import RunSpec
+from vader.spec.consistency import Finding, inconsistencies
+from vader.spec.form import form_problems
+from vader.spec.reading import Loc, SpecSource, read_source
+
+Spec = RunSpec | Mapping[str, Any] | str | Path
+
+
+def check(spec: Spec, overrides: Sequence[str] = ()) -> RunSpec:
+    """Judge a spec without loading or downloading any weight.
+
+    Args:
+        spec: a :class:`RunSpec`, a mapping, or the path of a YAML file.
+        overrides: dotted ``path=value`` strings, applied first.
+
+    Returns:
+        The resolved spec.
+
+    Raises:
+        SpecError: with every mistake found.
+    """
+    return resolve(spec, overrides, download=False).spec
+
+
+def resolve(
+    spec: Spec,
+    overrides: Sequence[str] = (),
+    rewards: Sequence[Any] = (),
+    *,
+    training: bool = True,
+    download: bool = True,
+    here: bool = False,
+) -> Plan:
+    """Judge a spec.
+
+    Args:
+        spec: see :func:`check`.
+        overrides: see :func:`check`.
+        rewards: objects, classes or functions to add to the spec's rewards, each with weight 1.
+        training: demand a reward to train on.
+        download: fetch the adapter that training starts from, if the hub has it and its cache has not; otherwise its
+            shape stays as the spec says.
+        here: it is to run on this machine, which must have what the spec asks for.
+
+    Raises:
+        SpecError: with every mistake found.
+        BrokenComponent: in strict mode, an installed plugin is broken.
+    """
+    require_sound()
+    source = read_source(spec, overrides)
+    walk = _Walk(source)
+    plan = walk.plan(rewards, training, download, here)
+    if plan is None:
+        raise SpecError(walk.problems, source.name)
+    return plan
+
+
+class _Walk:
+    """The way of one spec through every judgement. ``problems`` are the mistakes found so far."""
+
+    def __init__(self, source: SpecSource) -> None:
+        self.problems: list[Problem] = []
+        self._source = source
+        self._parts = ComponentResolver(source, self.problems)
+
+    def _say(self, findings: Iterable[Finding]) -> None:
+        self.problems += [self._source.problem(path, message) for path, message in findings]
+
+    def plan(self, extra: Sequence[Any], training: bool, download: bool, here: bool) -> Plan | None:
+        """The judgements in order; None if anything is wrong."""
+        spec = self._form()
+        self._parts.collect()
+        if spec is None:
+            return None
+        self._say(inconsistencies(spec))
+        if here:
+            self._say(machine_fits(spec))
+        method = self._method(spec)
+        backbone = self._parts.found.get(("backbone",))
+        sampler = self._sampler(spec, backbone)
+        video = self._video(spec, backbone)
+        rewards = self._rewards(("rewards",), spec.rewards, extra)
+        held_out = self._rewards(("validation", "rewards"), spec.validation.rewards, ())
+        if training:
+            self._say(rewards_fit(spec, rewards, method, video))
+        if training and method is not None and sampler is not None:
+            self._say(method_fits(spec, method, sampler))
+        spec, initial = self._adapter(spec, backbone, download)
+        prompts = self._prompts(("prompts",))
+        validation = self._prompts(("validation", "prompts")) if spec.validation.prompts else prompts
+        if self.problems:
+            return None
+        assert backbone is not None
+        assert sampler is not None
+        assert method is not None
+        assert video is not None
+        assert prompts is not None
+        assert validation is not None
+        return Plan(spec, video, backbone, sampler, method, prompts, validation, rewards, held_out, initial)
+
+    def _form(self) -> RunSpec | None:
+        try:
+            return RunSpec.model_validate(self._source.data)
+        except ValidationError as error:
+            self.problems += form_problems(self._source, error, RunSpec)
+            return None
+
+    def _method(self, spec: RunSpec) -> ResolvedComponent | None:
+        if "method" not in self._source.data:
+            self._parts.load("method", ("method",), spec.method.name, {})
+        return self._parts.found.get(("method",))
+
+    def _sampler(self, spec: RunSpec, backbone: ResolvedComponent | None) -> ResolvedComponent | None:
+        """The sampler, the backbone's own where the spec names none."""
+        if spec.sampler.name is None and backbone is not None:
+            self._parts.load("sampler", ("sampler",), backbone.capability("default_sampler"), spec.sampler.options)
+        sampler = self._parts.found.get(("sampler",))
+        if sampler is not None and backbone is not None:
+            self._say(sampler_fits(spec, sampler, backbone))
+        return sampler
+
+    def _video(self, spec: RunSpec, backbone: ResolvedComponent | None) -> Video | None:
+        """The clip that the backbone makes of what the spec asks for."""
+        if backbone is None:
+            return None
+        requested = {name: value for name, value in spec.video.model_dump().items() if value is not None}
+        try:
+            video: Video = backbone.component.resolve_video(backbone.options, requested)
+        except ValueError as error:
+            self._say([("video", str(error))])
+            return None
+        self._say(clip_fits(spec, backbone, video))
+        return video
+
+    def _rewards(self, base: Loc, specs: Sequence[Any], extra: Sequence[Any]) -> dict[str, ResolvedComponent]:
+        """Rewards by key: those of the spec, and those that were passed as objects."""
+        found = self._parts.found
+        parts = {spec.key: found[(*base, index)] for index, spec in enumerate(specs) if (*base, index) in found}
+        for component in extra:
+            name = getattr(component, "__name__", type(component).__name__)
+            if name in parts:
+                self._say([("rewards", f"two rewards are called {name!r}. Give the one in the spec a label.")])
+            options = getattr(component, "Options", None) if isinstance(component, type) else None
+            parts[name] = ResolvedComponent("reward", name, component, options() if options is not None else None)
+        return parts
+
+    def _adapter(
+        self, spec: RunSpec, backbone: ResolvedComponent | None, download: bool
+    ) -> tuple[RunSpec, Path | None]:
+        """The spec with what the file that its adapter starts from decides, wherever the spec is silent; the file."""
+        adapter = spec.backbone.adapter
+        if adapter.init is None or backbone is None:
+            return spec, None
+        try:
+            path = adapter_source.locate(adapter.init, cached=not download)
+            if path is None:
+                return spec, None
+            found = adapter_source.shape_of(backbone, path)
+        except WeightsError as error:
+            self._say([("backbone.adapter.init", str(error))])
+            return spec, None
+        said = {name: getattr(adapter, name) for name in adapter.model_fields_set}
+        if said.get("rank", found.rank) != found.rank:
+            message = f"{adapter.init} has rank {found.rank}, found {adapter.rank}. Leave rank out, or set it to that."
+            self._say([("backbone.adapter.rank", message)])
+        section = spec.backbone.model_copy(update={"adapter": found.model_copy(update=said)})
+        return spec.model_copy(update={"backbone": section}), path
+
+    def _prompts(self, loc: Loc) -> PromptSource | None:
+        """A prompt source, opened: it says itself what it cannot read."""
+        part = self._parts.found.get(loc)
+        if part is None:
+            return None
+        try:
+            return cast(PromptSource, part.build())
+        except ValueError as error:
+            self.problems.append(self._source.problem((*loc, "options"), str(error)))
+            return None
