@@ -183,5 +183,7 @@ def test_the_tutorial_ends_with_a_tested_package_and_a_report(place: Path) -> No
 
 def test_pages_of_reference_name_every_public_module() -> None:
     text = "".join((ROOT / page).read_text() for page in PAGES if page.startswith("docs/reference/"))
-    for module in ("protocols", "spec", "hooks", "errors", "registry", "choice", "overview", "testing"):
-        assert f"::: vader.{module}" in text
+    protocols = [f"protocols.{room}" for room in ("components", "values", "capabilities", "abilities", "methods")]
+    plugins = [f"plugins.{room}" for room in ("registry", "selection", "inventory")]
+    for module in ("spec", "errors", "runs.events", "testing", *protocols, *plugins):
+        assert f"::: vader.{module}\n" in text
