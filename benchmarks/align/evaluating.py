@@ -50,7 +50,7 @@ class Evaluator:
     """
 
     def __init__(self, spec: Mapping[str, Any], adapter: Path, grid: Grid) -> None:
-        self._session: Session = open_session(dict(spec), [], adapter, judged=True)
+        self._session: Session = open_session(dict(spec), [], adapter, scored=True)
         self._grid = grid
         drawn = self._session.plan.validation_prompts.draw(grid.prompts, stream(grid.seed, "evaluation"))
         self._prompts: list[Prompt] = [prompt for prompt in drawn for _ in range(grid.seeds)]
@@ -96,7 +96,7 @@ class Evaluator:
 
     @torch.no_grad()
     def _divergence(self) -> float:
-        """Mean over clips and steps of :meth:`vader.methods.context.RolloutContext.divergence`, along the aligned model's way."""
+        """Mean of the context's divergence over clips and steps, along the aligned model's way."""
         from vader.diffusion.gradient import no_gradient
 
         context = self._session.context

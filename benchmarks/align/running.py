@@ -13,7 +13,7 @@ from benchmarks.align.evaluating import Evaluator, Grid
 from benchmarks.align.planning import Plan, Run, clips_per_step, merged
 
 import vader
-from vader.runs.checkpoint import folder_name
+from vader.runs.folder import ADAPTER, RunFolder, step_folder
 from vader.storage import write_json
 
 RESULT, COST = "result.json", "cost.jsonl"
@@ -80,7 +80,7 @@ def execute(plan: Plan, run: Run, home: Path) -> dict[str, Any]:
     result = {
         "settings": _settings(plan, run),
         "evaluations": evaluations,
-        "environment": json.loads((folder / "environment.json").read_text(encoding="utf-8")),
+        "environment": RunFolder(folder).read_environment(),
     }
     write_json(folder / RESULT, result)
     return result
@@ -119,7 +119,7 @@ def _seen(run: Run) -> list[int]:
 def _evaluated(plan: Plan, run: Run, folder: Path, queries: int, taken: int) -> dict[str, Any]:
     """The figures at a milestone, or at the end after ``taken`` optimizer steps: an early stop takes fewer."""
     step, last = run.milestones[queries], queries == run.queries
-    adapter = folder / "adapter" if last else folder / "checkpoints" / folder_name(step) / "adapter"
+    adapter = RunFolder(folder).adapter if last else RunFolder(folder).checkpoints / step_folder(step) / ADAPTER
     figures = evaluator(plan, adapter).adapter(adapter, divergence=True)
     return {**figures, **cost(folder, min(step, taken)), "queries": round(min(step, taken) * clips_per_step(run.spec))}
 
@@ -141,7 +141,7 @@ def base_figures(plan: Plan, home: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found["settings"] == json.loads(json.dumps(settings)):
             return found
-    adapter = next(home.glob(f"*/{RESULT}")).parent / "adapter"
+    adapter = RunFolder(next(home.glob(f"*/{RESULT}")).parent).adapter
     found = {"settings": settings, **evaluator(plan, adapter).base()}
     write_json(path, found)
     return found

@@ -14,7 +14,7 @@ from benchmarks.align.__main__ import run_all
 from benchmarks.align.figures import REWARD, kl_points
 
 from vader.report.statistics import mean
-from vader.runs.folder import read_metrics
+from vader.runs.folder import RunFolder
 
 HERE = Path(__file__).resolve().parents[2]
 COMMITTED = HERE / "benchmarks" / "align" / "results"
@@ -82,7 +82,7 @@ def test_a_finished_run_is_found_and_an_interrupted_one_resumed(toy: tuple[plann
     run_all(plan, home, jobs=1)
     again = json.loads((lost / "result.json").read_text(encoding="utf-8"))
     assert done.stat().st_mtime_ns == untouched
-    assert len(read_metrics(lost)) == 2
+    assert len(RunFolder(lost).read_metrics()) == 2
     for queries, figures in first["evaluations"].items():
         for key in ("scores", "diversity", "divergence"):
             assert again["evaluations"][queries][key] == figures[key]

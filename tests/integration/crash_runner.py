@@ -28,6 +28,7 @@ import vader
 import vader.report.page
 import vader.runs.training
 from vader.runs import checkpoint, session
+from vader.runs.folder import RunFolder
 
 KILLS, STEPS, POINT_STEPS = 20, 70, 24
 
@@ -185,7 +186,7 @@ def die_everywhere(made: dict[str, Any], calls: int) -> int:
             deaths += os.waitstatus_to_exitcode(status) == 99
             watch.look()
             if watch.best:  # what generation takes is whole at any moment
-                taken = session.newest_adapter(watch.folder)
+                taken = session.newest_adapter(RunFolder(watch.folder))
                 safetensors.torch.load_file(taken / ADAPTER_FILE)
                 json.loads((taken / "adapter_config.json").read_text())
     return deaths

@@ -22,7 +22,8 @@ from vader.resolve import build
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
 from vader.resolve.validate import resolve
-from vader.runs.engine import DTYPES, make_accelerator
+from vader.runs.device import DTYPES
+from vader.runs.engine import Engine
 from vader.runs.train_step import Counters, TrainStep
 from vader.weights import lora
 
@@ -62,17 +63,17 @@ def measure(spec: dict) -> Measured:
     """Take two optimizer steps; the second is measured, as the first makes the optimizer's state."""
     before = _alive()
     plan = resolve(spec)
-    accelerator = make_accelerator(plan.spec)
+    engine = Engine(plan.spec)
     backbone, rewards, parameters = _built(plan)
     optimizer = torch.optim.AdamW(parameters, lr=plan.spec.train.learning_rate)
-    denoiser, prepared = accelerator.prepare(backbone.denoiser, optimizer)
-    context = build.assemble_context(plan, backbone, denoiser, rewards, accelerator.device)
+    denoiser, prepared = engine.prepare(backbone.denoiser, optimizer)
+    context = build.assemble_context(plan, backbone, denoiser, rewards, engine.device)
     method = plan.method.build(context=context)
-    encode, gradients = ConditioningCache(backbone, accelerator.device), {}
+    encode, gradients = ConditioningCache(backbone, engine.device), {}
     for parameter in parameters:
         parameter.register_post_accumulate_grad_hook(lambda p: gradients.update({id(p): _bytes([p.grad])}))
     optimization = TrainStep(
-        plan.spec.train, accelerator, denoiser, prepared, parameters, method, plan.prompts, encode, Counters(),
+        plan.spec.train, engine, denoiser, prepared, parameters, method, plan.prompts, encode, Counters(),
         context.timer,
     )  # fmt: skip
     optimization.step(0)

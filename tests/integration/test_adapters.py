@@ -90,7 +90,7 @@ def test_plain_peft_gives_the_same_outputs(run: Path) -> None:
 def vader_session(source: Any) -> Any:
     from vader.runs.session import open_session
 
-    return open_session(source, (), None, judged=False)
+    return open_session(source, (), None, scored=False)
 
 
 def test_the_same_names_and_shapes_that_peft_writes(run: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import vader
 from vader.runs import checkpoint
+from vader.runs.folder import step_folder
 from vader.runs.train_step import Counters, TrainStep
 from vader.spec import TrainSpec
 from vader.weights import lora
@@ -31,7 +32,7 @@ def spec(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def tensors(folder: Path, step: int) -> dict[str, Tensor]:
-    return adapter(folder / "checkpoints" / checkpoint.folder_name(step) / "adapter")
+    return adapter(folder / "checkpoints" / step_folder(step) / "adapter")
 
 
 def moved(folder: Path, step: int) -> bool:
@@ -41,7 +42,7 @@ def moved(folder: Path, step: int) -> bool:
 
 
 def state(folder: Path, step: int) -> Any:
-    path = folder / "checkpoints" / checkpoint.folder_name(step) / "optimizer.pt"
+    path = folder / "checkpoints" / step_folder(step) / "optimizer.pt"
     return torch.load(path, weights_only=True)["optimizer"]["state"]
 
 
@@ -134,7 +135,7 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path, value: float, gradient: b
     last = checkpoint.newest(folder / "checkpoints", pytest.fail)
     assert last is not None
     assert last.step == 5
-    assert last.counters == {"skipped": 3, "in_a_row": 2}
+    assert last.manifest["counters"] == {"skipped": 3, "in_a_row": 2}
     assert all(tensor.isfinite().all() for tensor in tensors(folder, 5).values())
     assert all(torch.equal(tensors(folder, 5)[name], tensors(folder, 3)[name]) for name in tensors(folder, 5))
 
@@ -208,7 +209,7 @@ class TestLossScaler:
         scaler, sgd = torch.amp.GradScaler("cpu", init_scale=8.0), torch.optim.SGD([weight], lr=1.0)
         optimization = TrainStep.__new__(TrainStep)
         optimization._spec, optimization.counters = TrainSpec(), Counters()
-        optimization._accelerator = SimpleNamespace(scaler=scaler)  # type: ignore[assignment]
+        optimization._engine = SimpleNamespace(scaler=scaler)  # type: ignore[assignment]
         optimization._optimizer = self.Scaled(sgd, scaler)
         said = []
         seen = []

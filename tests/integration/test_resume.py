@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.integration.harness import (
     ADAPTER_FILE,
+    FAKES,
     PROMPT_LENGTH,
+    ROOT,
     At,
     Crash,
     Notices,
@@ -28,7 +31,8 @@ from tests.integration.harness import (
 )
 
 import vader
-from vader.runs import checkpoint
+from vader.runs import checkpoint, session
+from vader.runs.folder import RunFolder
 
 STEPS = 6
 
@@ -331,3 +335,27 @@ def test_leftovers_of_a_killed_writer_are_cleared(unbroken: Path, copy: Path) ->
     resume(copy)
     assert left_behind(copy) == []
     assert_same_run(copy, unbroken)
+
+
+def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``tests/golden/run_folder_a`` was written before checkpoints were kept by a registry, and clips told no size."""
+    made = tiny("run", train={"ema_decay": 0.9, "validate_every": 2}, validation={"clips": 2, "save_clips": 0})
+    made["backbone"]["name"], made["rewards"][0]["name"] = "./fakes.py:FakeBackbone", "./fakes.py:Brightness"
+    for name in ("old", "unbroken"):
+        (tmp_path / name).mkdir()
+        shutil.copy(FAKES, tmp_path / name / "fakes.py")
+    shutil.copytree(ROOT / "tests" / "golden" / "run_folder_a", tmp_path / "old" / "run")
+    monkeypatch.chdir(tmp_path / "unbroken")
+    whole = vader.train(made)
+    monkeypatch.chdir(tmp_path / "old")
+    seen = Notices()
+    gone_on = vader.train(made, resume=True, listeners=[seen])
+    assert seen.texts == []
+    assert_same_run(tmp_path / "old" / "run", tmp_path / "unbroken" / "run")
+    assert [one.clips for one in gone_on.validations] == [one.clips for one in whole.validations]
+    assert [one.size is None for one in gone_on.validations] == [True, True, True, False], "the last one is made anew"
+    states = [torch.load(tmp_path / name / "run/checkpoints/step-000006/optimizer.pt") for name in ("old", "unbroken")]
+    assert states[0].keys() == states[1].keys() == {"optimizer", "scaler", "average", "methods"}
+    for one, other in zip(*(state["average"]["average"] for state in states), strict=True):
+        assert torch.equal(one, other)
+    assert session.newest_adapter(RunFolder(Path("run"))) == Path("run/adapter")

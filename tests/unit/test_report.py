@@ -61,7 +61,8 @@ def write_validation(
             write_clip(samples / file, torch.rand(4, 3, 16, 24), 8)
         values = {key: value[index] for key, value in scores.items()}
         rows.append({"index": index, "prompt": prompt, "seed": 7 + index, "scores": values, "file": file})
-    (samples / "validation.json").write_text(json.dumps({"step": step, "clips": rows}))
+    size = {"frames": 4, "height": 16, "width": 24, "fps": 8}
+    (samples / "validation.json").write_text(json.dumps({"step": step, "size": size, "clips": rows}))
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
 import torch
 
@@ -16,11 +18,12 @@ from vader.errors import RunFolderError
 from vader.report import ReportListener, clips, write_report
 from vader.report.axis import round_values, value_axis
 from vader.report.charts import moving_average, training_chart
-from vader.report.clips import mp4_size
 from vader.report.comparison import compare, score_keys
 from vader.report.numbers import duration, mean_text, plain, short, signed, size
 from vader.report.reading import read_run
 from vader.runs.events import Listeners, Run, RunResult
+from vader.runs.folder import written_size
+from vader.runs.validation import clip_writer
 from vader.spec import RunSpec
 
 MINUS = "\N{MINUS SIGN}"
@@ -95,11 +98,35 @@ def test_listener_never_ends_a_run(tmp_path: Path) -> None:
         listeners.emit("run_finished", run=run, result=RunResult(tmp_path, 0, None, {}))
 
 
-def test_size_of_an_mp4(tmp_path: Path) -> None:
-    write_clip(tmp_path / "clip.mp4", torch.rand(3, 3, 32, 48), 8)
-    assert mp4_size((tmp_path / "clip.mp4").read_bytes()) == (48, 32)
-    assert mp4_size(b"not a video") == (None, None)
-    assert mp4_size(b"moov....tkhd") == (None, None)
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (5, 7), (129, 131), (128, 256)])
+def test_the_size_that_is_told_is_that_of_the_video_file(tmp_path: Path, height: int, width: int) -> None:
+    name = clip_writer(tmp_path, 1, 8.0)(0, torch.rand(3, 3, height, width))
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(tmp_path / str(name)), "-f", "null", "-"]
+    said = subprocess.run(command, capture_output=True, check=True, text=True).stderr
+    size = written_size(3, height, width, 8.0)
+    assert f", {size.width}x{size.height}" in said
+    assert re.search(rf"frame=\s*{size.frames}\b", said)
+
+
+@pytest.mark.parametrize(
+    ("video", "expected"),
+    [({}, None), ({"frames": 3, "height": 32, "width": 48}, 'width="192" height="128"')],
+    ids=["unknown", "of the spec"],
+)
+def test_a_folder_that_does_not_tell_the_size_of_its_clips(
+    tmp_path: Path, video: dict[str, int], expected: str | None
+) -> None:
+    samples = tmp_path / "samples" / "step-000000"
+    samples.mkdir(parents=True)
+    write_clip(samples / "a.mp4", torch.rand(3, 3, 32, 48), 8, scale=4)
+    row = {"index": 0, "prompt": "p", "seed": 0, "scores": {}, "file": "a.mp4"}
+    (samples / "validation.json").write_text(json.dumps({"step": 0, "clips": [row]}))
+    spec = RunSpec.model_validate({"backbone": "tiny", "prompts": "list", "rewards": ["r"], "video": video})
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert html.count("<video") == 1
+    assert ("width=" in html.split("<video")[1].split(">")[0]) == (expected is not None)
+    assert expected is None or expected in html
 
 
 def test_import_brings_no_torch() -> None:

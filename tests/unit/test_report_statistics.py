@@ -8,11 +8,9 @@ import statistics
 import pytest
 
 from vader.report.statistics import (
-    incomplete_beta,
     mean_interval,
     paired_change,
     share_interval,
-    t_distribution,
     t_quantile,
 )
 
@@ -37,16 +35,17 @@ def test_t_quantile_agrees_with_tables(probability: float, freedom: float, expec
 
 
 @pytest.mark.parametrize("t", [-30.0, -2.0, -0.1, 0.0, 0.7, 3.0, 500.0])
-def test_t_distribution_has_closed_forms_for_one_and_two_degrees(t: float) -> None:
-    assert t_distribution(t, 1) == pytest.approx(0.5 + math.atan(t) / math.pi, abs=1e-12)
-    assert t_distribution(t, 2) == pytest.approx(0.5 + t / (2 * math.sqrt(2 + t * t)), abs=1e-12)
+def test_t_quantile_inverts_the_closed_forms_for_one_and_two_degrees(t: float) -> None:
+    one, two = 0.5 + math.atan(t) / math.pi, 0.5 + t / (2 * math.sqrt(2 + t * t))
+    assert t_quantile(one, 1) == pytest.approx(t, rel=1e-9, abs=1e-12)
+    assert t_quantile(two, 2) == pytest.approx(t, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("x", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_incomplete_beta_has_closed_forms(x: float) -> None:
-    assert incomplete_beta(1, 1, x) == pytest.approx(x, abs=1e-14)
-    assert incomplete_beta(3, 1, x) == pytest.approx(x**3, abs=1e-14)
-    assert incomplete_beta(2, 2, x) == pytest.approx(3 * x**2 - 2 * x**3, abs=1e-14)
+@pytest.mark.parametrize("x", [-0.9, -0.1, 0.0, 0.5, 0.99])
+def test_t_quantile_inverts_the_closed_form_for_four_degrees(x: float) -> None:
+    """With t = 2 x / sqrt(1 - x^2), P(T <= t) = 1/2 + x (3 - x^2) / 4."""
+    probability, t = 0.5 + x * (3 - x * x) / 4, 2 * x / math.sqrt(1 - x * x)
+    assert t_quantile(probability, 4) == pytest.approx(t, rel=1e-9, abs=1e-12)
 
 
 def test_large_degrees_of_freedom_approach_the_normal_distribution() -> None:

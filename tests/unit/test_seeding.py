@@ -15,7 +15,10 @@ def test_is_pinned_so_that_old_runs_can_be_repeated() -> None:
 
 
 def test_is_the_same_in_another_process() -> None:
-    code = "from vader.diffusion.seeding import derive, stream; print(derive(7, 'noise', 3), stream(7, 'prompts').random())"
+    code = (
+        "from vader.diffusion.seeding import derive, stream; "
+        "print(derive(7, 'noise', 3), stream(7, 'prompts').random())"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert (int(out[0]), float(out[1])) == (derive(7, "noise", 3), stream(7, "prompts").random())
 

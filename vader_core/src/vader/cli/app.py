@@ -142,6 +142,7 @@ def _train(spec: str, overrides: list[str], resume: bool) -> None:
     console = _console()
     if os.environ.get("RANK", "0") == "0":
         console.print("loading ...", highlight=False)
+    from vader.runs.folder import RunFolder
     from vader.runs.training import train as run_training
 
     _hide_loading_bars()
@@ -159,7 +160,8 @@ def _train(spec: str, overrides: list[str], resume: bool) -> None:
     if len(result.validations) >= 2:
         kept = [validation for validation in result.validations if validation.step == result.adapter_step]
         _compare(console, result.validations[0], (kept or result.validations)[-1])
-    console.print(f"adapter  {result.folder / 'adapter'}\nreport   {result.folder / 'report.html'}", highlight=False)
+    folder = RunFolder(result.folder)
+    console.print(f"adapter  {folder.adapter}\nreport   {folder.report}", highlight=False)
 
 
 def _compare(console: Console, before: Validation, after: Validation) -> None:
@@ -263,11 +265,10 @@ def evaluate(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Write a run's report.html again from its files."""
-    from vader.errors import RunFolderError
     from vader.report import write_report
+    from vader.runs.folder import RunFolder
 
-    if not (run / "spec.yaml").is_file():
-        raise RunFolderError(f"{str(run)!r} is not the folder of a run: it has no spec.yaml.")
+    RunFolder(run).require_run()
     typer.echo(str(write_report(run)))
 
 

@@ -24,7 +24,7 @@ from vader.protocols import Backbone, Reward
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
-from vader.runs.engine import DTYPES
+from vader.runs.device import DTYPES
 from vader.spec import RunSpec
 
 

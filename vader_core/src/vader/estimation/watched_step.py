@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vader.diffusion.conditioning import ConditioningCache
@@ -98,14 +97,16 @@ class _Enough(Exception):
 
 
 class _OneProcess:
-    """What an optimizer step needs of accelerate, in one process.
+    """A :class:`vader.runs.train_step.StepEngine` of one process.
 
     Args:
         live: is told when backward runs.
         single: whether there is one loss alone; of several the first is enough.
     """
 
-    num_processes, process_index, scaler = 1, 0, None
+    num_processes: int = 1
+    process_index: int = 0
+    scaler: torch.amp.GradScaler | None = None
 
     def __init__(self, live: LiveBytes, single: bool) -> None:
         self._live, self._single = live, single
@@ -129,9 +130,9 @@ class _OneProcess:
         """Of one process."""
         return tensor
 
-    def clip_grad_norm_(self, parameters: list[nn.Parameter], norm: float) -> Tensor:
+    def clip_grad_norm(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
         """As accelerate does it."""
-        return torch.nn.utils.clip_grad_norm_(parameters, norm)
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
 
 
 def watch_step(
@@ -193,10 +194,10 @@ def _optimizer_step(
     """The trainer's own optimizer step, up to where it repeats itself."""
     spec, method = plan.spec.train, plan.method.build(context=context)
     single = spec.gradient_accumulation * method.passes == 1
-    accelerator = cast(Accelerator, _OneProcess(live, single))
+    engine = _OneProcess(live, single)
     optimization = TrainStep(
         spec,
-        accelerator,
+        engine,
         context.denoiser,
         optimizer,
         parameters,
@@ -215,7 +216,7 @@ def _optimizer_step(
         live.hold([cast(Tensor, parameter.grad) for parameter in parameters], GRADIENT)
         with suppress(_Enough):
             optimization.step(0)
-        accelerator.clip_grad_norm_(parameters, spec.max_grad_norm)
+        engine.clip_grad_norm(parameters, spec.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

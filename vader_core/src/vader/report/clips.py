@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 from vader.report.comparison import Comparison
 from vader.report.numbers import plain, signed
 from vader.report.reading import RunData
-from vader.runs.events import ValidationClip
+from vader.runs.events import ClipSize, ValidationClip
+from vader.runs.folder import written_size
 
 TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif", ".png": "image/png"}
 BUDGET = 64 * 2**20
@@ -76,6 +76,7 @@ def gallery(run: RunData, comparison: Comparison | None) -> Gallery:
         return Gallery((), 0)
     cards: list[Card] = []
     left_out, spent = 0, 0
+    size = comparison.before.size or _size_asked_for(run)
     rows: Sequence[tuple[ValidationClip, ...]] = comparison.pairs or [(clip,) for clip in comparison.before.clips]
     for clips in rows:
         paths = _paths(run, comparison, clips)
@@ -85,7 +86,7 @@ def gallery(run: RunData, comparison: Comparison | None) -> Gallery:
         if spent > BUDGET:
             left_out += 1
             continue
-        media = tuple(_media(label, path) for label, path in paths.items())
+        media = tuple(_media(label, path, size) for label, path in paths.items())
         cards.append(Card(clips[0].prompt, clips[0].seed, media, _lines(clips)))
     return Gallery(tuple(cards), left_out)
 
@@ -103,10 +104,18 @@ def _paths(run: RunData, comparison: Comparison, clips: tuple[ValidationClip, ..
     return paths
 
 
-def _media(label: str, path: Path) -> Media:
+def _size_asked_for(run: RunData) -> ClipSize | None:
+    """The clips' size in a folder that does not tell it, from its spec, if that says one."""
+    video = run.spec.video if run.spec else None
+    if video is None or video.frames is None or video.height is None or video.width is None:
+        return None
+    return written_size(video.frames, video.height, video.width, video.fps or 8.0)
+
+
+def _media(label: str, path: Path, size: ClipSize | None) -> Media:
     data = path.read_bytes()
     kind = TYPES[path.suffix.lower()]
-    width, height = mp4_size(data) if kind == "video/mp4" else (None, None)
+    width, height = (size.width, size.height) if size is not None and kind == "video/mp4" else (None, None)
     uri = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
     return Media(label, uri, kind.startswith("video/"), width, height)
 
@@ -129,18 +138,3 @@ def _lines(clips: tuple[ValidationClip, ...]) -> tuple[ScoreLine, ...]:
             )
         )
     return tuple(lines)
-
-
-def mp4_size(data: bytes) -> tuple[int | None, int | None]:
-    """Width and height from the first track header of an MP4 file; (None, None) when there is none.
-
-    Source: ISO/IEC 14496-12, 8.3.2: both are 16.16 fixed-point numbers, the last eight bytes of the ``tkhd`` box.
-    """
-    start = data.find(b"tkhd", max(data.find(b"moov"), 0))
-    if start < 4:
-        return None, None
-    end = start - 4 + int.from_bytes(data[start - 4 : start], "big")
-    if not start + 12 <= end <= len(data):
-        return None, None
-    width, height = struct.unpack(">II", data[end - 8 : end])
-    return (width >> 16 or None), (height >> 16 or None)

@@ -23,7 +23,7 @@ class Score:
 
     key: str
     role: Role
-    """``trained``: the loss contains it. ``held-out``: it only judges."""
+    """``trained``: the loss contains it. ``held-out``: it is only measured."""
     target: float | None
     """The score to come near to; None when higher is better."""
     change: PairedChange

@@ -19,12 +19,11 @@ from vader.report.charts import Chart, Point, interval_mark, training_chart, val
 from vader.report.clips import gallery
 from vader.report.comparison import Comparison, compare, role_of, score_is_binary, score_keys, values_of
 from vader.report.numbers import duration, mean_text, plain, size
-from vader.report.reading import RunData, number, read_run
+from vader.report.reading import RunData, read_run
 from vader.report.statistics import mean, mean_interval, share_interval, standard_deviation
 from vader.report.summary import summarise
 from vader.report.timing import phases, step_seconds
-
-NAME = "report.html"
+from vader.runs.folder import RunFolder, finite
 
 
 def write_report(folder: Path) -> Path:
@@ -41,8 +40,8 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     html = render(read_run(folder))
-    path = folder / NAME
-    temporary = path.with_name(f".{NAME}.{os.getpid()}.partial")
+    path = RunFolder(folder).report
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         temporary.write_text(html, encoding="utf-8")
         temporary.replace(path)
@@ -132,7 +131,7 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
         yield "Time in optimizer steps", duration(seconds)
         yield "Each", duration(seconds / len(run.records))
     if run.spec:
-        train, processes = run.spec.train, run.spec.train.processes or number(run.environment.get("processes")) or 1
+        train, processes = run.spec.train, run.spec.train.processes or finite(run.environment.get("processes")) or 1
         yield "Clips per optimizer step", f"{train.batch_size * train.gradient_accumulation * processes:.0f}"
     peak = max((value for _, value in run.series("memory/peak_bytes")), default=0.0)
     if peak:

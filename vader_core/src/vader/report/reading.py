@@ -1,11 +1,9 @@
-"""Reading a run folder, forgivingly: a report is wanted most when a run went wrong."""
+"""What a report is made from: a run folder, read forgivingly."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,10 @@ import yaml
 from pydantic import ValidationError
 
 from vader.errors import RunFolderError
-from vader.runs.events import Validation, ValidationClip
+from vader.runs.events import Validation
+from vader.runs.folder import METRICS, SAMPLES, SPEC, Record, RunFolder, finite, step_folders
+from vader.runs.validation_file import SavedValidation
 from vader.spec import RunSpec
-
-Record = Mapping[str, Any]
-"""One line of metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -47,55 +44,36 @@ class RunData:
 
     def series(self, key: str) -> list[tuple[float, float]]:
         """(step, value) of a metric wherever it is a finite number."""
-        values = ((record["step"], number(record.get(key))) for record in self.records)
+        values = ((record["step"], finite(record.get(key))) for record in self.records)
         return [(float(step), value) for step, value in values if value is not None]
 
     def clip_path(self, step: int, file: str) -> Path:
         """Where a clip of a validation lies."""
-        return self.folder / "samples" / f"step-{step:06d}" / file
+        return RunFolder(self.folder).validation(step) / file
 
 
-def read_run(folder: Path) -> RunData:
+def read_run(path: Path) -> RunData:
     """Read the files of a run folder.
 
     Raises:
         RunFolderError: when the folder holds neither a spec, nor metrics, nor samples.
     """
-    if not any((folder / name).exists() for name in ("spec.yaml", "metrics.jsonl", "samples")):
+    folder = RunFolder(path)
+    if not any(part.exists() for part in (folder.spec, folder.metrics, folder.samples)):
         raise RunFolderError(
-            f"{folder} is not a run folder: it holds no spec.yaml, metrics.jsonl or samples. "
+            f"{path} is not a run folder: it holds no {SPEC}, {METRICS} or {SAMPLES}. "
             "Give the folder that `vader train` wrote (the spec's `output`)."
         )
-    spec_text = _text(folder / "spec.yaml")
-    environment = _json(_text(folder / "environment.json"))
+    text = folder.read_spec()
     return RunData(
-        folder=folder,
-        spec=_spec(spec_text),
-        spec_text=spec_text,
-        environment=environment if isinstance(environment, dict) else {},
-        records=_records(_text(folder / "metrics.jsonl")),
-        validations=tuple(_validations(folder / "samples")),
-        checkpoints=tuple(sorted(path.name for path in (folder / "checkpoints").glob("step-*"))),
+        folder=path,
+        spec=_spec(text),
+        spec_text=text,
+        environment=folder.read_environment(),
+        records=tuple(folder.read_metrics()),
+        validations=tuple(_validations(folder.read_validations())),
+        checkpoints=tuple(one.name for one in step_folders(folder.checkpoints)),
     )
-
-
-def number(value: object) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _json(text: str) -> Any:
-    """The parsed text, or None for what was torn by an interruption."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
 
 
 def _spec(text: str) -> RunSpec | None:
@@ -105,38 +83,13 @@ def _spec(text: str) -> RunSpec | None:
         return None
 
 
-def _records(text: str) -> tuple[Record, ...]:
-    """The lines by step. A run resumed from an earlier checkpoint repeats steps: what came after that point goes."""
-    records: list[Record] = []
-    for line in text.splitlines():
-        record = _json(line)
-        if not isinstance(record, dict) or number(record.get("step")) is None:
-            continue
-        while records and records[-1]["step"] >= record["step"]:
-            records.pop()
-        records.append(record)
-    return tuple(records)
-
-
-def _validations(samples: Path) -> Iterator[Validation]:
+def _validations(saved: Sequence[SavedValidation]) -> Iterator[Validation]:
     """Those made with the settings of the last one; a resumed run may have changed how it validates."""
-    read = [_json(_text(path)) for path in samples.glob("step-*/validation.json")]
-    found = [data for data in read if isinstance(data, dict) and isinstance(data.get("step"), int)]
-    for data in sorted(found, key=lambda data: int(data["step"])):
-        if data.get("settings") != max(found, key=lambda data: int(data["step"])).get("settings"):
+    for one in saved:
+        if one.settings != saved[-1].settings or not one.validation.clips:
             continue
-        clips = [_clip(item) for item in data.get("clips") or () if isinstance(item, dict)]
-        if clips:
-            yield Validation(data["step"], tuple(clips))
-
-
-def _clip(item: Mapping[str, Any]) -> ValidationClip:
-    given, file = item.get("scores"), item.get("file")
-    scores = {str(key): number(value) for key, value in given.items()} if isinstance(given, dict) else {}
-    return ValidationClip(
-        index=int(number(item.get("index")) or 0),
-        prompt=str(item.get("prompt", "")),
-        seed=int(item["seed"]) if isinstance(item.get("seed"), int) else 0,
-        scores={key: value for key, value in scores.items() if value is not None},
-        file=Path(file).name if isinstance(file, str) and file else None,
-    )
+        clips = [
+            replace(clip, scores={key: value for key, value in clip.scores.items() if finite(value) is not None})
+            for clip in one.validation.clips
+        ]
+        yield replace(one.validation, clips=tuple(clips))

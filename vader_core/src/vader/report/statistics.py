@@ -1,4 +1,4 @@
-"""Statistics of paired comparisons, in plain Python.
+"""Statistics of paired comparisons.
 
 A validation makes the same clips, from the same prompts and seeds, each time. The clip is therefore the unit, also
 when several clips share a prompt, and "before and after" is a paired comparison.
@@ -134,64 +134,12 @@ def _binary_interval(differences: Sequence[float]) -> Interval | None:
 
 
 def t_quantile(probability: float, freedom: float) -> float:
-    """Quantile of Student's t distribution, by bisection of its distribution function.
+    """Quantile of Student's t distribution.
 
     Args:
         probability: in (0, 1).
         freedom: degrees of freedom, above 0; ``math.inf`` gives the normal distribution.
     """
-    if probability < 0.5:
-        return -t_quantile(1 - probability, freedom)
-    low, high = 0.0, 1.0
-    while t_distribution(high, freedom) < probability:
-        low, high = high, 2 * high
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if t_distribution(middle, freedom) < probability else (low, middle)
-    return (low + high) / 2
+    from scipy.special import ndtri, stdtrit
 
-
-def t_distribution(t: float, freedom: float) -> float:
-    """P(T <= t) for Student's t distribution with ``freedom`` degrees of freedom."""
-    if math.isinf(freedom):
-        return math.erfc(-t / math.sqrt(2)) / 2
-    tail = incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t)) / 2
-    return 1 - tail if t > 0 else tail
-
-
-def incomplete_beta(a: float, b: float, x: float) -> float:
-    """Regularised incomplete beta function I_x(a, b), for a, b > 0 and x in [0, 1].
-
-    Source: DLMF 8.17.22 (continued fraction), evaluated by the modified method of Lentz.
-    """
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - incomplete_beta(b, a, 1 - x)
-    logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    return math.exp(logarithm) / a * _beta_fraction(a, b, x)
-
-
-def _beta_fraction(a: float, b: float, x: float) -> float:
-    value = ratio_c = 1.0
-    ratio_d = 0.0
-    for i in range(1000):
-        m = i // 2
-        if i == 0:
-            term = 1.0
-        elif i % 2 == 0:
-            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        else:
-            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        ratio_d = 1 / _not_zero(1 + term * ratio_d)
-        ratio_c = _not_zero(1 + term / ratio_c)
-        value *= ratio_c * ratio_d
-        if abs(ratio_c * ratio_d - 1) < 1e-15:
-            break
-    return value - 1
-
-
-def _not_zero(value: float) -> float:
-    return value if abs(value) > 1e-300 else 1e-300
+    return float(ndtri(probability) if math.isinf(freedom) else stdtrit(freedom, probability))

@@ -1,58 +1,152 @@
-"""The accelerator of a run: device, precision, processes."""
+"""The engine of a run: its device and its processes. The only module that imports accelerate."""
 
 from __future__ import annotations
 
 import atexit
 import functools
-from typing import Any
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import gather_object
+from torch import Tensor, nn
 
 from vader.errors import LaunchError
 from vader.resolve.machine import on_cpu
 from vader.runs.launch import require_world, started
 from vader.spec import RunSpec
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Mixed precision -> dtype of the frozen weights."""
+Value = TypeVar("Value")
 
 
-def make_accelerator(spec: RunSpec) -> Accelerator:
-    """accelerate's object for a run that :func:`vader.resolve.machine.machine_fits` lets be.
+class Engine:
+    """What a run needs of device and processes.
 
     Autocast is off: frozen weights have the run's precision and each library keeps in float32 what it must, so that a
     clip is computed in training as it is in inference.
+
+    Args:
+        spec: of the run; :func:`vader.resolve.machine.machine_fits` has nothing against it.
+
+    Raises:
+        LaunchError: the processes that a launcher started do not find each other.
     """
-    AcceleratorState._reset_state()  # a process may make several runs, each with a precision of its own
-    arguments: dict[str, Any] = {}
-    if spec.trackers:
-        arguments = {"log_with": list(spec.trackers), "project_dir": spec.output}
-    arguments["kwargs_handlers"] = [
-        DistributedDataParallelKwargs(broadcast_buffers=False),
-        AutocastKwargs(enabled=False),
-    ]
-    try:
-        accelerator = Accelerator(mixed_precision=spec.train.mixed_precision, cpu=on_cpu(spec), **arguments)
-    except ValueError as error:
-        raise LaunchError(f"accelerate cannot join {started() or 1} processes: {error}.") from error
-    require_world(accelerator.num_processes)
-    _leave_at_exit()
-    return accelerator
+
+    def __init__(self, spec: RunSpec) -> None:
+        AcceleratorState._reset_state()  # a process may make several runs, each with a precision of its own
+        arguments: dict[str, Any] = {}
+        if spec.trackers:
+            arguments = {"log_with": list(spec.trackers), "project_dir": spec.output}
+        arguments["kwargs_handlers"] = [
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            AutocastKwargs(enabled=False),
+        ]
+        try:
+            self._accelerator = Accelerator(mixed_precision=spec.train.mixed_precision, cpu=on_cpu(spec), **arguments)
+        except ValueError as error:
+            raise LaunchError(f"accelerate cannot join {started() or 1} processes: {error}.") from error
+        require_world(self._accelerator.num_processes)
+        _leave_at_exit()
+
+    # -- where and who
+
+    @property
+    def device(self) -> torch.device:
+        """Of this process."""
+        device: torch.device = self._accelerator.device
+        return device
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes make the run together."""
+        return int(self._accelerator.num_processes)
+
+    @property
+    def process_index(self) -> int:
+        """Which of them this one is, from 0."""
+        return int(self._accelerator.process_index)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and fires events."""
+        return bool(self._accelerator.is_main_process)
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        self._accelerator.wait_for_everyone()
+
+    def main_first(self) -> AbstractContextManager[None]:
+        """The main process runs the block before the others do."""
+        context: AbstractContextManager[None] = self._accelerator.main_process_first()
+        return context
+
+    # -- what is prepared
+
+    def prepare(self, denoiser: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+        """Denoiser and optimizer for training in these processes and this precision."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+            prepared, stepper = self._accelerator.prepare(denoiser, optimizer)
+        return prepared, stepper
+
+    def prepare_for_inference(self, denoiser: nn.Module) -> nn.Module:
+        """A denoiser that does not train."""
+        prepared: nn.Module = self._accelerator.prepare_model(denoiser, evaluation_mode=True)
+        return prepared
+
+    # -- an optimizer step: see vader.runs.train_step.StepEngine
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """Of the loss, in fp16."""
+        scaler: torch.amp.GradScaler | None = self._accelerator.scaler
+        return scaler
+
+    def backward(self, loss: Tensor) -> None:
+        """Back-propagate, scaled in fp16."""
+        self._accelerator.backward(loss)
+
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Gradients stay in their processes for as long as the context lasts."""
+        context: AbstractContextManager[None] = self._accelerator.no_sync(module)
+        return context
+
+    def clip_grad_norm(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
+        """Clip the norm of all gradients together; the norm before."""
+        norm: Tensor = self._accelerator.clip_grad_norm_(parameters, limit)
+        return norm
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, one after the other."""
+        gathered: Tensor = self._accelerator.gather(tensor)
+        return gathered
+
+    def gather_objects(self, values: list[Value]) -> list[Value]:
+        """The small values of all processes, by rank."""
+        gathered: list[Value] = gather_object(values)
+        return gathered
+
+    # -- trackers
+
+    def start_trackers(self, config: Mapping[str, Any]) -> None:
+        """Begin to log."""
+        self._accelerator.init_trackers("vader", config=dict(config))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Pass figures on to the trackers."""
+        self._accelerator.log(dict(values), step=step)
+
+    def finish_trackers(self) -> None:
+        """End what was begun."""
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
 
 
 @functools.cache
 def _leave_at_exit() -> None:
     """The processes' group lasts as long as they do: torch cannot join a second, and a start may make several runs."""
     atexit.register(lambda: PartialState().destroy_process_group())
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Peak memory so far: allocated on the device, or resident in this process on the CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource
-    import sys
-
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))

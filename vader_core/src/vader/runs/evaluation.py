@@ -1,4 +1,4 @@
-"""``vader.evaluate``: a model judged on a spec's validation prompts, with its adapter and without."""
+"""``vader.evaluate``: a model scored on a spec's validation prompts, with its adapter and without."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vader.runs.validation import chosen, clip_writer, score_clips
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The same prompts and seeds judged twice. ``adapted`` is None when there is no adapter."""
+    """The same prompts and seeds scored twice. ``adapted`` is None when there is no adapter."""
 
     base: Validation
     adapted: Validation | None
@@ -30,7 +30,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Judge a model by the training and held-out rewards of a spec, on its validation prompts and seeds.
+    """Score a model by the training and held-out rewards of a spec, on its validation prompts and seeds.
 
     Args:
         source: a spec in any form, or the path of a run folder (with its adapter).
@@ -44,24 +44,24 @@ def evaluate(
         SpecError: the spec is wrong, or turns validation off.
         WeightsError: weights or adapter cannot be loaded.
     """
-    session = open_session(source, overrides, adapter, judged=True)
+    session = open_session(source, overrides, adapter, scored=True)
     if session.plan.spec.validation.clips == 0:
         raise SpecError([Problem("validation.clips", "0 turns validation off; evaluation needs 1 or more.")])
     folder = Path(output).expanduser() if output is not None else None
     rounds = 1 if session.adapter is None else 2
     total = rounds * session.plan.spec.validation.clips
 
-    def judge(name: str, scale: float, done: int) -> Validation:
+    def scored(name: str, scale: float, done: int) -> Validation:
         session.set_scale(scale)
-        return _judge(session, folder / name if folder is not None else None, lambda n: progress(done + n, total))
+        return _score(session, folder / name if folder is not None else None, lambda n: progress(done + n, total))
 
-    base = judge("base", 0.0, 0)
+    base = scored("base", 0.0, 0)
     if session.adapter is None:
         return Evaluation(base, None)
-    return Evaluation(base, judge("adapted", adapter_scale, len(base.clips)))
+    return Evaluation(base, scored("adapted", adapter_scale, len(base.clips)))
 
 
-def _judge(session: Session, folder: Path | None, progress: Callable[[int], None]) -> Validation:
+def _score(session: Session, folder: Path | None, progress: Callable[[int], None]) -> Validation:
     spec = session.plan.spec.validation
     prompts, seeds = chosen(spec, session.plan.validation_prompts)
     size = spec.batch_size or session.plan.spec.train.batch_size

@@ -64,11 +64,23 @@ class ValidationClip:
 
 
 @dataclass(frozen=True)
+class ClipSize:
+    """The written clips of a validation: frames, height and width in pixels, frames per second."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+
+
+@dataclass(frozen=True)
 class Validation:
     """A validation after ``step`` optimizer steps: the same prompts and seeds each time."""
 
     step: int
     clips: tuple[ValidationClip, ...]
+    size: ClipSize | None = None
+    """None where it is not known."""
 
     def mean(self, key: str) -> float:
         """Mean raw score of a reward."""
@@ -76,7 +88,7 @@ class Validation:
 
     @property
     def keys(self) -> list[str]:
-        """Names of the rewards that judged it."""
+        """Names of the rewards that scored it."""
         return list(self.clips[0].scores) if self.clips else []
 
 
@@ -109,11 +121,11 @@ class Events:
 
     @_spec
     def vader_validation_progress(self, run: Run, step: int, done: int, total: int) -> None:
-        """This process has made and judged ``done`` of its ``total`` clips."""
+        """This process has made and scored ``done`` of its ``total`` clips."""
 
     @_spec
     def vader_validation_finished(self, run: Run, validation: Validation) -> None:
-        """Clips were made from the validation prompts and judged."""
+        """Clips were made from the validation prompts and scored."""
 
     @_spec
     def vader_checkpoint_saved(self, run: Run, step: int, path: Path) -> None:

@@ -69,7 +69,7 @@ def generate(
         raise ValueError("generate needs at least one prompt and one seed.")
     if file_type not in ("mp4", "gif", "png"):
         raise ValueError(f"cannot write clips as {file_type!r}; expected mp4, gif or png.")
-    session = open_session(source, overrides, adapter, judged=False)
+    session = open_session(source, overrides, adapter, scored=False)
     session.set_scale(adapter_scale)
     context = session.context
     wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
@@ -86,7 +86,9 @@ def generate(
         with torch.no_grad():
             conditioning = session.encode([Prompt(prompt) for prompt, _ in rows])
             noise = [derive(seed, "generate") for _, seed in rows]
-            frames = context.decode(context.sample(conditioning, noise, no_gradient(len(context.sampler.timesteps))), None)
+            frames = context.decode(
+                context.sample(conditioning, noise, no_gradient(len(context.sampler.timesteps))), None
+            )
         for (prompt, seed), clip in zip(rows, frames.cpu(), strict=True):
             file = folder / f"clip-{len(made):03d}-seed-{seed}.{file_type}" if folder is not None else None
             if file is not None:

@@ -9,20 +9,21 @@ from typing import Any
 
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.seeding import derive
-from vader.errors import RunFolderError, WeightsError
+from vader.errors import WeightsError
 from vader.methods.context import RolloutContext
 from vader.resolve import adapter_source, build
 from vader.resolve.plan import Plan
 from vader.resolve.validate import resolve
 from vader.runs import checkpoint
-from vader.runs.engine import DTYPES, make_accelerator
-from vader.runs.folder import SPEC
+from vader.runs.device import DTYPES
+from vader.runs.engine import Engine
+from vader.runs.folder import RunFolder
 from vader.weights import lora
 
 
 @dataclass(frozen=True)
 class Session:
-    """A context with the encoder of its prompts. ``adapter`` is where the adapter came from, None for the base model."""
+    """A context with the encoder of its prompts. ``adapter``: where the adapter came from, None for the base model."""
 
     plan: Plan
     context: RolloutContext
@@ -49,37 +50,35 @@ def locate(source: Any, adapter: str | Path | None) -> tuple[Any, Path | None]:
     chosen = adapter_source.locate(adapter) if adapter is not None else None
     if not isinstance(source, str | Path) or not Path(source).is_dir():
         return source, chosen
-    folder = Path(source)
-    if not (folder / SPEC).is_file():
-        raise RunFolderError(f"{str(folder)!r} is not the folder of a run: it has no {SPEC}.")
-    return folder / SPEC, chosen or newest_adapter(folder)
+    folder = RunFolder(Path(source))
+    folder.require_run()
+    return folder.spec, chosen or newest_adapter(folder)
 
 
-def newest_adapter(folder: Path) -> Path:
+def newest_adapter(folder: RunFolder) -> Path:
     """The adapter of a run: the final one, or that of the newest sound checkpoint.
 
     Raises:
         WeightsError: the folder holds neither.
     """
-    final = folder / "adapter"
-    if (final / lora.PEFT_FILE).is_file():
-        return final
-    found = checkpoint.newest(folder / "checkpoints", lambda _: None)
+    if (folder.adapter / lora.PEFT_FILE).is_file():
+        return folder.adapter
+    found = checkpoint.newest(folder.checkpoints, lambda _: None)
     if found is None:
         raise WeightsError(
-            f"{str(folder)!r} holds no adapter yet: no checkpoint has been written. Train it, or name one."
+            f"{str(folder.path)!r} holds no adapter yet: no checkpoint has been written. Train it, or name one."
         )
     return found.adapter
 
 
-def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | None, *, judged: bool) -> Session:
+def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | None, *, scored: bool) -> Session:
     """Load a model for making clips.
 
     Args:
         source: a spec in any form, or the path of a run folder.
         overrides: dotted ``path=value`` strings.
         adapter: an adapter's folder, file or name on the hub, in place of the run's own.
-        judged: load the rewards, training and held-out.
+        scored: load the rewards, training and held-out.
 
     Raises:
         SpecError: the spec is wrong.
@@ -88,15 +87,15 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
     spec_source, path = locate(source, adapter)
     own = ["backbone.adapter.init=null"] if path is not None else []  # what training started from need not be there
     plan = resolve(spec_source, [*overrides, *own], training=False, here=True)
-    accelerator = make_accelerator(plan.spec)
-    device, dtype = accelerator.device, DTYPES[plan.spec.train.mixed_precision]
+    engine = Engine(plan.spec)
+    device, dtype = engine.device, DTYPES[plan.spec.train.mixed_precision]
     init = path or plan.initial_adapter
     shape = adapter_source.shape_of(plan.backbone, init) if init is not None else None
     backbone = build.assemble_backbone(plan, device, dtype)
-    rewards = build.assemble_rewards({**plan.rewards, **plan.held_out}, device, dtype) if judged else {}
+    rewards = build.assemble_rewards({**plan.rewards, **plan.held_out}, device, dtype) if scored else {}
     if shape is not None and init is not None:
         tensors = adapter_source.tensors(plan.backbone, init)
         lora.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"), tensors)
-    denoiser = accelerator.prepare_model(backbone.denoiser, evaluation_mode=True)
+    denoiser = engine.prepare_for_inference(backbone.denoiser)
     context = build.assemble_context(plan, backbone, denoiser, rewards, device)
     return Session(plan, context, ConditioningCache(backbone, device), init)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vader.diffusion.conditioning import ConditioningCache
@@ -37,13 +36,52 @@ class Counters:
     skipped: int = 0
     in_a_row: int = 0
 
+    def load(self, saved: Mapping[str, int]) -> None:
+        """Take up counts that were saved, by name."""
+        self.skipped, self.in_a_row = saved["skipped"], saved["in_a_row"]
+
+
+class StepEngine(Protocol):
+    """What an optimizer step needs of the processes; :class:`vader.runs.engine.Engine` has it."""
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes make the run together."""
+        ...
+
+    @property
+    def process_index(self) -> int:
+        """Which of them this one is, from 0."""
+        ...
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """Of the loss, in fp16."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Back-propagate a scalar."""
+        ...
+
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Gradients stay in their processes for as long as the context lasts."""
+        ...
+
+    def clip_grad_norm(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
+        """Clip the norm of all gradients together; the norm before."""
+        ...
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, one after the other."""
+        ...
+
 
 class TrainStep:
     """Runs optimizer steps.
 
     Args:
         spec: the run's ``train`` section.
-        accelerator: accelerate's object.
+        engine: of the run.
         denoiser: prepared.
         optimizer: prepared.
         parameters: that train.
@@ -57,7 +95,7 @@ class TrainStep:
     def __init__(
         self,
         spec: TrainSpec,
-        accelerator: Accelerator,
+        engine: StepEngine,
         denoiser: nn.Module,
         optimizer: Any,
         parameters: list[nn.Parameter],
@@ -67,7 +105,7 @@ class TrainStep:
         counters: Counters,
         timer: PhaseTimer,
     ) -> None:
-        self._spec, self._accelerator, self._denoiser = spec, accelerator, denoiser
+        self._spec, self._engine, self._denoiser = spec, engine, denoiser
         self._optimizer, self._parameters, self._method = optimizer, parameters, method
         self._prompts, self._encode, self.counters, self._timer = prompts, encode, counters, timer
 
@@ -88,7 +126,7 @@ class TrainStep:
         set_dropout(self._denoiser, False)
         metrics = self._gather(losses)
         with self._timer("optimizer"):
-            norm = float(self._accelerator.clip_grad_norm_(self._parameters, self._spec.max_grad_norm))
+            norm = float(self._engine.clip_grad_norm(self._parameters, self._spec.max_grad_norm))
             metrics.update(grad_norm=norm, learning_rate=rate)
             notice = self._apply(step, metrics)
             self._optimizer.zero_grad(set_to_none=True)
@@ -96,8 +134,8 @@ class TrainStep:
 
     def _batches(self, step: int) -> list[Batch]:
         """This process's batch of every micro-step. Optimizer steps on the same clips have equal prompts and seeds."""
-        spec, accelerator = self._spec, self._accelerator
-        size, world, rank = spec.batch_size, accelerator.num_processes, accelerator.process_index
+        spec, engine = self._spec, self._engine
+        size, world, rank = spec.batch_size, engine.num_processes, engine.process_index
         shared, start = self._method.group_size, step - step % self._method.inner_epochs
         clips = size * world * spec.gradient_accumulation
         drawn = self._prompts.draw(clips // shared, stream(spec.seed, "prompts", start))
@@ -112,21 +150,21 @@ class TrainStep:
 
     def _backward(self, step: int) -> list[Loss]:
         """Every loss, back-propagated; gradients are synchronised in the very last pass."""
-        accelerator, method, accumulation = self._accelerator, self._method, self._spec.gradient_accumulation
+        engine, method, accumulation = self._engine, self._method, self._spec.gradient_accumulation
         passes = method.losses(self._batches(step), step % method.inner_epochs)
         total = accumulation * method.passes
         losses: list[Loss] = []
         for index in range(total):
-            with nullcontext() if index == total - 1 else accelerator.no_sync(self._denoiser):
+            with nullcontext() if index == total - 1 else engine.no_sync(self._denoiser):
                 loss = next(passes)
                 with self._timer("backward"):
-                    accelerator.backward(loss.value / accumulation)
+                    engine.backward(loss.value / accumulation)
             losses.append(loss)
         return losses
 
     def _gather(self, losses: list[Loss]) -> dict[str, float]:
         """Means over micro-steps and processes; the method's own metrics are means over micro-steps."""
-        gather = self._accelerator.gather
+        gather = self._engine.gather
 
         def mean(tensors: list[Tensor]) -> float:
             return float(gather(torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors])).mean())
@@ -144,7 +182,7 @@ class TrainStep:
     def _apply(self, step: int, metrics: dict[str, float]) -> str | None:
         """Take the step, or skip it when loss or gradient is not finite."""
         finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
-        scaler = self._accelerator.scaler
+        scaler = self._engine.scaler
         if finite or (scaler is not None and not math.isfinite(metrics["grad_norm"])):
             self._optimizer.step()  # a loss scaler skips by itself and lowers its scale
         elif scaler is not None:

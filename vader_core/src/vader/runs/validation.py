@@ -1,11 +1,9 @@
-"""Validation: clips from fixed prompts and seeds, judged by training and held-out rewards, with an empty window."""
+"""Validation: clips from fixed prompts and seeds, scored by training and held-out rewards, with an empty window."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,15 +13,13 @@ from vader.diffusion.gradient import no_gradient
 from vader.diffusion.seeding import derive, stream
 from vader.methods.context import RolloutContext
 from vader.protocols import Prompt, PromptSource
-from vader.runs.checkpoint import folder_name
-from vader.runs.events import Validation, ValidationClip
+from vader.runs.events import ValidationClip
+from vader.runs.folder import written_scale
 from vader.shapes import Frames
 from vader.spec import ValidationSpec
-from vader.storage import write_json
 
 Keep = Callable[[int, Frames], str | None]
 """Given a clip's index and its frames ``(f c h w)``, writes it and gives the file's name, or None."""
-_FILE = "validation.json"
 
 
 def chosen(spec: ValidationSpec, source: PromptSource) -> tuple[list[Prompt], list[int]]:
@@ -42,10 +38,10 @@ def score_clips(
     batch_size: int,
     keep: Keep,
 ) -> list[ValidationClip]:
-    """Make and judge the clips with these indices.
+    """Make and score the clips with these indices.
 
     Args:
-        context: its rewards judge.
+        context: its rewards score.
         encode: of prompts.
         prompts: of all clips.
         seeds: of all clips' noise.
@@ -57,7 +53,9 @@ def score_clips(
     for start in range(0, len(indices), batch_size):
         rows = indices[start : start + batch_size]
         texts = [prompts[row] for row in rows]
-        latents = context.sample(encode(texts), [seeds[row] for row in rows], no_gradient(len(context.sampler.timesteps)))
+        latents = context.sample(
+            encode(texts), [seeds[row] for row in rows], no_gradient(len(context.sampler.timesteps))
+        )
         frames = context.decode(latents, None)
         scores = context.score(frames, texts)
         for place, row in enumerate(rows):
@@ -73,41 +71,7 @@ def clip_writer(folder: Path, count: int, fps: float) -> Keep:
         if index >= count:
             return None
         name = f"clip-{index:03d}.mp4"
-        write_clip(folder / name, frames, fps, scale=max(1, 128 // min(frames.shape[-2:])))
+        write_clip(folder / name, frames, fps, scale=written_scale(*frames.shape[-2:]))
         return name
 
     return keep
-
-
-def write_validation(folder: Path, validation: Validation, settings: str) -> None:
-    """Write ``validation.json``. ``settings`` names what it was made with, so that another is not taken for it."""
-    clips = [
-        {
-            "index": clip.index,
-            "prompt": clip.prompt,
-            "seed": clip.seed,
-            "scores": _finite(clip.scores),
-            "file": clip.file,
-        }
-        for clip in validation.clips
-    ]
-    write_json(folder / _FILE, {"step": validation.step, "settings": settings, "clips": clips})
-
-
-def _finite(scores: Any) -> dict[str, float | None]:
-    return {key: value if abs(value) < float("inf") else None for key, value in scores.items()}
-
-
-def read_validation(samples: Path, step: int, settings: str) -> Validation | None:
-    """The validation already made after ``step`` optimizer steps with the same settings, if there is one."""
-    path = samples / folder_name(step) / _FILE
-    if not path.is_file():
-        return None
-    data = json.loads(path.read_text(encoding="utf-8"))
-    if data["settings"] != settings:
-        return None
-    clips = []
-    for clip in data["clips"]:
-        scores = {key: float("nan") if value is None else value for key, value in clip["scores"].items()}
-        clips.append(ValidationClip(clip["index"], clip["prompt"], clip["seed"], scores, clip["file"]))
-    return Validation(data["step"], tuple(clips))

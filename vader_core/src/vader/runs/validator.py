@@ -6,17 +6,15 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
-from pathlib import Path
-
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from vader.diffusion.conditioning import ConditioningCache
 from vader.methods.context import RolloutContext
 from vader.resolve.plan import Plan
-from vader.runs import checkpoint
+from vader.runs.engine import Engine
 from vader.runs.events import Validation
-from vader.runs.validation import chosen, clip_writer, read_validation, score_clips, write_validation
+from vader.runs.folder import RunFolder, written_size
+from vader.runs.random_state import restore_rng_state, rng_state
+from vader.runs.validation import chosen, clip_writer, score_clips
 from vader.shapes import Frames
 
 Progress = Callable[[int, int, int], None]
@@ -28,24 +26,24 @@ class Validator:
 
     Args:
         plan: of the run.
-        accelerator: accelerate's object.
+        engine: of the run.
         context: with the training and the held-out rewards.
         encode: conditioning of prompts.
-        samples: folder of the clips and results.
+        folder: of the run.
         progress: told of every clip.
     """
 
     def __init__(
         self,
         plan: Plan,
-        accelerator: Accelerator,
+        engine: Engine,
         context: RolloutContext,
         encode: ConditioningCache,
-        samples: Path,
+        folder: RunFolder,
         progress: Progress,
     ) -> None:
-        self._plan, self._spec, self._accelerator, self._context = plan, plan.spec, accelerator, context
-        self._encode, self._samples, self._progress = encode, samples, progress
+        self._plan, self._spec, self._engine, self._context = plan, plan.spec, engine, context
+        self._encode, self._folder, self._progress = encode, folder, progress
         self._settings = _settings(plan)
 
     def due(self, step: int) -> bool:
@@ -56,38 +54,39 @@ class Validator:
 
     def at(self, step: int) -> Validation:
         """The validation after ``step`` optimizer steps, from disk or made now. Random states stay as they are."""
-        done = read_validation(self._samples, step, self._settings)
-        if done is None:
-            state = checkpoint.rng_state()
-            done = self._make(step)
-            checkpoint.restore_rng_state(state)
-        return done
+        saved = self._folder.read_validation(step)
+        if saved is not None and saved.settings == self._settings:
+            return saved.validation
+        state = rng_state()
+        made = self._make(step)
+        restore_rng_state(state)
+        return made
 
     def done(self, step: int) -> tuple[Validation, ...]:
         """Every validation on disk up to ``step``, in order."""
-        steps = sorted(int(path.name.removeprefix("step-")) for path in self._samples.glob("step-*"))
-        read = [read_validation(self._samples, one, self._settings) for one in steps if one <= step]
-        return tuple(validation for validation in read if validation is not None)
+        saved = [one.validation for one in self._folder.read_validations() if one.settings == self._settings]
+        return tuple(validation for validation in saved if validation.step <= step)
 
     def _make(self, step: int) -> Validation:
-        accelerator, spec = self._accelerator, self._spec.validation
-        folder = self._samples / checkpoint.folder_name(step)
+        engine, spec, video = self._engine, self._spec.validation, self._plan.video
+        folder = self._folder.validation(step)
         folder.mkdir(exist_ok=True)
         prompts, seeds = chosen(spec, self._plan.validation_prompts)
-        mine = list(range(accelerator.process_index, spec.clips, accelerator.num_processes))
+        mine = list(range(engine.process_index, spec.clips, engine.num_processes))
         size = spec.batch_size or self._spec.train.batch_size
-        write, made_here = clip_writer(folder, spec.save_clips, self._plan.video.fps or 8.0), itertools.count(1)
+        fps = video.fps or 8.0
+        write, made_here = clip_writer(folder, spec.save_clips, fps), itertools.count(1)
 
         def keep(index: int, frames: Frames) -> str | None:
             self._progress(step, next(made_here), len(mine))
             return write(index, frames)
 
         made = score_clips(self._context, self._encode, prompts, seeds, mine, size, keep)
-        clips = sorted(gather_object(made), key=lambda clip: clip.index)
-        validation = Validation(step, tuple(clips))
-        if accelerator.is_main_process:
-            write_validation(folder, validation, self._settings)
-        accelerator.wait_for_everyone()
+        clips = sorted(engine.gather_objects(made), key=lambda clip: clip.index)
+        validation = Validation(step, tuple(clips), written_size(video.frames, video.height, video.width, fps))
+        if engine.is_main:
+            self._folder.write_validation(validation, self._settings)
+        engine.wait()
         self._context.timer.read()
         return validation
 

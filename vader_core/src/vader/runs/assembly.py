@@ -1,0 +1,112 @@
+"""What a run works with, live: weights, adapter, optimizer, method; and what of it a checkpoint keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from vader.diffusion.conditioning import ConditioningCache
+from vader.diffusion.seeding import derive
+from vader.methods.context import RolloutContext
+from vader.protocols import Backbone, Method
+from vader.resolve import adapter_source, build
+from vader.resolve.plan import Plan
+from vader.runs.device import DTYPES
+from vader.runs.engine import Engine
+from vader.runs.random_state import restore_rng_state, rng_state
+from vader.runs.stateful import Registry
+from vader.runs.train_step import Counters
+from vader.weights import lora
+from vader.weights.lora.ema import Average
+
+_BYTES_PER_PARAMETER = 20
+"""Room that a run needs on disk for each parameter that trains."""
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The live objects of a run."""
+
+    backbone: Backbone
+    denoiser: nn.Module
+    """Prepared."""
+    parameters: list[nn.Parameter]
+    """That train."""
+    optimizer: Any
+    """Prepared."""
+    ema: Average | None
+    method: Method
+    context: RolloutContext
+    """With the training rewards."""
+    validating: RolloutContext
+    """The same with the held-out rewards too."""
+    encode: ConditioningCache
+
+
+def assemble(plan: Plan, engine: Engine, require_space: Callable[[int], None]) -> Assembly:
+    """Load a run's weights, put the adapter on, and prepare what trains.
+
+    Args:
+        plan: of the run.
+        engine: of the run.
+        require_space: told how many bytes the run will write.
+
+    Raises:
+        WeightsError: weights or the initial adapter cannot be loaded.
+    """
+    spec, device = plan.spec, engine.device
+    dtype = DTYPES[spec.train.mixed_precision]
+    with engine.main_first():
+        backbone = build.assemble_backbone(plan, device, dtype)
+        rewards = build.assemble_rewards(plan.rewards, device, dtype)
+        others = {key: part for key, part in plan.held_out.items() if key not in rewards}
+        held_out = build.assemble_rewards(others, device, dtype)
+    parameters = _inject(plan, backbone)
+    require_space(_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters))
+    encode = ConditioningCache(backbone, device)
+    adamw = torch.optim.AdamW(parameters, lr=spec.train.learning_rate, weight_decay=spec.train.weight_decay)
+    denoiser, optimizer = engine.prepare(backbone.denoiser, adamw)
+    decay = spec.train.ema_decay
+    ema = Average(parameters, decay) if decay is not None else None
+    context = build.assemble_context(plan, backbone, denoiser, rewards, device, engine.gather_objects)
+    method: Method = plan.method.build(context=context)
+    validating = replace(context, rewards={**rewards, **held_out})
+    return Assembly(backbone, denoiser, parameters, optimizer, ema, method, context, validating, encode)
+
+
+def _inject(plan: Plan, backbone: Backbone) -> list[nn.Parameter]:
+    """Put the adapter on the denoiser."""
+    targets = plan.backbone.capability("lora_target_modules")
+    init = plan.initial_adapter
+    tensors = adapter_source.tensors(plan.backbone, init) if init is not None else None
+    seed = derive(plan.spec.train.seed, "adapter")
+    return lora.inject(backbone.denoiser, plan.spec.backbone.adapter, targets, seed, tensors)
+
+
+def register(live: Assembly, counters: Counters, engine: Engine) -> Registry:
+    """Everything that a checkpoint keeps of a run."""
+    denoiser, optimizer, method = live.backbone.denoiser, live.optimizer, live.method
+    kept = Registry()
+    kept.register("adapter", "folder", lambda: partial(lora.save, denoiser), partial(lora.load_into, denoiser))
+    kept.register("optimizer", "training", optimizer.state_dict, optimizer.load_state_dict)
+    kept.register("scaler", "training", *_optional(engine.scaler))
+    kept.register("average", "training", *_optional(live.ema))
+    kept.register("methods", "training", method.state_dict, method.load_state_dict, by_process=True)
+    kept.register("rng", "process", rng_state, restore_rng_state)
+    kept.register("counters", "manifest", partial(asdict, counters), counters.load)
+    return kept
+
+
+def _optional(owner: torch.amp.GradScaler | Average | None) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    """How what a run may do without is saved and restored: as None without it."""
+
+    def restore(state: Any) -> None:
+        if owner is not None and state is not None:
+            owner.load_state_dict(state)
+
+    return (lambda: owner.state_dict() if owner is not None else None), restore

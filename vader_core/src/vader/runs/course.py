@@ -1,0 +1,169 @@
+"""The course of a run: optimizer steps, checkpoints and validations, to the last step or to a signal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from vader.errors import NonFiniteError
+from vader.resolve.plan import Plan
+from vader.runs import checkpoint
+from vader.runs.assembly import Assembly
+from vader.runs.device import peak_bytes
+from vader.runs.engine import Engine
+from vader.runs.events import RunResult
+from vader.runs.folder import RunFolder
+from vader.runs.keeping import AdapterKeeper
+from vader.runs.signals import StopSignals
+from vader.runs.stateful import Registry
+from vader.runs.train_step import Counters, TrainStep
+from vader.runs.validator import Validator
+
+
+class Emit(Protocol):
+    """Fires an event of the run, the hook's name without ``vader_``."""
+
+    def __call__(self, event: str, /, **arguments: Any) -> None:
+        """Tell every listener."""
+
+
+class Course:
+    """Takes a run from where it is to where it ends.
+
+    Args:
+        plan: of the run.
+        engine: of the run.
+        folder: of the run.
+        live: what it works with.
+        registry: what its checkpoints keep.
+        counters: of skipped optimizer steps.
+        step: optimizer steps done.
+        emit: fires events.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        engine: Engine,
+        folder: RunFolder,
+        live: Assembly,
+        registry: Registry,
+        counters: Counters,
+        step: int,
+        emit: Emit,
+    ) -> None:
+        self._spec, self._engine, self._folder, self._live = plan.spec, engine, folder, live
+        self._registry, self._counters, self._emit = registry, counters, emit
+        self._step = self._saved = step  # the latter of the newest checkpoint
+        self._metrics: dict[str, float] = {}
+        self._learnt = False  # whether the score of train.early_stop no longer rises
+        self._keeper = AdapterKeeper(plan, live, folder, engine)
+        self._train_step = TrainStep(
+            plan.spec.train,
+            engine,
+            live.denoiser,
+            live.optimizer,
+            live.parameters,
+            live.method,
+            plan.prompts,
+            live.encode,
+            counters,
+            live.context.timer,
+        )
+        self._validator = Validator(
+            plan,
+            engine,
+            live.validating,
+            live.encode,
+            folder,
+            lambda step, done, total: emit("validation_progress", step=step, done=done, total=total),
+        )
+
+    def run(self, notices: Sequence[str]) -> RunResult:
+        """Train to the last step, or until a signal.
+
+        Args:
+            notices: of what came before.
+        """
+        total = self._spec.train.steps
+        with StopSignals() as signals:
+            self._emit("run_started")
+            for text in notices:
+                self._emit("notice", text=text)
+            self._validate_if_due()
+            stopped = self._agree(signals.received)
+            while self._step < total and stopped is None and not self._learnt:
+                self._one_step()
+                stopped = self._agree(signals.received)
+                if stopped or self._step == total or self._step % self._spec.train.checkpoint_every == 0:
+                    self._save()
+                if stopped is None:
+                    self._validate_if_due()
+                    stopped = self._agree(signals.received) if self._step < total else None
+            if self._step > self._saved:  # stopped or learnt in a validation
+                self._save()
+        return self._finish(stopped)
+
+    def _agree(self, received: str | None) -> str | None:
+        """The signal that any process has received."""
+        if self._engine.num_processes == 1:
+            return received
+        return next((one for one in self._engine.gather_objects([received]) if one is not None), None)
+
+    def _one_step(self) -> None:
+        start = time.perf_counter()
+        try:
+            metrics, notice = self._train_step.step(self._step)
+        except NonFiniteError:
+            self._live.context.timer.read()
+            raise
+        self._step += 1
+        if self._live.ema is not None:
+            self._live.ema.update()
+        phases = self._live.context.timer.read()
+        metrics.update({f"time/{phase}": seconds for phase, seconds in phases.items()})
+        metrics["time/step"] = time.perf_counter() - start
+        metrics["memory/peak_bytes"] = float(peak_bytes(self._engine.device))
+        self._metrics = metrics
+        self._emit("step_finished", step=self._step, metrics=metrics)
+        if notice is not None:
+            self._emit("notice", text=notice)
+
+    def _save(self) -> None:
+        state = self._registry.collect(self._engine.gather_objects, main=self._engine.is_main)
+        if self._engine.is_main:
+            path = checkpoint.save(
+                self._folder.checkpoints,
+                self._step,
+                digest=self._spec.digest(),
+                processes=self._engine.num_processes,
+                registry=self._registry,
+                state=state,
+            )
+            self._emit("checkpoint_saved", step=self._step, path=path)
+        self._saved = self._step
+        self._engine.wait()
+
+    def _validate_if_due(self) -> None:
+        if not self._validator.due(self._step):
+            return
+        with self._keeper.weights():
+            done = self._validator.at(self._step)
+            self._learnt = self._keeper.after_validation(self._step, self._validator.done)
+        self._emit("validation_finished", validation=done)
+
+    def _finish(self, stopped: str | None) -> RunResult:
+        metrics = {key: value for key, value in self._metrics.items() if math.isfinite(value)}
+        validations = self._validator.done(self._step)
+        kept_step = self._step
+        if stopped is None:
+            kept = self._keeper.finish(self._step, validations)
+            kept_step = kept.step
+            if kept.why is not None:
+                self._emit("notice", text=f"the adapter of optimizer step {kept.step} is kept: {kept.why}.")
+        skipped = self._counters.skipped
+        result = RunResult(self._folder.path, self._step, stopped, metrics, validations, skipped, kept_step)
+        self._emit("run_finished", result=result)
+        return result

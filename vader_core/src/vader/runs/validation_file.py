@@ -1,0 +1,81 @@
+"""``validation.json``: prompts, seeds, scores and files of a validation's clips, and the clips' size."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vader.runs.events import ClipSize, Validation, ValidationClip
+from vader.storage import write_json
+
+FILE = "validation.json"
+
+
+@dataclass(frozen=True)
+class SavedValidation:
+    """A validation on disk.
+
+    Args:
+        validation: a score that was not finite is NaN.
+        settings: names what it was made with, so that another is not taken for it.
+    """
+
+    validation: Validation
+    settings: Any
+
+
+def write_validation(folder: Path, validation: Validation, settings: str) -> None:
+    """Write ``validation.json`` into the folder of a validation's clips."""
+    clips = [
+        {
+            "index": clip.index,
+            "prompt": clip.prompt,
+            "seed": clip.seed,
+            "scores": {key: value if math.isfinite(value) else None for key, value in clip.scores.items()},
+            "file": clip.file,
+        }
+        for clip in validation.clips
+    ]
+    size = asdict(validation.size) if validation.size is not None else None
+    write_json(folder / FILE, {"step": validation.step, "settings": settings, "size": size, "clips": clips})
+
+
+def read_validation(folder: Path) -> SavedValidation | None:
+    """What a validation's folder holds; None when there is nothing that can be read."""
+    try:
+        data = json.loads((folder / FILE).read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(data, dict) or not isinstance(data.get("step"), int):
+        return None
+    clips = tuple(_clip(item) for item in data.get("clips") or () if isinstance(item, dict))
+    return SavedValidation(Validation(data["step"], clips, _size(data.get("size"))), data.get("settings"))
+
+
+def _clip(item: Mapping[str, Any]) -> ValidationClip:
+    given, file, index, seed = (item.get(key) for key in ("scores", "file", "index", "seed"))
+    scores = {str(key): _score(value) for key, value in given.items()} if isinstance(given, dict) else {}
+    return ValidationClip(
+        index=index if isinstance(index, int) else 0,
+        prompt=str(item.get("prompt", "")),
+        seed=seed if isinstance(seed, int) else 0,
+        scores=scores,
+        file=Path(file).name if isinstance(file, str) and file else None,
+    )
+
+
+def _score(value: object) -> float:
+    """A number; NaN for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _size(given: object) -> ClipSize | None:
+    """The clips' size; None in folders of versions that did not write it."""
+    try:
+        return ClipSize(**given) if isinstance(given, dict) else None
+    except TypeError:
+        return None
