@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import resource
 import time
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import ClipNoise, rollout
 from vader.diffusion.samplers.flow_euler import FlowEuler, FlowEulerOptions
-from vader.protocols import Conditioning, NoiseSchedule, SamplerContext, Video
+from vader.protocols import Branch, Conditioning, NoiseSchedule, SamplerContext, Video
 
 STEPS, ROUNDS, WIDTH, SHAPE = 10, 2, 128, (8, 8, 32, 32)
 
@@ -49,7 +48,7 @@ def measure(k: int, recompute: bool) -> tuple[int, float]:
     torch.set_num_threads(1)
     denoiser = Denoiser()
 
-    def predict(latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+    def predict(latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         return denoiser(latents)
 
     device = torch.device("cpu")

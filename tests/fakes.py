@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import vader
 from vader.diffusion.frames import from_signed
-from vader.protocols import Conditioning, NoiseSchedule, Prediction, Prompt, Runtime, Video
+from vader.protocols import Branch, Conditioning, NoiseSchedule, Prediction, Prompt, Runtime, Video
 
 CHANNELS, WIDTH, TOKENS, PATCH = 4, 16, 2, 2
 """Latent channels, width of the denoiser and of its embeddings, tokens of a prompt, pixels per latent cell."""
@@ -100,16 +100,16 @@ class TinyDenoiser(nn.Module):
         shift = embeds.mean(dim=1) @ self.prompt.T + torch.sin(timestep.double() / 150)[:, None]
         return torch.tanh(mixed + shift[:, :, None, None, None])
 
-    def predict(self, latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         """The denoiser as :data:`vader.diffusion.guidance.Predict`."""
-        return self(latents, timestep, embeds)
+        return self(latents, timestep, branch["embeds"])
 
 
 def tiny_conditioning(clips: int, channels: int = 3, tokens: int = 2, seed: int = 1) -> Conditioning:
     """Random float64 conditioning for :class:`TinyDenoiser`."""
     generator = torch.Generator().manual_seed(seed)
     embeds = torch.randn(2, clips, tokens, channels, generator=generator, dtype=torch.float64)
-    return Conditioning(embeds[0], embeds[1])
+    return Conditioning({"embeds": embeds[0]}, {"embeds": embeds[1]})
 
 
 class FakeDenoiser(nn.Module):
@@ -180,13 +180,14 @@ class FakeBackbone:
                 raise ValueError(f"{side} {value} is no multiple of {PATCH}; the nearest is {value - value % PATCH}.")
         return Video(int(requested.get("frames", 4)), fps=requested.get("fps", 8.0), **size)
 
-    def latent_shape(self, video: Video) -> tuple[int, int, int, int]:
+    def latent_shape(self, video: Video) -> tuple[int, ...]:
         """See :class:`vader.protocols.Backbone`."""
         return CHANNELS, video.frames, video.height // PATCH, video.width // PATCH
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
+    def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
         """Normal numbers seeded by a hash of the text; the unconditional branch has the empty text."""
-        return Conditioning(self._embeds(prompts), self._embeds([""] * len(prompts)))
+        texts = [prompt.text for prompt in prompts]
+        return Conditioning({"embeds": self._embeds(texts)}, {"embeds": self._embeds([""] * len(texts))})
 
     def _embeds(self, texts: Sequence[str]) -> Tensor:
         rows = []
@@ -195,12 +196,10 @@ class FakeBackbone:
             rows.append(torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed)))
         return torch.stack(rows).to(self._runtime.device, self._runtime.dtype)
 
-    def predict(
-        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]
-    ) -> Tensor:
+    def predict(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         """The net gives a velocity and the rest follows from it: latents then keep their scale, as trained ones do."""
         dtype = self._runtime.dtype
-        velocity: Tensor = denoiser(latents.to(dtype), timestep, embeds.to(dtype)).to(latents.dtype)
+        velocity: Tensor = denoiser(latents.to(dtype), timestep, branch["embeds"].to(dtype)).to(latents.dtype)
         if self.schedule.alphas_cumprod is None or self.schedule.prediction == "v":
             return velocity
         level = self.schedule.alphas_cumprod.to(latents.device)[timestep.round().long()].to(latents.dtype)

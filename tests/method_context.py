@@ -88,7 +88,7 @@ def context(
 
 def batch(made: FakeBackbone, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = SEEDS) -> Batch:
     """A batch of these prompts."""
-    return Batch(tuple(map(Prompt, prompts)), made.encode(prompts), tuple(seeds), random.Random(0))
+    return Batch(tuple(map(Prompt, prompts)), made.encode([*map(Prompt, prompts)]), tuple(seeds), random.Random(0))
 
 
 def gradient(loss: Tensor, made: FakeBackbone) -> Tensor:

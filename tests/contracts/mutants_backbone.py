@@ -11,8 +11,8 @@ import torch
 from tests.fakes import CHANNELS, PATCH, FakeBackbone, FakeDenoiser
 from torch import Tensor, nn
 
-from vader import Conditioning, Runtime, Video
-from vader.protocols import Prediction
+from vader import Conditioning, Prompt, Runtime, Video
+from vader.protocols import Branch, Prediction
 
 _COUNTER = itertools.count(1)
 
@@ -65,15 +65,16 @@ class Unfrozen(Sound):
 
 
 class OneNegative(Sound):
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
+    def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
         found = super().encode(prompts)
-        return replace(found, negative_prompt_embeds=found.negative_prompt_embeds[:1])
+        return replace(found, negative={"embeds": found.negative["embeds"][:1]})
 
 
 class MinglingPrompts(Sound):
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
+    def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
         found = super().encode(prompts)
-        return replace(found, prompt_embeds=found.prompt_embeds - found.prompt_embeds.mean(0) * 0.1)
+        embeds = found.positive["embeds"]
+        return replace(found, positive={"embeds": embeds - embeds.mean(0) * 0.1})
 
 
 class _Predicts(Sound):
@@ -82,10 +83,8 @@ class _Predicts(Sound):
     def changed(self, prediction: Tensor) -> Tensor:
         return prediction
 
-    def predict(
-        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]
-    ) -> Tensor:
-        return self.changed(super().predict(denoiser, latents, timestep, embeds, extras))
+    def predict(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        return self.changed(super().predict(denoiser, latents, timestep, branch))
 
 
 class ChannelsLast(_Predicts):
@@ -105,25 +104,19 @@ class Dicing(_Predicts):
 
 
 class OwnDenoiser(Sound):
-    def predict(
-        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]
-    ) -> Tensor:
-        return super().predict(self.denoiser, latents, timestep, embeds, extras)
+    def predict(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        return super().predict(self.denoiser, latents, timestep, branch)
 
 
 class Timeless(Sound):
-    def predict(
-        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]
-    ) -> Tensor:
-        return super().predict(denoiser, latents, timestep * 0 + 500, embeds, extras)
+    def predict(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        return super().predict(denoiser, latents, timestep * 0 + 500, branch)
 
 
 class FullPrecisionOnly(Sound):
-    def predict(
-        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]
-    ) -> Tensor:
+    def predict(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         assert self._runtime.dtype == torch.float32
-        return super().predict(denoiser, latents, timestep, embeds, extras)
+        return super().predict(denoiser, latents, timestep, branch)
 
 
 class _Decodes(Sound):

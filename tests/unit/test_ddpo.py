@@ -44,9 +44,7 @@ def total(losses: list[Any]) -> Tensor:
 
 
 def guided(made: Any, x: Tensor, t: Tensor, given: Any) -> Tensor:
-    yes, no = (
-        made.predict(made.denoiser, x, t, embeds, {}) for embeds in (given.prompt_embeds, given.negative_prompt_embeds)
-    )
+    yes, no = (made.predict(made.denoiser, x, t, branch) for branch in (given.positive, given.negative))
     return no + 1.5 * (yes - no)
 
 

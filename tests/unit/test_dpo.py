@@ -10,6 +10,7 @@ import torch
 from tests.method_context import PROMPTS, SEEDS, Constant, backbone, batch, context, gradient
 from torch import Tensor
 
+from vader import Prompt
 from vader.diffusion import noising
 from vader.methods.dpo import DPO
 from vader.protocols import Prediction
@@ -49,7 +50,7 @@ def reference(made: Any, base: Any, clean: Tensor, noise: Tensor, timestep: Tens
             "epsilon": noise,
             "v": signal * noise - level * clean,
         }[made.schedule.prediction][row]
-        found = model.predict(model.denoiser, x, t, embeds[row : row + 1], {})[0]
+        found = model.predict(model.denoiser, x, t, {"embeds": embeds[row : row + 1]})[0]
         return ((found - wanted) ** 2).mean()
 
     terms = []
@@ -69,7 +70,7 @@ def test_loss_and_gradient_equal_the_reference(prediction: Prediction, noised: l
     rewards = loss.reward.tolist()
     order = [0 if rewards[0] > rewards[1] else 1, 2 if rewards[2] > rewards[3] else 3]
     order += [1 - order[0], 5 - order[1]]
-    embeds = made.encode([PROMPTS[row] for row in order]).prompt_embeds
+    embeds = made.encode([Prompt(PROMPTS[row]) for row in order]).positive["embeds"]
     expected = reference(made, base, clean, noise, timestep, embeds)
     assert float(loss.value.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
     assert abs(float(expected.detach()) - math.log(2)) > 1e-4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,11 +9,14 @@ import torch
 from torch import Tensor
 
 from vader.diffusion.guidance import guided
-from vader.protocols import Conditioning
+from vader.protocols import Branch, Conditioning
 
 LATENTS = torch.arange(1.0, 5).reshape(2, 1, 1, 1, 2)
 TIMESTEP = torch.tensor([7.0, 7.0])
-CONDITIONING = Conditioning(torch.full((2, 1, 1), 3.0), torch.full((2, 1, 1), 5.0), {"fps": torch.tensor([8.0, 8.0])})
+CONDITIONING = Conditioning(
+    {"embeds": torch.full((2, 1, 1), 3.0), "mask": torch.tensor([1.0, 2.0])},
+    {"embeds": torch.full((2, 1, 1), 5.0), "mask": torch.tensor([3.0, 4.0])},
+)
 
 
 class Recorder:
@@ -23,12 +25,13 @@ class Recorder:
     def __init__(self) -> None:
         self.weight = torch.tensor(2.0, requires_grad=True)
         self.calls: list[tuple[float, bool]] = []
-        self.extras: list[Mapping[str, Tensor]] = []
+        self.branches: list[Branch] = []
 
-    def __call__(self, latents: Tensor, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
         assert timestep is TIMESTEP
+        embeds = branch["embeds"]
         self.calls.append((embeds[0, 0, 0].item(), torch.is_grad_enabled()))
-        self.extras.append(extras)
+        self.branches.append(branch)
         return self.weight * latents * embeds[:, :, :, None, None]
 
 
@@ -52,8 +55,15 @@ def test_of_scale_1_calls_the_conditional_branch_only() -> None:
     assert call(1.0)[1].calls == [(3.0, True)]
 
 
-def test_gives_both_branches_the_same_extras() -> None:
-    assert [dict(extras) for extras in call(4.0)[1].extras] == [dict(CONDITIONING.extras)] * 2
+def test_each_branch_gets_all_that_is_its_own() -> None:
+    assert call(4.0)[1].branches == [CONDITIONING.positive, CONDITIONING.negative]
+
+
+def test_guidance_without_a_negative_branch_is_refused() -> None:
+    alone = Conditioning(CONDITIONING.positive)
+    guided(Recorder(), LATENTS, TIMESTEP, alone, 1.0)
+    with pytest.raises(ValueError, match=r"guidance_scale is 4.*expected 1"):
+        guided(Recorder(), LATENTS, TIMESTEP, alone, 4.0)
 
 
 def test_both_branches_carry_gradient() -> None:

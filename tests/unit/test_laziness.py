@@ -31,8 +31,10 @@ def fresh(code: str) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["vader", "vader.errors", "vader.spec", "vader.spec.reading", "vader.plugins.registry", "vader.runs.events", "vader.diffusion.seeding",
-     "vader.protocols"],
+    [
+        "vader", "vader.errors", "vader.spec", "vader.spec.reading", "vader.plugins.registry", "vader.runs.events",
+        "vader.diffusion.seeding", "vader.protocols", "vader.sdk",
+    ],
 )  # fmt: skip
 def test_importing_loads_nothing_heavy(module: str) -> None:
     assert fresh(f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])") == "[]"

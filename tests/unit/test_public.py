@@ -22,12 +22,16 @@ RULE = "Plugins see what is public, and nothing else"
 PUBLIC = {"vader": vader, "vader.sdk": vader.sdk, "vader.testing": vader.testing}
 
 EXPORTED = {
-    "AdapterSpec", "Conversion", "Convertible", "Difference", "ExportsNative", "Frames", "INDEX", "Latents",
-    "MetaBuildable", "MetaTokens", "NamedPromptSets", "NativeAdapters", "PEFT_CONFIG", "PICKLED", "PipelineFolder",
-    "Place", "Prediction", "Problem", "SAFETENSORS", "Scores", "StartsFromNative", "ValidatesSpec",
-    "check_safetensors", "compare_shapes", "draw_evenly", "draw_weighted", "first_line", "flow_step", "from_signed",
-    "hub_file", "hub_folder", "is_hub_id", "load_pickled", "meta_network", "read_adapter", "read_prompts",
-    "read_weighted", "shapes_of", "shown", "to_uint8", "unreadable", "write_adapter",
+    "AdapterSpec", "Branch", "CachesConditioning", "CausalPrefix", "Conversion", "Convertible", "Difference",
+    "ExportsNative", "Family", "FamilyBackbone", "FamilyOptions", "Frames", "Grid", "INDEX", "Latents",
+    "MetaBuildable", "MetaTokens", "NamedPromptSets", "NativeAdapters", "PEFT_CONFIG", "PICKLED", "Parts",
+    "PerFrame", "PipelineFolder", "Place", "Prediction", "Problem", "SAFETENSORS", "Scores", "StartsFromNative",
+    "TEXT_WIDTH", "ValidatesSpec", "VariesGuidance", "by_factor", "by_statistics", "byte_tokenizer",
+    "check_safetensors", "compare_shapes", "diffusion_schedule", "draw_evenly", "draw_weighted", "first_line",
+    "flow_schedule", "flow_step", "frame_indices", "from_signed", "hub_file", "hub_folder", "is_hub_id",
+    "load_pickled", "meta_network", "pipeline_encode", "published_as", "read_adapter", "read_prompts",
+    "read_weighted", "recompute_layers", "shapes_of", "shown", "tiny_t5", "tiny_umt5", "to_uint8", "unreadable",
+    "write_adapter",
 }  # fmt: skip
 
 

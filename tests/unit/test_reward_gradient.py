@@ -11,6 +11,7 @@ import torch
 from tests.method_context import PROMPTS, SEEDS, STEPS, VIDEO, backbone, batch, context, gradient, trained
 from torch import Tensor
 
+from vader import Prompt
 from vader.diffusion.gradient import window
 from vader.diffusion.seeding import derive
 from vader.methods.reward_gradient import RewardGradient
@@ -22,9 +23,9 @@ def losses(made: Any, where: Any, **options: Any) -> list[Any]:
 
 
 def guided(made: Any, x: Tensor, t: Tensor) -> Tensor:
-    given = made.encode(PROMPTS)
-    yes = made.predict(made.denoiser, x, t, given.prompt_embeds, {})
-    no = made.predict(made.denoiser, x, t, given.negative_prompt_embeds, {})
+    given = made.encode([*map(Prompt, PROMPTS)])
+    yes = made.predict(made.denoiser, x, t, given.positive)
+    no = made.predict(made.denoiser, x, t, given.negative)
     return no + 1.5 * (yes - no)
 
 

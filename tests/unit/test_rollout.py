@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vader import Prompt
 from vader.diffusion.gradient import Window, no_gradient, window
 from vader.diffusion.rollout import ClipNoise, rollout
 from vader.diffusion.samplers.ddim import DDIM
@@ -92,9 +93,9 @@ def truncated(
             inside = chosen.start <= i
             model = moved if inside else base
             t = sampler.timesteps[i].expand(len(SEEDS))
-            output = model(x, t, CONDITIONING.prompt_embeds)
+            output = model(x, t, CONDITIONING.positive["embeds"])
             if scale != 1.0:
-                blank = model(x, t, CONDITIONING.negative_prompt_embeds)
+                blank = model(x, t, CONDITIONING.negative["embeds"])
                 if inside and branches == "conditional":
                     blank = recorded.setdefault(i, blank)
                 output = blank + scale * (output - blank)
@@ -265,7 +266,7 @@ class TestMemory:
 
     def run(self, k: int, recompute: bool) -> Tensor:
         model = Wide()
-        predict = lambda x, t, embeds, extras: model(x)  # noqa: E731
+        predict = lambda x, t, branch: model(x)  # noqa: E731
         clips = ClipNoise(SEEDS, self.SHAPE, CPU, torch.float32)
         return loss_of(rollout(predict, ddim(8), CONDITIONING, clips, Window(8 - k, 8), recompute=recompute))
 
@@ -360,7 +361,9 @@ class TestFakeBackbone:
         fake = FakeBackbone(FakeBackbone.Options(prediction=prediction), Runtime(CPU, torch.float32))
         sampler = DDIM(DDIM.Options(), context(fake.schedule))
         clips = ClipNoise(SEEDS, (4, 4, 4, 4), CPU, torch.float32)
-        latents = rollout(partial(fake.predict, fake.denoiser), sampler, fake.encode(["a", "b"]), clips, Window(5, 5))
+        latents = rollout(
+            partial(fake.predict, fake.denoiser), sampler, fake.encode([Prompt("a"), Prompt("b")]), clips, Window(5, 5)
+        )
         frames = fake.decode(latents)
         assert ((frames > 0) & (frames < 1)).float().mean() > 0.7
 
@@ -379,7 +382,9 @@ class TestFakeBackbone:
         inject_adapter_in_model(lora, fake.denoiser)
         predict = partial(fake.predict, fake.denoiser)
         clips = ClipNoise(SEEDS, fake.latent_shape(fake.resolve_video(fake.Options(), {})), CPU, dtype)
-        latents = rollout(predict, ddim(), fake.encode(["red", "blue"]), clips, Window(3, STEPS), guidance_scale=3.0)
+        latents = rollout(
+            predict, ddim(), fake.encode([Prompt("red"), Prompt("blue")]), clips, Window(3, STEPS), guidance_scale=3.0
+        )
         frames = fake.decode(latents, [2, 0])
         assert torch.equal(frames, fake.decode(latents)[:, [2, 0]])
         assert (frames.shape, frames.dtype) == ((2, 2, 3, 8, 8), dtype)

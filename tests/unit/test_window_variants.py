@@ -57,11 +57,11 @@ def surrogate(make: Callable[[], Sampler], chosen: Window) -> Callable[[Tensor],
             own = seen.setdefault(i, x) if chosen.detach_input else x
             differentiated = i >= chosen.start if chosen.only is None else i in chosen.only
             if differentiated:
-                output = moved(own, t, CONDITIONING.prompt_embeds)
+                output = moved(own, t, CONDITIONING.positive["embeds"])
             elif i in repeated:
                 output = repeated[i]
             else:
-                output = repeated.setdefault(i, base(x, t, CONDITIONING.prompt_embeds))
+                output = repeated.setdefault(i, base(x, t, CONDITIONING.positive["embeds"]))
             step = sampler.step(output, i, x, draws.draw())
             x = step.pred_x0 if chosen.original and i == chosen.start else step.prev
         return loss_of(x)

@@ -7,7 +7,7 @@ import torch
 
 from vader import Runtime, Video
 from vader_diffusers import tiny
-from vader_diffusers.backbone import Wan, WanOptions
+from vader_diffusers.wan import Wan, WanOptions
 
 VIDEO = Video(9, 32, 32, 16.0)
 
@@ -29,7 +29,9 @@ def load(folder):
     """Loads the backbone."""
 
     def load(weights=folder, dtype=torch.float32, kind=Wan, **options):
-        return kind(WanOptions(weights=str(weights), **options), Runtime(torch.device("cpu"), dtype))
+        backbone = kind(WanOptions(weights=str(weights), **options), Runtime(torch.device("cpu"), dtype))
+        backbone.text.load()
+        return backbone
 
     return load
 

@@ -4,6 +4,7 @@ import functools
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pytest
 import torch
 import yaml
 
-from vader import RunSpec, SamplerContext, Video
+from vader import Prompt, RunSpec, SamplerContext, Video
+from vader.backbones.family import Grid
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import ClipNoise, rollout
 from vader.diffusion.samplers.flow_euler import FlowEuler, FlowEulerOptions
 from vader.protocols import Backbone
-from vader_diffusers.backbone import Wan, WanOptions
+from vader_diffusers.wan import Wan, WanOptions
 
 VIDEO = Video(9, 32, 32, 16.0)
 PROMPTS = ["A red  fox &amp; a cafÃ©\n", "blue"]
@@ -39,7 +41,8 @@ def test_is_a_backbone(wan):
 
 
 def test_import_is_light():
-    code = "import sys, vader_diffusers.backbone; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    heavy = ("torch", "diffusers", "transformers")
+    code = f"import sys, vader_diffusers.wan; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
@@ -53,27 +56,30 @@ def test_schedule(wan):
 @pytest.mark.parametrize("length", [512, 7])
 def test_encode_equals_the_pipeline(load, pipeline, length):
     wan = load(negative_prompt="dull", max_sequence_length=length)
-    conditioning = wan.encode(PROMPTS)
+    conditioning = wan.encode([*map(Prompt, PROMPTS)])
     expected, negative = pipeline.encode_prompt(PROMPTS, ["dull", "dull"], max_sequence_length=length)
-    assert torch.equal(conditioning.prompt_embeds, expected)
-    torch.testing.assert_close(conditioning.negative_prompt_embeds, negative, atol=1e-6, rtol=0)
+    assert torch.equal(conditioning.positive["encoder_hidden_states"], expected)
+    torch.testing.assert_close(conditioning.negative["encoder_hidden_states"], negative, atol=1e-6, rtol=0)
     _, negative = pipeline.encode_prompt([PROMPTS[0]], ["dull"], max_sequence_length=length)
-    assert torch.equal(wan.encode(PROMPTS[:1]).negative_prompt_embeds, negative)
+    assert torch.equal(wan.encode([*map(Prompt, PROMPTS[:1])]).negative["encoder_hidden_states"], negative)
 
 
 @torch.no_grad()
 def test_negative_prompt_is_encoded_once(load):
     wan, calls = load(max_sequence_length=8), []
     wan.text_encoder.register_forward_hook(lambda *_: calls.append(1))
-    wan.encode(["a"])
-    wan.encode(["b", "c"])
+    wan.encode([Prompt("a")])
+    wan.encode([Prompt("b"), Prompt("c")])
     assert len(calls) == 3
 
 
 @torch.no_grad()
 def test_text_encoder_on_the_cpu_gives_the_same(wan, load):
     offloaded = load(text_encoder_offload="cpu")
-    assert torch.equal(offloaded.encode(PROMPTS).prompt_embeds, wan.encode(PROMPTS).prompt_embeds)
+    assert torch.equal(
+        offloaded.encode([*map(Prompt, PROMPTS)]).positive["encoder_hidden_states"],
+        wan.encode([*map(Prompt, PROMPTS)]).positive["encoder_hidden_states"],
+    )
 
 
 @torch.no_grad()
@@ -84,7 +90,7 @@ def test_rollout_equals_the_pipeline(wan, pipeline):
     clean = rollout(
         predict(wan),
         sampler(wan, 4),
-        wan.encode(PROMPTS),
+        wan.encode([*map(Prompt, PROMPTS)]),
         ClipNoise(seeds, shape, device, dtype),
         Window(4, 4),
         guidance_scale=5.0,
@@ -138,7 +144,7 @@ def test_a_vae_that_does_not_compress_time(copy, load):
     from diffusers import AutoencoderKLWan
 
     class PerFrame(Wan):
-        temporal_factor = 1
+        family = replace(Wan.family, grid=Grid(time=1, time_offset=1, space=16))
 
     AutoencoderKLWan(base_dim=8, num_res_blocks=1, temperal_downsample=[False] * 3).eval().save_pretrained(copy / "vae")
     wan = load(copy, kind=PerFrame)
@@ -154,12 +160,12 @@ def test_gradient_against_finite_differences(load, latents, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     wan = load()
     wan.denoiser.double(), wan.vae.double()
-    embeds = wan.encode(["a fox"]).prompt_embeds.detach().double()
+    embeds = wan.encode([Prompt("a fox")]).positive["encoder_hidden_states"].detach().double()
     weight = torch.randn(1, 2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     step = torch.full((1,), 400.0, dtype=torch.float64)
 
     def value(x):
-        clean = x - 0.4 * wan.predict(wan.denoiser, x, step, embeds, {})
+        clean = x - 0.4 * wan.predict(wan.denoiser, x, step, {"encoder_hidden_states": embeds})
         return (wan.decode(clean, [1, 4]) * weight).sum()
 
     start = (latents.double() * 0.5).requires_grad_()
@@ -173,11 +179,13 @@ def test_gradient_against_finite_differences(load, latents, monkeypatch):
 
 def test_gradient_checkpointing_gives_the_same_gradients(load, latents):
     wan = load()
-    embeds = wan.encode(["a fox"]).prompt_embeds.detach()
+    embeds = wan.encode([Prompt("a fox")]).positive["encoder_hidden_states"].detach()
 
     def gradient():
         x = latents.clone().requires_grad_()
-        wan.predict(wan.denoiser, x, torch.full((1,), 400.0), embeds, {}).square().sum().backward()
+        wan.predict(
+            wan.denoiser, x, torch.full((1,), 400.0), {"encoder_hidden_states": embeds}
+        ).square().sum().backward()
         return x.grad
 
     plain = gradient()
@@ -194,7 +202,7 @@ def test_window_carries_gradient_to_an_adapter(load):
     config = LoraConfig(r=2, target_modules=list(Wan.lora_target_modules))
     inject_adapter_in_model(config, wan.denoiser)
     with torch.no_grad():
-        conditioning = wan.encode(["a fox"])
+        conditioning = wan.encode([Prompt("a fox")])
     noise = ClipNoise((3,), wan.latent_shape(VIDEO), torch.device("cpu"), torch.float32)
     clean = rollout(predict(wan), sampler(wan, 3), conditioning, noise, Window(1, 3), guidance_scale=5.0)
     wan.decode(clean, [0]).mean().backward()
@@ -209,7 +217,9 @@ def test_bf16(load):
     assert wan.denoiser.dtype == wan.text_encoder.encoder.embed_tokens.weight.dtype == torch.bfloat16
     assert wan.vae.dtype == wan.denoiser.blocks[0].scale_shift_table.dtype == torch.float32
     noise = ClipNoise((3,), wan.latent_shape(VIDEO), torch.device("cpu"), torch.float32)
-    clean = rollout(predict(wan), sampler(wan, 2), wan.encode(["a fox"]), noise, Window(2, 2), guidance_scale=5.0)
+    clean = rollout(
+        predict(wan), sampler(wan, 2), wan.encode([Prompt("a fox")]), noise, Window(2, 2), guidance_scale=5.0
+    )
     frames = wan.decode(clean)
     assert clean.dtype == frames.dtype == torch.float32
     assert frames.isfinite().all()

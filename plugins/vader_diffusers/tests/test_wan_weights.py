@@ -2,18 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from vader import WeightsError
+from vader import Prompt, WeightsError
+from vader.backbones.family import Grid
+from vader.backbones.parts import folder_of
+from vader.backbones.schedules import flow_schedule
 from vader.weights import pipeline_folder
-from vader_diffusers import tiny, weights
-from vader_diffusers.backbone import Wan
+from vader_diffusers import tiny
+from vader_diffusers.wan import Wan
 
 INDEX = "model_index.json"
+PIPELINE = folder_of(Wan.family)
 DENOISER = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -77,17 +82,17 @@ def test_damaged_folder(copy, load, name):
 def test_missing_folder_is_told_from_a_hub_id(name, monkeypatch):
     monkeypatch.setattr(pipeline_folder, "hub_folder", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(WeightsError, match="no folder here"):
-        weights.PIPELINE.locate(name)
+        PIPELINE.locate(name)
 
 
 def test_a_file_is_no_folder(folder):
     with pytest.raises(WeightsError, match="is a file"):
-        weights.PIPELINE.locate(str(folder / INDEX))
+        PIPELINE.locate(str(folder / INDEX))
 
 
 def test_revision_of_a_local_folder(folder):
     with pytest.raises(WeightsError, match="no revision 'main'"):
-        weights.PIPELINE.locate(str(folder), revision="main")
+        PIPELINE.locate(str(folder), revision="main")
 
 
 def test_variant_that_is_not_there(folder, load):
@@ -111,7 +116,7 @@ def offline(monkeypatch, tmp_path):
 
 def test_hub_id_offline(offline):
     with pytest.raises(WeightsError, match="hf download some-one/wan") as caught:
-        weights.PIPELINE.locate("some-one/wan")
+        PIPELINE.locate("some-one/wan")
     assert "HF_HUB_OFFLINE" in str(caught.value)
 
 
@@ -128,7 +133,7 @@ def test_download_judges_before_it_fetches_weights(copy, monkeypatch):
     asked = []
     monkeypatch.setattr(pipeline_folder, "hub_folder", lambda name, patterns, revision: asked.append(patterns) or copy)
     with pytest.raises(WeightsError, match="WanVACEPipeline"):
-        weights.PIPELINE.locate("some-one/wan")
+        PIPELINE.locate("some-one/wan")
     assert len(asked) == 1
     assert INDEX in asked[0]
     assert all(pattern.endswith(".json") for pattern in asked[0])
@@ -136,8 +141,7 @@ def test_download_judges_before_it_fetches_weights(copy, monkeypatch):
 
 def test_class_attributes_are_checked_against_the_checkpoint(load):
     class Other(Wan):
-        temporal_factor = 2
-        spatial_multiple = 8
+        family = replace(Wan.family, grid=Grid(time=2, time_offset=1, space=8))
 
     with pytest.raises(WeightsError, match=r"frames per latent frame: 4, expected 2.*in height: 16, expected 8"):
         load(kind=Other)
@@ -158,13 +162,16 @@ def test_text_embeddings_are_tied_whatever_the_config_says(copy, load, wan):
     edit(copy / "text_encoder/config.json", tie_word_embeddings=False)
     assert set(load_file(copy / "text_encoder/model.safetensors")).isdisjoint({"encoder.embed_tokens.weight"})
     with torch.no_grad():
-        assert torch.equal(load(copy).encode(["a fox"]).prompt_embeds, wan.encode(["a fox"]).prompt_embeds)
+        assert torch.equal(
+            load(copy).encode([Prompt("a fox")]).positive["encoder_hidden_states"],
+            wan.encode([Prompt("a fox")]).positive["encoder_hidden_states"],
+        )
 
 
 def test_shift_of_either_kind_of_scheduler():
-    assert weights.schedule({"prediction_type": "flow_prediction", "flow_shift": 5.0}, "x").shift == 5.0
-    assert weights.schedule({"shift": 3.0}, "x").shift == 3.0
-    assert weights.schedule({}, "x").shift == 1.0
+    assert flow_schedule({"prediction_type": "flow_prediction", "flow_shift": 5.0}, "x", "", None).shift == 5.0
+    assert flow_schedule({"shift": 3.0}, "x", "", None).shift == 3.0
+    assert flow_schedule({}, "x", "", None).shift == 1.0
 
 
 def test_tiny_is_seeded(folder, tmp_path):

@@ -3,7 +3,7 @@
 import functools
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vader import Runtime, SamplerContext, Video
+from vader import Prompt, Runtime, SamplerContext, Video
+from vader.backbones.family import Grid
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import ClipNoise, rollout
 from vader.diffusion.samplers.ddim import DDIM
@@ -27,7 +28,7 @@ CPU = torch.device("cpu")
 class Small(ModelScope):
     """The reference's small model: its VAE has two levels rather than four."""
 
-    spatial_multiple = 2
+    family = replace(ModelScope.family, grid=Grid(space=2, cell=2))
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,9 @@ def load(folder):
     """Loads the backbone."""
 
     def load(weights=folder, dtype=torch.float32, kind=ModelScope, **options):
-        return kind(ModelScopeOptions(weights=str(weights), **options), Runtime(CPU, dtype))
+        backbone = kind(ModelScopeOptions(weights=str(weights), **options), Runtime(CPU, dtype))
+        backbone.text.load()
+        return backbone
 
     return load
 
@@ -89,7 +92,7 @@ def clips(sampler):
         return rollout(
             functools.partial(backbone.predict, backbone.denoiser),
             sampler(backbone, steps, kind),
-            backbone.encode(prompts),
+            backbone.encode([*map(Prompt, prompts)]),
             ClipNoise((1, 2), backbone.latent_shape(VIDEO), CPU, torch.float32),
             window or Window(steps, steps),
             guidance_scale=5.0,
@@ -167,5 +170,5 @@ class RecordedTokenizer:
 def small(load, small_folder, golden):
     """The reference's small model as a backbone of the test's own."""
     backbone = load(small_folder, kind=Small)
-    backbone.tokenizer = RecordedTokenizer(golden.facts["tokens"])
+    backbone.pipeline.tokenizer = RecordedTokenizer(golden.facts["tokens"])
     return backbone

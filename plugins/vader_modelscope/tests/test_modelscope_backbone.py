@@ -12,7 +12,7 @@ import torch
 import yaml
 from diffusers import DPMSolverMultistepScheduler
 
-from vader import RunSpec, SpecError, Video, check
+from vader import Prompt, RunSpec, SpecError, Video, check
 from vader.diffusion.rollout import ClipNoise
 from vader.protocols import Backbone
 from vader_modelscope.backbone import ModelScope, ModelScopeOptions
@@ -43,40 +43,52 @@ def test_import_is_light():
 @torch.no_grad()
 def test_encode_equals_the_pipeline(load, pipeline):
     backbone = load(negative_prompt="dull")
-    conditioning = backbone.encode(PROMPTS)
+    conditioning = backbone.encode([*map(Prompt, PROMPTS)])
     expected, negative = pipeline.encode_prompt(PROMPTS, CPU, 1, True, ["dull", "dull"])
-    assert torch.equal(conditioning.prompt_embeds, expected)
-    torch.testing.assert_close(conditioning.negative_prompt_embeds, negative, atol=1e-6, rtol=0)
+    assert torch.equal(conditioning.positive["encoder_hidden_states"], expected)
+    torch.testing.assert_close(conditioning.negative["encoder_hidden_states"], negative, atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
 def test_negative_prompt_is_encoded_once(load):
     backbone, calls = load(), []
     backbone.text_encoder.register_forward_hook(lambda *_: calls.append(1))
-    backbone.encode(["a"])
-    backbone.encode(["b", "c"])
+    backbone.encode([Prompt("a")])
+    backbone.encode([Prompt("b"), Prompt("c")])
     assert len(calls) == 3
 
 
 @torch.no_grad()
 def test_a_long_prompt_is_cut_and_a_tokenizer_without_length_is_bounded(load):
     backbone = load()
-    backbone.tokenizer.model_max_length = int(1e30)
-    assert backbone.encode(["word " * 200]).prompt_embeds.shape == (1, 77, 16)
+    backbone.pipeline.tokenizer.model_max_length = int(1e30)
+    assert backbone.encode([Prompt("word " * 200)]).positive["encoder_hidden_states"].shape == (1, 77, 16)
 
 
 @torch.no_grad()
 def test_text_encoder_on_the_cpu_gives_the_same(modelscope, load):
     offloaded = load(text_encoder_offload="cpu")
-    assert torch.equal(offloaded.encode(PROMPTS).prompt_embeds, modelscope.encode(PROMPTS).prompt_embeds)
+    assert torch.equal(
+        offloaded.encode([*map(Prompt, PROMPTS)]).positive["encoder_hidden_states"],
+        modelscope.encode([*map(Prompt, PROMPTS)]).positive["encoder_hidden_states"],
+    )
 
 
 @torch.no_grad()
 def test_text_encoder_on_the_cpu_in_fp16(modelscope, load):
     """What a run in fp16 with text_encoder_offload: cpu does, on whatever device the rest is."""
-    found = load(text_encoder_offload="cpu", dtype=torch.float16).encode(PROMPTS).prompt_embeds
+    found = (
+        load(text_encoder_offload="cpu", dtype=torch.float16)
+        .encode([*map(Prompt, PROMPTS)])
+        .positive["encoder_hidden_states"]
+    )
     assert found.dtype == torch.float16
-    torch.testing.assert_close(found.float(), modelscope.encode(PROMPTS).prompt_embeds, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(
+        found.float(),
+        modelscope.encode([*map(Prompt, PROMPTS)]).positive["encoder_hidden_states"],
+        atol=0.02,
+        rtol=0.02,
+    )
 
 
 @torch.no_grad()
@@ -132,12 +144,12 @@ def test_gradient_against_finite_differences(load, latents, monkeypatch):
     """The numbers are rounded to float32 in a few places; for this test those casts are to float64."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     backbone = load()
-    embeds = backbone.encode(PROMPTS).prompt_embeds.detach().double()
+    embeds = backbone.encode([*map(Prompt, PROMPTS)]).positive["encoder_hidden_states"].detach().double()
     backbone.denoiser.double(), backbone.vae.double()
     weight = torch.randn(2, 2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def value(x):
-        clean = x - 0.4 * backbone.predict(backbone.denoiser, x, STEP, embeds, {})
+        clean = x - 0.4 * backbone.predict(backbone.denoiser, x, STEP, {"encoder_hidden_states": embeds})
         return (backbone.decode_signed(clean, [1, 3]) * weight).sum()
 
     start = (latents.double() * 0.5).requires_grad_()
@@ -164,13 +176,13 @@ def saved_bytes(function):
 
 def test_gradient_checkpointing_gives_the_same_gradients_and_keeps_less(load, latents):
     backbone = load()
-    embeds = backbone.encode(PROMPTS).prompt_embeds.detach()
+    embeds = backbone.encode([*map(Prompt, PROMPTS)]).positive["encoder_hidden_states"].detach()
 
     def measured():
         x = latents.clone().requires_grad_()
 
         def forward():
-            clean = x - 0.1 * backbone.predict(backbone.denoiser, x, STEP, embeds, {})
+            clean = x - 0.1 * backbone.predict(backbone.denoiser, x, STEP, {"encoder_hidden_states": embeds})
             return backbone.decode(clean).square().sum()
 
         loss, kept = saved_bytes(forward)
@@ -198,8 +210,14 @@ def test_one_frame(modelscope):
     with torch.no_grad():
         shape = modelscope.latent_shape(Video(1, 32, 40))
         latents = torch.randn(2, *shape)
-        embeds = modelscope.encode(PROMPTS).prompt_embeds
-        assert modelscope.predict(modelscope.denoiser, latents, STEP, embeds, {}).shape == (2, 4, 1, 4, 5)
+        embeds = modelscope.encode([*map(Prompt, PROMPTS)]).positive["encoder_hidden_states"]
+        assert modelscope.predict(modelscope.denoiser, latents, STEP, {"encoder_hidden_states": embeds}).shape == (
+            2,
+            4,
+            1,
+            4,
+            5,
+        )
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from vader import Video
+from vader import Prompt, Video
 from vader.diffusion.frames import choose, from_signed
 from vader.diffusion.gradient import window
 from vader.diffusion.rollout import rollout
@@ -60,7 +60,7 @@ def clip(sampler, backbone, golden, run):
     latents = rollout(
         functools.partial(backbone.predict, backbone.denoiser),
         steps,
-        backbone.encode(facts["prompts"]),
+        backbone.encode([*map(Prompt, facts["prompts"])]),
         Start(tensors["start_latents"]),
         drawn,
         guidance_scale=GUIDANCE,
@@ -88,16 +88,19 @@ def as_ours(recorded):
 def test_text_encoder(small, golden):
     facts, tensors = golden.facts, golden.tensors
     with torch.no_grad():
-        conditioning = small.encode(facts["prompts"])
-    assert_near(conditioning.prompt_embeds, tensors["prompt_embeds"])
-    assert_near(conditioning.negative_prompt_embeds, tensors["negative_prompt_embeds"])
+        conditioning = small.encode([*map(Prompt, facts["prompts"])])
+    assert_near(conditioning.positive["encoder_hidden_states"], tensors["prompt_embeds"])
+    assert_near(conditioning.negative["encoder_hidden_states"], tensors["negative_prompt_embeds"])
 
 
 @torch.no_grad()
 def test_unet(small, golden):
     recorded = golden.under("unetfwd.")
     step = torch.full((1,), 501)
-    assert_near(small.predict(small.denoiser, recorded["sample"], step, recorded["context"], {}), recorded["out"])
+    assert_near(
+        small.predict(small.denoiser, recorded["sample"], step, {"encoder_hidden_states": recorded["context"]}),
+        recorded["out"],
+    )
 
 
 @pytest.mark.parametrize("steps", [4, 25, 50])

@@ -1,5 +1,6 @@
 """The recipes in examples/ are specs that this backbone takes, with the reference's settings."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from torch import nn
 
 import vader
-from vader import RunSpec
+from vader import RunSpec, sdk
 from vader.weights.lora import inject
 from vader_modelscope.backbone import ModelScope
 
@@ -46,7 +47,8 @@ def test_recipe_s_adapter_is_where_it_says(load, small_folder, golden, path):
 
     spec = vader.check(recipe(path))
     text = spec.backbone.options.get("text_adapter", False)
-    kind = type("Small", (ModelScope,), {"spatial_multiple": 2})
+    family = replace(ModelScope.family, grid=sdk.Grid(space=2, cell=2))
+    kind = type("Small", (ModelScope,), {"family": family})
     denoiser = load(small_folder, kind=kind, text_adapter=text).denoiser
     layers = {name for name, layer in denoiser.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d)}
     inject(denoiser, spec.backbone.adapter, ModelScope.lora_target_modules, seed=0)

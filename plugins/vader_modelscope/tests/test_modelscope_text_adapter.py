@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import UNet3DConditionModel
 
-from vader import Conditioning, Video, WeightsError
+from vader import Prompt, Video, WeightsError
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import ClipNoise, rollout
 from vader.spec import AdapterSpec
@@ -35,7 +35,7 @@ def gradients(backbone, latents, frames):
 @torch.no_grad()
 def test_without_an_adapter_clips_are_the_same(load, modelscope, clips):
     backbone = load(text_adapter=True)
-    tokens = backbone.encode(PROMPTS).prompt_embeds
+    tokens = backbone.encode([*map(Prompt, PROMPTS)]).positive["encoder_hidden_states"]
     assert (tokens.shape, tokens.dtype) == ((2, 77, 1), torch.int64)
     torch.testing.assert_close(clips(backbone, PROMPTS), clips(modelscope, PROMPTS), atol=1e-5, rtol=0)
 
@@ -46,13 +46,12 @@ def test_gradient_is_that_of_encoding_once_with_gradient(adapted, clips, sampler
     window = Window(start, 3)
     found = gradients(adapted, clips(adapted, PROMPTS, 3, window), [0, 2])
 
-    def predict(latents, timestep, embeds, extras):
-        return UNet3DConditionModel.forward(adapted.denoiser, latents, timestep, embeds, return_dict=False)[0]
+    def predict(latents, timestep, branch):
+        return UNet3DConditionModel.forward(adapted.denoiser, latents, timestep, **branch, return_dict=False)[0]
 
     with torch.no_grad():
-        tokens = adapted.encode(PROMPTS)
-    branches = (tokens.prompt_embeds, tokens.negative_prompt_embeds)
-    once = Conditioning(*(adapted.text_encoder(ids[..., 0]).last_hidden_state for ids in branches))
+        tokens = adapted.encode([*map(Prompt, PROMPTS)])
+    once = tokens.map(lambda ids: adapted.text_encoder(ids[..., 0]).last_hidden_state)
     noise = ClipNoise((1, 2), adapted.latent_shape(VIDEO), torch.device("cpu"), torch.float32)
     clean = rollout(predict, sampler(adapted, 3), once, noise, window, guidance_scale=5.0)
     expected = gradients(adapted, clean, [0, 2])

@@ -9,13 +9,17 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from vader import SamplerContext, Video, WeightsError
+from vader import Prompt, SamplerContext, Video, WeightsError
+from vader.backbones.parts import Parts, folder_of
+from vader.backbones.schedules import TINY_ALPHA, diffusion_schedule
 from vader.diffusion.samplers.ddim import DDIM
 from vader.diffusion.samplers.diffusers import DiffusersScheduler
 from vader.weights import pipeline_folder
-from vader_modelscope import tiny, weights
+from vader_modelscope import tiny
+from vader_modelscope.backbone import ModelScope
 
 INDEX = "model_index.json"
+PIPELINE = folder_of(ModelScope.family)
 UNET = "unet/diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"
 
@@ -97,7 +101,7 @@ JUDGED_FIRST = ["another pipeline", "truncated", "other channels", "another VAE"
 
 @pytest.mark.parametrize("name", JUDGED_FIRST)
 def test_judged_before_any_weight_is_loaded(copy, load, monkeypatch, name):
-    monkeypatch.setattr(weights, "load", lambda *_: pytest.fail("loaded weights"))
+    monkeypatch.setattr(Parts, "module", lambda *_: pytest.fail("loaded weights"))
     DAMAGE[name][0](copy)
     with pytest.raises(WeightsError):
         load(copy)
@@ -107,17 +111,17 @@ def test_judged_before_any_weight_is_loaded(copy, load, monkeypatch, name):
 def test_missing_folder_is_told_from_a_hub_id(name, monkeypatch):
     monkeypatch.setattr(pipeline_folder, "hub_folder", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(WeightsError, match="no folder here"):
-        weights.PIPELINE.locate(name)
+        PIPELINE.locate(name)
 
 
 def test_a_file_is_no_folder(folder):
     with pytest.raises(WeightsError, match="is a file"):
-        weights.PIPELINE.locate(str(folder / INDEX))
+        PIPELINE.locate(str(folder / INDEX))
 
 
 def test_revision_of_a_local_folder(folder):
     with pytest.raises(WeightsError, match="no revision 'main'"):
-        weights.PIPELINE.locate(str(folder), revision="main")
+        PIPELINE.locate(str(folder), revision="main")
 
 
 def test_variant_that_is_not_there(folder, load):
@@ -151,7 +155,10 @@ def test_files_in_the_layout_of_the_published_ones(copy, load, modelscope):
     config = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>"}
     (copy / "tokenizer/tokenizer_config.json").write_text(json.dumps(config))
     with torch.no_grad():
-        found, expected = (backbone.encode(["A fox, running"]).prompt_embeds for backbone in (load(copy), modelscope))
+        found, expected = (
+            backbone.encode([Prompt("A fox, running")]).positive["encoder_hidden_states"]
+            for backbone in (load(copy), modelscope)
+        )
     assert torch.equal(found, expected)
 
 
@@ -165,7 +172,7 @@ def offline(monkeypatch, tmp_path):
 
 def test_hub_id_offline(offline):
     with pytest.raises(WeightsError, match="hf download some-one/ms") as caught:
-        weights.PIPELINE.locate("some-one/ms")
+        PIPELINE.locate("some-one/ms")
     assert "HF_HUB_OFFLINE" in str(caught.value)
 
 
@@ -180,12 +187,12 @@ def test_hub_id_from_the_cache(offline, folder, load):
 def test_download_judges_before_it_fetches_weights(copy, monkeypatch):
     asked = []
     monkeypatch.setattr(pipeline_folder, "hub_folder", lambda name, patterns, revision: asked.append(patterns) or copy)
-    weights.PIPELINE.locate("some-one/ms", variant="fp16")
+    PIPELINE.locate("some-one/ms", variant="fp16")
     assert not any("safetensors" in pattern for pattern in asked[0])
     assert {"unet/*.fp16*.safetensors", "tokenizer/*"} <= set(asked[1])
     edit(copy / INDEX, _class_name="WanVACEPipeline")
     with pytest.raises(WeightsError, match="WanVACEPipeline"):
-        weights.PIPELINE.locate("some-one/ms")
+        PIPELINE.locate("some-one/ms")
     assert len(asked) == 3
 
 
@@ -199,7 +206,7 @@ class TestSchedule:
 
     @pytest.mark.parametrize(("theirs", "ours"), [("v_prediction", "v"), ("sample", "sample")])
     def test_other_predictions(self, theirs, ours):
-        schedule = weights.schedule({"prediction_type": theirs, "num_train_timesteps": 50}, "x")
+        schedule = diffusion_schedule({"prediction_type": theirs, "num_train_timesteps": 50}, "x", "", None)
         assert (schedule.prediction, schedule.train_timesteps) == (ours, 50)
 
     @pytest.mark.parametrize("where", ["option", "checkpoint"])
@@ -212,14 +219,14 @@ class TestSchedule:
         torch.testing.assert_close(schedule.alphas_cumprod[:-1], expected[:-1], rtol=1e-3, atol=1e-7)
         torch.testing.assert_close(schedule.alphas_cumprod[0], plain[0], rtol=1e-6, atol=0)
         assert plain[-1] > 1e-3
-        assert schedule.alphas_cumprod[-1] == weights.TINY_ALPHA
+        assert schedule.alphas_cumprod[-1] == TINY_ALPHA
         assert "rescale_betas_zero_snr" not in schedule.config
 
     @pytest.mark.parametrize("kind", ["ddim", "DPMSolverMultistepScheduler", "DDIMScheduler"])
     def test_samplers_go_from_pure_noise_to_the_clean_latents(self, kind):
         """A v-predicting model of one known clip: from a start without any of it every solver arrives at it."""
         config = {**tiny.SCHEDULER, "prediction_type": "v_prediction"}
-        schedule = weights.schedule(config, "x", zero_terminal_snr=True)
+        schedule = diffusion_schedule(config, "x", "", ModelScope.Options(zero_terminal_snr=True))
         context = SamplerContext(schedule, 20, 0.0, Video(1, 8, 8), torch.device("cpu"))
         if kind == "ddim":
             sampler = DDIM(DDIM.Options(spacing="trailing"), context)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from vader import RunSpec, SamplerContext, Video
+from vader import Prompt, RunSpec, SamplerContext, Video
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import ClipNoise, rollout
 from vader.protocols import Backbone, Sampler
@@ -36,7 +36,7 @@ def roll(backbone, window, steps=3, seeds=(3,), prompts=PROMPTS[:1]):
     flow = OpenSoraRFlow(OpenSoraRFlowOptions(), SamplerContext(backbone.schedule, steps, 0.0, backbone.video, CPU))
     predict = functools.partial(backbone.predict, backbone.denoiser)
     with torch.no_grad():
-        conditioning = backbone.encode(prompts)
+        conditioning = backbone.encode([*map(Prompt, prompts)])
     noise = ClipNoise(seeds, backbone.latent_shape(backbone.video), CPU, torch.float32)
     return rollout(predict, flow, conditioning, noise, window, guidance_scale=7.0)
 
@@ -76,35 +76,38 @@ def test_import_is_light():
 
 @torch.no_grad()
 def test_encode(backbone):
-    conditioning = backbone.encode(PROMPTS)
+    conditioning = backbone.encode([*map(Prompt, PROMPTS)])
     tokens = backbone.tokenizer(text.prepare(PROMPTS[0], 6.5, None, None)).input_ids
-    assert conditioning.extras["mask"].sum(dim=1)[0] == len(tokens)
+    assert conditioning.positive["mask"].sum(dim=1)[0] == len(tokens)
     expected = backbone.text_encoder(torch.tensor([tokens])).last_hidden_state[0]
-    torch.testing.assert_close(conditioning.prompt_embeds[0, : len(tokens)], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(conditioning.positive["embeds"][0, : len(tokens)], expected, rtol=1e-4, atol=1e-5)
     empty = backbone.denoiser.y_embedder.y_embedding
-    assert torch.equal(conditioning.negative_prompt_embeds, empty.expand(2, -1, -1))
-    assert conditioning.prompt_embeds.shape == (2, *empty.shape)
+    assert torch.equal(conditioning.negative["embeds"], empty.expand(2, -1, -1))
+    assert conditioning.positive["embeds"].shape == (2, *empty.shape)
 
 
 @torch.no_grad()
 def test_prompts_carry_the_scores_asked_for(load):
-    scored = load(aesthetic_score=5.0, motion_score=2.0, camera_motion="pan right").encode(["a fox"])
+    scored = load(aesthetic_score=5.0, motion_score=2.0, camera_motion="pan right").encode([Prompt("a fox")])
     plain = load(aesthetic_score=None)
-    written = plain.encode(["a fox aesthetic score: 5.0. motion score: 2.0. camera motion: pan right."])
-    assert torch.equal(scored.prompt_embeds, written.prompt_embeds)
-    assert not torch.equal(plain.encode(["a fox"]).extras["mask"], scored.extras["mask"])
+    written = plain.encode([Prompt("a fox aesthetic score: 5.0. motion score: 2.0. camera motion: pan right.")])
+    assert torch.equal(scored.positive["embeds"], written.positive["embeds"])
+    assert not torch.equal(plain.encode([Prompt("a fox")]).positive["mask"], scored.positive["mask"])
 
 
 @torch.no_grad()
 def test_text_encoder_on_the_cpu_gives_the_same(backbone, load):
     offloaded = load(text_encoder_offload="cpu")
-    assert torch.equal(offloaded.encode(PROMPTS).prompt_embeds, backbone.encode(PROMPTS).prompt_embeds)
+    assert torch.equal(
+        offloaded.encode([*map(Prompt, PROMPTS)]).positive["embeds"],
+        backbone.encode([*map(Prompt, PROMPTS)]).positive["embeds"],
+    )
 
 
 @torch.no_grad()
 def test_the_denoiser_is_told_size_and_fps(backbone, latents):
-    conditioning = backbone.encode(PROMPTS[:1])
-    given = (torch.full((1,), 400.0), conditioning.prompt_embeds, conditioning.extras)
+    conditioning = backbone.encode([*map(Prompt, PROMPTS[:1])])
+    given = (torch.full((1,), 400.0), conditioning.positive)
 
     def predict(video):
         other = copy.copy(backbone)
@@ -188,12 +191,12 @@ def test_gradient_reaches_the_adapter_alone(load):
 def test_gradient_checkpointing_gives_the_same_gradients(load, latents):
     backbone = load(video=CLIP)
     with torch.no_grad():
-        conditioning = backbone.encode(PROMPTS[:1])
+        conditioning = backbone.encode([*map(Prompt, PROMPTS[:1])])
 
     def gradient():
         x = latents.clone().requires_grad_()
         time = torch.full((1,), 400.0)
-        output = backbone.predict(backbone.denoiser, x, time, conditioning.prompt_embeds, conditioning.extras)
+        output = backbone.predict(backbone.denoiser, x, time, conditioning.positive)
         output.square().sum().backward()
         return x.grad
 

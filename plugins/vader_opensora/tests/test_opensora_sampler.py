@@ -61,7 +61,10 @@ class Start:
 
 def conditioned(backbone, data, **extras):
     empty = backbone.denoiser.y_embedder.y_embedding[None]
-    return Conditioning(data["y"][:, 0], empty, {"mask": data["mask"].bool(), **extras})
+    shared = {"mask": data["mask"].bool(), **extras}
+    return Conditioning(
+        {"embeds": data["y"][:, 0], **shared}, {"embeds": empty.expand(len(data["y"]), -1, -1), **shared}
+    )
 
 
 def roll(backbone, data, window, **options):

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from vader import RunSpec, Runtime, SamplerContext, Video
+from vader import Prompt, RunSpec, Runtime, SamplerContext, Video
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import ClipNoise, rollout
 from vader.protocols import Backbone, Sampler
@@ -42,7 +42,7 @@ def make(backbone, steps=2, prompts=("a fox",)):
     return rollout(
         predict,
         ddim(backbone.schedule, steps),
-        backbone.encode(prompts),
+        backbone.encode([*map(Prompt, prompts)]),
         draw,
         Window(steps, steps),
         guidance_scale=7.0,
@@ -130,30 +130,35 @@ def test_encode_is_the_penultimate_layer(backbone, tiny_file):
     for block in list(whole.transformer.resblocks)[:-1]:
         x = block(x, attn_mask=whole.attn_mask)
     expected = whole.ln_final(x)
-    conditioning = backbone.encode(PROMPTS)
-    torch.testing.assert_close(conditioning.prompt_embeds, expected[:2], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(conditioning.negative_prompt_embeds, expected[[2, 2]], rtol=1e-5, atol=1e-6)
+    conditioning = backbone.encode([*map(Prompt, PROMPTS)])
+    torch.testing.assert_close(conditioning.positive["embeds"], expected[:2], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(conditioning.negative["embeds"], expected[[2, 2]], rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
 def test_a_long_prompt_is_cut(backbone):
-    assert backbone.encode(["word " * 200]).prompt_embeds.shape == (1, 77, 16)
+    assert backbone.encode([Prompt("word " * 200)]).positive["embeds"].shape == (1, 77, 16)
 
 
 @torch.no_grad()
 def test_negative_prompt(load, backbone):
     negative, calls = load(negative_prompt="dull"), []
     negative.text_encoder.register_forward_hook(lambda *_: calls.append(1))
-    conditioning = negative.encode(["a", "b"])
-    torch.testing.assert_close(conditioning.negative_prompt_embeds[:1], backbone.encode(["dull"]).prompt_embeds)
-    negative.encode(["c"])
+    conditioning = negative.encode([Prompt("a"), Prompt("b")])
+    torch.testing.assert_close(
+        conditioning.negative["embeds"][:1], backbone.encode([Prompt("dull")]).positive["embeds"]
+    )
+    negative.encode([Prompt("c")])
     assert len(calls) == 3, "the negative prompt is encoded once"
 
 
 @torch.no_grad()
 def test_text_encoder_on_the_cpu_gives_the_same(backbone, load):
     offloaded = load(text_encoder_offload="cpu")
-    assert torch.equal(offloaded.encode(PROMPTS).prompt_embeds, backbone.encode(PROMPTS).prompt_embeds)
+    assert torch.equal(
+        offloaded.encode([*map(Prompt, PROMPTS)]).positive["embeds"],
+        backbone.encode([*map(Prompt, PROMPTS)]).positive["embeds"],
+    )
 
 
 # -- frame rate
@@ -169,7 +174,7 @@ def test_what_the_denoiser_is_told(tiny_file, video, option, told):
         runtime=Runtime(CPU, torch.float32), video=video
     )
     with torch.no_grad():
-        assert made.encode(["a", "b"]).extras["fps"].tolist() == [told, told]
+        assert made.encode([Prompt("a"), Prompt("b")]).positive["fps"].tolist() == [told, told]
 
 
 @torch.no_grad()
@@ -179,7 +184,7 @@ def test_the_frame_rate_changes_the_clip(load, backbone):
 
 def test_a_checkpoint_without_frame_rate_is_told_none(load, tiny_file):
     with torch.no_grad():
-        assert load(tiny_file("512-v1")).encode(["a"]).extras == {}
+        assert load(tiny_file("512-v1")).encode([Prompt("a")]).positive.keys() == {"embeds"}
 
 
 # -- the older networks
@@ -260,7 +265,7 @@ def test_decoding_holds_one_frame_in_backward(load, backbone, monkeypatch):
 @torch.no_grad()
 def test_a_size_between_the_levels(backbone):
     """Latents that do not halve evenly: the way up takes the sizes of the way down."""
-    conditioning = backbone.encode(["a"])
+    conditioning = backbone.encode([Prompt("a")])
     x = torch.randn(1, 4, 2, 7, 9)
-    out = backbone.predict(backbone.denoiser, x, torch.tensor([5]), conditioning.prompt_embeds, conditioning.extras)
+    out = backbone.predict(backbone.denoiser, x, torch.tensor([5]), conditioning.positive)
     assert out.shape == x.shape

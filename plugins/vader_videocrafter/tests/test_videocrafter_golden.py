@@ -161,11 +161,11 @@ def sampler(backbone, eta, steps=STEPS, **options):
 
 
 def sample(backbone, numbers, eta, window, on_step=None):
-    extras = {"fps": numbers["fps"].float()}
+    rate = {"fps": numbers["fps"].float()}
     return rollout(
         functools.partial(backbone.predict, backbone.denoiser),
         sampler(backbone, eta),
-        Conditioning(numbers["cond"], numbers["uncond"], extras),
+        Conditioning({"embeds": numbers["cond"], **rate}, {"embeds": numbers["uncond"], **rate}),
         Recorded(numbers),
         window,
         guidance_scale=GUIDANCE,

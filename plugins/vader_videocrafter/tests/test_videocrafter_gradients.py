@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from vader import SamplerContext, Video
+from vader import Prompt, SamplerContext, Video
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import ClipNoise, rollout
 from vader_videocrafter import network
@@ -22,7 +22,7 @@ def test_gradient_against_finite_differences(load):
     backbone = load()
     backbone.denoiser.double(), backbone.vae.double()
     latents = noise(backbone).draw().double()
-    embeds = backbone.encode(["a fox"]).prompt_embeds.detach().double()
+    embeds = backbone.encode([Prompt("a fox")]).positive["embeds"].detach().double()
     weight = torch.randn(1, 2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     step, fps = torch.tensor([400]), torch.tensor([24.0])
 
@@ -41,16 +41,14 @@ def test_gradient_against_finite_differences(load):
 
 def test_gradient_checkpointing_gives_the_same_gradients(load):
     backbone, saved = load(), []
-    conditioning = backbone.encode(["a fox"]).detach()
+    conditioning = backbone.encode([Prompt("a fox")]).detach()
 
     def gradient():
         saved.clear()
         x = noise(backbone).draw().requires_grad_()
         keep = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t)
         with keep:
-            out = backbone.predict(
-                backbone.denoiser, x, torch.tensor([400]), conditioning.prompt_embeds, conditioning.extras
-            )
+            out = backbone.predict(backbone.denoiser, x, torch.tensor([400]), conditioning.positive)
         held = sum(saved)
         out.square().sum().backward()
         return x.grad, held
@@ -71,7 +69,7 @@ def test_bf16(load):
     latents = rollout(
         functools.partial(backbone.predict, backbone.denoiser),
         sampler,
-        backbone.encode(["a fox"]),
+        backbone.encode([Prompt("a fox")]),
         noise(backbone),
         Window(2, 2),
         guidance_scale=7.0,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vader import Video, WeightsError
+from vader import Prompt, Video, WeightsError
 from vader.cli import app as cli
 from vader.resolve import conversion
 from vader.resolve.components import ResolvedComponent
@@ -48,11 +48,9 @@ def loaded(golden_backbone, adapter_file):
 def clip(backbone):
     """One prediction, decoded."""
     latents = torch.randn(1, *backbone.latent_shape(VIDEO), generator=torch.Generator().manual_seed(0))
-    conditioning = backbone.encode(["a fox"])
+    conditioning = backbone.encode([Prompt("a fox")])
     with torch.no_grad():
-        out = backbone.predict(
-            backbone.denoiser, latents, torch.tensor([500]), conditioning.prompt_embeds, conditioning.extras
-        )
+        out = backbone.predict(backbone.denoiser, latents, torch.tensor([500]), conditioning.positive)
         return backbone.decode(out, [0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +16,32 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
         sync(file)
     temporary.replace(path)
+
+
+def write_with(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write bytes under a temporary name of this process in the same folder, rename. Several processes may do it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+CACHE = "VADER_CACHE_HOME"
+"""Environment variable: where what can be made again is kept; empty keeps nothing."""
+
+
+def cache_home() -> Path | None:
+    """The user's folder for what can be made again; None when there is none."""
+    said = os.environ.get(CACHE)
+    if said is not None:
+        return Path(said) if said else None
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vader"
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def sync(file: IO[Any]) -> None:

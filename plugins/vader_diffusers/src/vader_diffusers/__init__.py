@@ -1,1 +1,1 @@
-"""Wan 2.1 text-to-video (arXiv 2503.20314) as a backbone of vader."""
+"""Modern text-to-video models of diffusers as backbones of vader, one file a model family."""

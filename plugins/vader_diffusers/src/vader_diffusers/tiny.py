@@ -1,8 +1,8 @@
-"""Writes a tiny Wan pipeline with random weights: the real classes and folder layout at toy sizes.
+"""Writes tiny pipelines with random weights: the real classes and folder layout at toy sizes.
 
 For tests, and for trying a spec before gigabytes are downloaded::
 
-    python -m vader_diffusers.tiny FOLDER
+    python -m vader_diffusers.tiny FOLDER --family wan
 
 Clips of 5 or 9 frames of 32 x 32 are a good size for it. Its pictures mean nothing.
 """
@@ -10,91 +10,90 @@ Clips of 5 or 9 frames of 32 x 32 are a good size for it. Its pictures mean noth
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vader import sdk
+
 if TYPE_CHECKING:
-    from diffusers import WanPipeline
-
-TEXT_WIDTH = 32
+    from diffusers import CogVideoXPipeline, WanPipeline
 
 
-def write(folder: str | Path, seed: int = 0) -> Path:
-    """Write the pipeline, a few megabytes.
+def write(folder: str | Path, seed: int = 0, family: str = "wan", **sizes: Any) -> Path:
+    """Write a pipeline, a few megabytes.
 
     Args:
         folder: created if it is not there; files of the same names are overwritten.
         seed: of the random weights; the global random state is left as it was.
+        family: one of :data:`FAMILIES`.
+        sizes: changes of the denoiser's configuration.
     """
-    build(seed).save_pretrained(folder, safe_serialization=True)
+    build(seed, family, **sizes).save_pretrained(folder, safe_serialization=True)
     return Path(folder)
 
 
-def build(seed: int = 0) -> WanPipeline:
-    """The pipeline in float32 on the CPU, in evaluation mode, with the scheduler of Wan 2.1 at 480p."""
+def build(seed: int = 0, family: str = "wan", **sizes: Any) -> Any:
+    """A pipeline in float32 on the CPU, in evaluation mode. Args as of :func:`write`."""
     import torch
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer = WanTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=16, text_dim=TEXT_WIDTH, freq_dim=32, ffn_dim=64, num_layers=2
-        )
-        vae = AutoencoderKLWan(base_dim=8, num_res_blocks=1)
-        text_encoder = _text_encoder()
+        return FAMILIES[family](**sizes)
+
+
+def wan(**sizes: Any) -> WanPipeline:
+    """Wan 2.1, with its scheduler at 480p."""
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+
+    small = {"num_attention_heads": 2, "attention_head_dim": 16, "text_dim": sdk.TEXT_WIDTH, "freq_dim": 32}
+    transformer = WanTransformer3DModel(**{**small, "ffn_dim": 64, "num_layers": 2, **sizes})
+    vae = AutoencoderKLWan(base_dim=8, num_res_blocks=1)
     return WanPipeline(
-        tokenizer=_tokenizer(),
-        text_encoder=text_encoder.eval(),
+        text_encoder=sdk.tiny_umt5(),
+        tokenizer=sdk.byte_tokenizer(),
         vae=vae.eval(),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
         transformer=transformer.eval(),
     )
 
 
-def _vocabulary() -> dict[str, int]:
-    from tokenizers.pre_tokenizers import ByteLevel
+def cogvideox(**sizes: Any) -> CogVideoXPipeline:
+    """CogVideoX 1.0, with the scheduler of the 2B model."""
+    from diffusers import (
+        AutoencoderKLCogVideoX,
+        CogVideoXDDIMScheduler,
+        CogVideoXPipeline,
+        CogVideoXTransformer3DModel,
+    )
 
-    return {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet())])}
-
-
-def _tokenizer() -> Any:
-    """One token per byte, and ``</s>`` at the end: no text is unknown to it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE(vocab=_vocabulary(), merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="right"
+    small = {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "num_layers": 2}
+    small |= {"time_embed_dim": 8, "text_embed_dim": sdk.TEXT_WIDTH, "max_text_seq_length": 226}
+    small |= {"sample_width": 8, "sample_height": 8, "sample_frames": 9}
+    transformer = CogVideoXTransformer3DModel(**{**small, **sizes})
+    vae = AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2
+    )
+    scheduler = CogVideoXDDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+    )
+    return CogVideoXPipeline(
+        sdk.byte_tokenizer(), sdk.tiny_t5(), vae=vae.eval(), transformer=transformer.eval(), scheduler=scheduler
     )
 
 
-def _text_encoder() -> Any:
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    config = UMT5Config(
-        vocab_size=len(_vocabulary()),
-        d_model=TEXT_WIDTH,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
-    return UMT5EncoderModel(config)
+FAMILIES: dict[str, Callable[..., Any]] = {"wan": wan, "cogvideox": cogvideox}
+"""Family -> its tiny pipeline."""
 
 
 def main() -> None:
     """Command line: ``python -m vader_diffusers.tiny FOLDER``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vader_diffusers.tiny", description="Write a tiny random Wan pipeline."
-    )
+    parser = argparse.ArgumentParser(prog="python -m vader_diffusers.tiny", description="Write a tiny random pipeline.")
     parser.add_argument("folder", type=Path, help="where to write it")
+    parser.add_argument("--family", choices=sorted(FAMILIES), default="wan", help="of the model")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     arguments = parser.parse_args()
-    print(f"wrote {write(arguments.folder, arguments.seed)}")
+    print(f"wrote {write(arguments.folder, arguments.seed, arguments.family)}")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vader import VaderError, WeightsError
+from vader import VaderError, WeightsError, sdk
 from vader.sdk import PEFT_CONFIG, AdapterSpec, load_pickled, read_adapter, write_adapter
-from vader_modelscope import weights as files
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 _TEXT = "text_encoder."
 
 
-def read(path: Path, weights: str, revision: str | None) -> tuple[AdapterSpec, dict[str, Tensor]]:
+def read(path: Path, backbone: Any, options: Any) -> tuple[AdapterSpec, dict[str, Tensor]]:
     """A LoRA in the reference's format: what it is, and its tensors by plain name.
 
     Its layers have no names, so they come from the configuration of the UNet that it was trained on; no weight of that
@@ -35,14 +34,14 @@ def read(path: Path, weights: str, revision: str | None) -> tuple[AdapterSpec, d
 
     Args:
         path: a ``*_unet.pt`` file.
-        weights: the pipeline that it was trained on, a hub id or a local folder.
-        revision: of the hub repository.
+        backbone: the backbone's class.
+        options: its options, which name the pipeline that it was trained on.
 
     Raises:
         vader.WeightsError: the file is missing, truncated, of another kind or for another model.
     """
     pairs = _read_pairs(path)
-    layers = _layers(files.PIPELINE.find(weights, revision))
+    weights, layers = options.weights, _layers(backbone, options)
     if len(pairs) != len(layers):
         raise WeightsError(
             f"{str(path)!r} is for a model of {len(pairs)} layers; the UNet of {weights} has {len(layers)} linear and "
@@ -117,15 +116,12 @@ def _what(found: Any) -> str:
     return f"a {type(found).__name__} of {inner}" if isinstance(found, Sequence) else f"a {type(found).__name__}"
 
 
-def _layers(folder: Path) -> dict[str, nn.Module]:
+def _layers(backbone: Any, options: Any) -> dict[str, nn.Module]:
     """The linear and convolutional layers of a pipeline's UNet, without weights, in the order of its modules."""
     import torch
-    from diffusers import UNet3DConditionModel
     from torch import nn
 
-    config = files.PIPELINE.config(folder, "unet", str(folder))
-    with torch.device("meta"):
-        unet = UNet3DConditionModel.from_config(config)
+    unet = sdk.Parts.outline(backbone.family, options).module("unet", torch.float32)
     return {name: layer for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d)}
 
 

@@ -1,8 +1,7 @@
-"""What diffusers' ``UNet3DConditionModel`` lacks: gradient checkpointing, and a text encoder that carries adapters."""
+"""What diffusers' ``UNet3DConditionModel`` lacks: layers to recompute, and a text encoder that carries adapters."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -10,33 +9,12 @@ from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from vader import WeightsError
 
 TEXT = "text_encoder"
-_LAYERS = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel)
-
-
-def recompute_layers(unet: nn.Module) -> None:
-    """Recompute every residual, temporal and attention layer in backward (non-reentrant).
-
-    Between layers one activation is kept, the layer's input. ``unet.enable_gradient_checkpointing()`` raises for this
-    class, so the layers' ``forward`` is wrapped; names of parameters stay as they are.
-    """
-    for layer in unet.modules():
-        if isinstance(layer, _LAYERS):
-            layer.forward = _recomputed(layer.forward)
-
-
-def _recomputed(forward: Any) -> Any:
-    @functools.wraps(forward)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return wrapped
+LAYERS = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel)
+"""Every residual, temporal and attention layer of the UNet, whose own ``enable_gradient_checkpointing`` raises."""
 
 
 def attach_text_encoder(unet: nn.Module, text_encoder: nn.Module) -> None:

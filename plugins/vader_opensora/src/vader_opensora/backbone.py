@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from vader import Conditioning, NoiseSchedule, Options, Runtime, Video, WeightsError
+from vader import Conditioning, NoiseSchedule, Options, Prompt, Runtime, Video, WeightsError, sdk
 from vader_opensora import lora, text
 from vader_opensora import video as shapes
 from vader_opensora import weights as files
@@ -126,19 +126,19 @@ class OpenSora:
         """See :meth:`vader.Backbone.resolve_video` and :func:`vader_opensora.video.resolve`."""
         return shapes.resolve(options.resolution, options.aspect_ratio, options.length, requested)
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
+    def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
         """Conditioning of ``b`` prompts.
 
         Returns:
-            Embeddings ``(b n d)`` on the run's device, n being the length of the checkpoint's embedding of no text,
-            which is the unconditional branch. ``extras["mask"]`` is ``(b n)``, true for a prompt's tokens; as in the
-            reference it holds for both branches.
+            ``embeds`` ``(b n d)`` on the run's device, n being the length of the checkpoint's embedding of no text,
+            which is the unconditional branch; ``mask`` ``(b n)``, true for a prompt's tokens: as in the reference it is
+            the same in both branches.
         """
         options = self._options
         scores = (options.aesthetic_score, options.motion_score, options.camera_motion)
         empty: Tensor = self.denoiser.y_embedder.y_embedding
         tokens = self.tokenizer(
-            [text.prepare(prompt, *scores) for prompt in prompts],
+            [text.prepare(prompt.text, *scores) for prompt in prompts],
             padding="max_length",
             max_length=len(empty),
             truncation=True,
@@ -147,19 +147,18 @@ class OpenSora:
         ).to(self.text_encoder.device)
         hidden: Tensor = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         mask = tokens.attention_mask.bool().to(self._device)
-        return Conditioning(hidden.to(self._device), empty.expand(len(prompts), -1, -1), {"mask": mask})
+        positive = {"embeds": hidden.to(self._device), "mask": mask}
+        return Conditioning(positive, {"embeds": empty.expand(len(prompts), -1, -1), "mask": mask})
 
-    def predict(
-        self, denoiser: nn.Module, latents: Latents, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]
-    ) -> Tensor:
+    def predict(self, denoiser: nn.Module, latents: Latents, timestep: Tensor, branch: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - clean``; Open-Sora's own has the other sign. See :meth:`vader.Backbone.predict`.
 
         Args:
             denoiser: see the protocol.
             latents: ``(b c f h w)``.
             timestep: ``(b,)``.
-            embeds: ``(b n d)``.
-            extras: ``mask`` ``(b n)``; if wanted ``x_mask`` ``(b f)``, false for latent frames that are given.
+            branch: ``embeds`` ``(b n d)`` and ``mask`` ``(b n)``; if wanted ``x_mask`` ``(b f)``, false for latent
+                frames that are given.
 
         Returns:
             ``(b c f h w)`` float32.
@@ -169,12 +168,12 @@ class OpenSora:
         velocity: Tensor = denoiser(
             latents.to(dtype),
             timestep,
-            embeds.to(dtype),
+            branch["embeds"].to(dtype),
             fps=timestep.new_full(timestep.shape, fps),
             height=self.video.height,
             width=self.video.width,
-            mask=extras["mask"],
-            x_mask=extras.get("x_mask"),
+            mask=branch["mask"],
+            x_mask=branch.get("x_mask"),
         )
         return -velocity[:, : latents.shape[1]].float()
 
@@ -201,9 +200,7 @@ class OpenSora:
         from vader.sdk import from_signed
 
         count = self.video.frames
-        wanted = list(range(count) if frames is None else frames)
-        if not wanted or min(wanted) < 0 or max(wanted) >= count:
-            raise IndexError(f"cannot decode frames {wanted} of a clip of {count}; expected indices 0 to {count - 1}.")
+        wanted = sdk.frame_indices(frames, count)
         if latents.shape[2] != self.vae.latent_frames(count):
             expected = f"{self.vae.latent_frames(count)} latent frames hold a clip of {count}"
             raise ValueError(f"cannot decode {latents.shape[2]} latent frames; {expected}.")
@@ -211,7 +208,7 @@ class OpenSora:
             pixels = self.vae.decode(latents.float(), count, wanted)
         return from_signed(pixels.transpose(1, 2))
 
-    def latent_shape(self, video: Video) -> tuple[int, int, int, int]:
+    def latent_shape(self, video: Video) -> tuple[int, ...]:
         """``(c, f, h, w)`` of one clip's latents.
 
         Raises:

@@ -1,14 +1,14 @@
-"""The embedded tiny Wan as a backbone: the same code as a full-size Wan, with weights inside the package."""
+"""The embedded tiny Wan as a backbone: the same family as a full-size Wan, with weights inside the package."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 from pydantic import Field
 
-from vader import Video
-from vader_diffusers.backbone import Wan, WanOptions
+from vader import Video, sdk
+from vader_diffusers.wan import Wan, WanOptions
 
 _PIPELINE = Path(__file__).parent / "weights" / "pipeline"
 
@@ -24,6 +24,6 @@ class Shapes(Wan):
     """Clips of 9 frames of 32x32 from prompts such as "a red circle moving left on a blue background"."""
 
     Options = ShapesOptions
-    video: ClassVar[Video] = Video(9, 32, 32, 8.0)
-    temporal_factor: ClassVar[int] = 4
-    spatial_multiple: ClassVar[int] = 8
+    family = replace(
+        Wan.family, video=Video(9, 32, 32, 8.0), grid=sdk.Grid(time=4, time_offset=1, space=8, cell=8), published=None
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vader import Conditioning, NoiseSchedule, Options, Runtime, Video
+from vader import Conditioning, NoiseSchedule, Options, Prompt, Runtime, Video, sdk
 
 if TYPE_CHECKING:
     import torch
@@ -140,12 +140,12 @@ class VideoCrafter2:
             raise ValueError("; ".join(problems) + ".")
         return Video(frames, int(wanted["height"]), int(wanted["width"]), wanted["fps"])
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
+    def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
         """Conditioning of ``b`` prompts; the negative prompt is encoded once and repeated.
 
         Returns:
-            Embeddings ``(b n d)`` on the run's device and, where the network is told the frame rate, ``fps`` ``(b,)``
-            float32 among the extras.
+            ``embeds`` ``(b n d)`` on the run's device and, where the network is told the frame rate, ``fps`` ``(b,)``
+            float32, in both branches.
         """
         import torch
 
@@ -153,8 +153,9 @@ class VideoCrafter2:
             with torch.no_grad():
                 self._negative = self._embed([self._options.negative_prompt])
         told = torch.full((len(prompts),), float(self._fps or 0), device=self._device)
-        extras = {"fps": told} if self.layout.unet.fps else {}
-        return Conditioning(self._embed(prompts), self._negative.expand(len(prompts), -1, -1), extras)
+        rate = {"fps": told} if self.layout.unet.fps else {}
+        positive = {"embeds": self._embed([prompt.text for prompt in prompts]), **rate}
+        return Conditioning(positive, {"embeds": self._negative.expand(len(prompts), -1, -1), **rate})
 
     def _embed(self, prompts: Sequence[str]) -> Tensor:
         """``(b n d)``: tokens beyond the encoder's length are cut, shorter prompts padded with token 0."""
@@ -162,9 +163,7 @@ class VideoCrafter2:
         embeds: Tensor = self.text_encoder(tokens.to(self.text_encoder.attn_mask.device))
         return embeds.to(self._device)
 
-    def predict(
-        self, denoiser: nn.Module, latents: Latents, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]
-    ) -> Tensor:
+    def predict(self, denoiser: nn.Module, latents: Latents, timestep: Tensor, branch: Mapping[str, Tensor]) -> Tensor:
         """The noise. See :meth:`vader.Backbone.predict`.
 
         Returns:
@@ -173,8 +172,8 @@ class VideoCrafter2:
         noise: Tensor = denoiser(
             latents.to(self._dtype),
             timestep,
-            embeds.to(self._dtype),
-            timestep_cond=extras.get("fps"),
+            branch["embeds"].to(self._dtype),
+            timestep_cond=branch.get("fps"),
             return_dict=False,
         )[0]
         return noise.float()
@@ -198,13 +197,11 @@ class VideoCrafter2:
         from vader_videocrafter.network import pixels
 
         count = latents.shape[2]
-        wanted = list(range(count) if frames is None else frames)
-        if not wanted or min(wanted) < 0 or max(wanted) >= count:
-            raise IndexError(f"cannot decode frames {wanted} of a clip of {count}; expected indices 0 to {count - 1}.")
+        wanted = sdk.frame_indices(frames, count)
         with torch.autocast(latents.device.type, enabled=False):
             return from_signed(pixels(self.vae, latents[:, :, wanted].float(), self._options.decode_at_once))
 
-    def latent_shape(self, video: Video) -> tuple[int, int, int, int]:
+    def latent_shape(self, video: Video) -> tuple[int, ...]:
         """``(c, f, h, w)`` of one clip's latents."""
         factor = self.layout.vae.factor
         return (self.layout.unet.latent_channels, video.frames, video.height // factor, video.width // factor)

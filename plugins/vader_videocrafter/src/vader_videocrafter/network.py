@@ -6,7 +6,6 @@ that ``with torch.device("meta")`` costs no memory.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vader import sdk
 from vader_videocrafter.layout import TextLayout, UNetLayout, VAELayout
 
 VAE_SCALE = 0.18215
@@ -193,6 +193,4 @@ def recompute_blocks(unet: UNet3DConditionModel) -> None:
 
     diffusers has no gradient checkpointing for this network.
     """
-    kinds = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel)
-    for module in [module for module in unet.modules() if isinstance(module, kinds)]:
-        module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
+    sdk.recompute_layers(unet, (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel))

@@ -1,1 +1,1 @@
-"""The seam of model families."""
+"""The seam of model families: a family is a description, and everything else about a diffusers pipeline is here."""

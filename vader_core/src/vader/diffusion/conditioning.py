@@ -1,43 +1,152 @@
-"""Conditioning of prompts, encoded once each."""
+"""Conditioning of prompts, encoded once each: kept in memory, and on disk for later runs."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from vader.protocols import Backbone, Conditioning, Prompt
+from vader.protocols import Backbone, CachesConditioning, Conditioning, Prompt
+from vader.storage import cache_home, write_with
+
+MEMORY_BYTES = 2 * 2**30
+"""What the conditioning kept in memory may take."""
+DISK_BYTES = 20 * 2**30
+"""What that of one backbone may take on disk."""
 
 
 class ConditioningCache:
     """Encodes each prompt once, alone, without gradient, and keeps it on the CPU.
 
-    Alone, because a text encoder's numbers depend on the batch it runs in, and a resumed run meets other batches.
+    Alone, because a text encoder's numbers depend on the batch it runs in, and a resumed run meets other batches. Equal
+    tensors, such as the negative prompt's, are kept once. With a backbone that names all that decides its numbers
+    (:class:`vader.protocols.CachesConditioning`) conditioning is kept on disk too, under :func:`cache_home`.
 
     Args:
         backbone: encodes.
         device: where the conditioning is wanted.
-        size: prompts kept; the one not used for longest goes first.
+        limit: bytes kept in memory; what was not used for longest goes first.
     """
 
-    def __init__(self, backbone: Backbone, device: torch.device, size: int = 1024) -> None:
-        self._backbone, self._device, self._size = backbone, device, size
-        self._rows: OrderedDict[str, Conditioning] = OrderedDict()
+    def __init__(self, backbone: Backbone, device: torch.device, limit: int = MEMORY_BYTES) -> None:
+        self._backbone, self._device, self._limit = backbone, device, limit
+        self._rows: OrderedDict[tuple[str, Path | None], Conditioning] = OrderedDict()
+        self._shared: dict[str, Tensor] = {}
+        self._bytes = 0
+        home = cache_home() if isinstance(backbone, CachesConditioning) else None
+        self._disk: _Store | None = None
+        if home is not None and isinstance(backbone, CachesConditioning):
+            self._disk = _Store(home / "conditioning" / backbone.conditioning_key())
 
     def __call__(self, prompts: Sequence[Prompt]) -> Conditioning:
         """Conditioning of ``b`` prompts, on the device."""
-        rows = [self._row(prompt.text) for prompt in prompts]
-        extras = {name: torch.cat([row.extras[name] for row in rows]) for name in rows[0].extras}
-        embeds = torch.cat([row.prompt_embeds for row in rows])
-        negative = torch.cat([row.negative_prompt_embeds for row in rows])
-        return Conditioning(embeds, negative, extras).to(self._device)
+        rows = [self._row(prompt) for prompt in prompts]
+        positive = {name: self._stacked([row.positive[name] for row in rows]) for name in rows[0].positive}
+        if rows[0].negative is None:
+            return Conditioning(positive)
+        negatives = [row.negative or {} for row in rows]
+        return Conditioning(positive, {name: self._stacked([row[name] for row in negatives]) for name in negatives[0]})
 
-    def _row(self, text: str) -> Conditioning:
-        if text not in self._rows:
-            with torch.no_grad():
-                self._rows[text] = self._backbone.encode([text]).detach().to("cpu")
-            if len(self._rows) > self._size:
-                self._rows.popitem(last=False)
-        self._rows.move_to_end(text)
-        return self._rows[text]
+    def _stacked(self, tensors: list[Tensor]) -> Tensor:
+        """Rows as one tensor on the device; a row that all share is not copied."""
+        if all(tensor is tensors[0] for tensor in tensors):
+            return tensors[0].to(self._device).expand(len(tensors), *tensors[0].shape[1:])
+        return torch.cat(tensors).to(self._device)
+
+    def _row(self, prompt: Prompt) -> Conditioning:
+        key = (prompt.text, prompt.image)
+        if key not in self._rows:
+            found = self._disk.read(prompt) if self._disk is not None else None
+            if found is None:
+                with torch.no_grad():
+                    found = self._backbone.encode([prompt]).detach().to("cpu")
+                if self._disk is not None:
+                    self._disk.write(prompt, found)
+            self._keep(key, found)
+        self._rows.move_to_end(key)
+        return self._rows[key]
+
+    def _keep(self, key: tuple[str, Path | None], row: Conditioning) -> None:
+        negative = {name: self._once(name, tensor) for name, tensor in (row.negative or {}).items()}
+        self._rows[key] = Conditioning(row.positive, negative if row.negative is not None else None)
+        self._bytes += _size(row.positive)
+        while self._bytes > self._limit and len(self._rows) > 1:
+            _, oldest = self._rows.popitem(last=False)
+            self._bytes -= _size(oldest.positive)
+
+    def _once(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor of that name that is kept already, if it is equal; else this one, kept from now on."""
+        known = self._shared.get(name)
+        if known is None or known.shape != tensor.shape or not torch.equal(known, tensor):
+            self._shared[name] = known = tensor.contiguous()
+        return known
+
+
+def _size(branch: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in branch.values())
+
+
+class _Store:
+    """Conditioning on disk: a safetensors file a prompt, and each negative branch once.
+
+    Nothing here can fail a run: what cannot be read is made again, what cannot be written is not kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, prompt: Prompt) -> Conditioning | None:
+        """What is kept for a prompt."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self._file(prompt), "pt") as opened:
+                positive = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+                digest = (opened.metadata() or {})["negative"]
+            if not digest:
+                return Conditioning(positive)
+            with safe_open(self._folder / f"negative-{digest}.safetensors", "pt") as opened:
+                return Conditioning(positive, {name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+    def write(self, prompt: Prompt, row: Conditioning) -> None:
+        """Keep the conditioning of a prompt."""
+        from safetensors.torch import save
+
+        def plain(branch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.contiguous().clone() for name, tensor in sorted(branch.items())}
+
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            digest = ""
+            if row.negative is not None:
+                data = save(plain(row.negative))
+                digest = hashlib.sha256(data).hexdigest()[:16]
+                shared = self._folder / f"negative-{digest}.safetensors"
+                if not shared.is_file():
+                    write_with(shared, lambda file: file.write(data))
+            whole = save(plain(row.positive), {"negative": digest})
+            write_with(self._file(prompt), lambda file: file.write(whole))
+            self._make_room()
+
+    def _file(self, prompt: Prompt) -> Path:
+        image = hashlib.sha256(prompt.image.read_bytes()).hexdigest() if prompt.image is not None else ""
+        digest = hashlib.sha256(f"{prompt.text}\0{image}".encode()).hexdigest()
+        return self._folder / f"prompt-{digest}.safetensors"
+
+    def _make_room(self) -> None:
+        files = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self._folder)]
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= DISK_BYTES:
+                return
+            if Path(path).name.startswith("prompt-"):
+                Path(path).unlink(missing_ok=True)
+                total -= size

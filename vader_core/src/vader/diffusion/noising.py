@@ -15,20 +15,20 @@ from vader.shapes import Latents
 
 
 def _levels(schedule: NoiseSchedule, timestep: Tensor, like: Latents) -> tuple[Tensor, Tensor]:
-    """Signal and noise level, each ``(b 1 1 1 1)`` in the latents' dtype."""
+    """Signal and noise level, each ``(b 1 ...)`` in the latents' dtype."""
     signal, sigma = schedule.levels(timestep)
     shape = (-1, *[1] * (like.ndim - 1))
     return signal.to(like).reshape(shape), sigma.to(like).reshape(shape)
 
 
 def add_noise(schedule: NoiseSchedule, clean: Latents, noise: Tensor, timestep: Tensor) -> Latents:
-    """Latents of a timestep ``(b,)`` from clean latents and unit noise, each ``(b c f h w)``."""
+    """Latents of a timestep ``(b,)`` from clean latents and unit noise, each ``(b ...)``."""
     signal, sigma = _levels(schedule, timestep, clean)
     return signal * clean + sigma * noise
 
 
 def target(schedule: NoiseSchedule, clean: Latents, noise: Tensor, timestep: Tensor) -> Tensor:
-    """What a perfect denoiser predicts for latents made by :func:`add_noise`, ``(b c f h w)``."""
+    """What a perfect denoiser predicts for latents made by :func:`add_noise`, ``(b ...)``."""
     if schedule.prediction == "epsilon":
         return noise
     if schedule.prediction == "sample":
@@ -40,7 +40,7 @@ def target(schedule: NoiseSchedule, clean: Latents, noise: Tensor, timestep: Ten
 
 
 def predicted_clean(schedule: NoiseSchedule, prediction: Tensor, latents: Latents, timestep: Tensor) -> Latents:
-    """The clean latents that a prediction means, ``(b c f h w)``."""
+    """The clean latents that a prediction means, ``(b ...)``."""
     signal, sigma = _levels(schedule, timestep, latents)
     if schedule.prediction == "epsilon":
         return (latents - sigma * prediction) / signal

@@ -23,7 +23,7 @@ class ClipNoise:
 
     Args:
         seeds: one per clip, ``b`` of them.
-        shape: ``(c, f, h, w)`` of one clip's latents.
+        shape: of one clip's latents.
         device: where the generators live.
         dtype: of the noise; drawn in it.
     """
@@ -33,7 +33,7 @@ class ClipNoise:
         self._shape, self._device, self._dtype = shape, device, dtype
 
     def draw(self) -> Tensor:
-        """``(b c f h w)``, the next noise of every clip."""
+        """``(b ...)``, the next noise of every clip."""
         rows = [torch.randn(self._shape, generator=g, device=self._device, dtype=self._dtype) for g in self._generators]
         return torch.stack(rows)
 
@@ -45,7 +45,7 @@ def rollout(
     noise: ClipNoise,
     window: Window,
     *,
-    guidance_scale: float = 1.0,
+    guidance_scale: float | Sequence[float] = 1.0,
     branches: Literal["both", "conditional"] = "both",
     recompute: bool = True,
     on_step: OnStep | None = None,
@@ -61,14 +61,15 @@ def rollout(
         conditioning: of ``b`` prompts.
         noise: of ``b`` clips; the first draw is where the clips start.
         window: steps that carry gradient.
-        guidance_scale: 1 is off.
+        guidance_scale: 1 is off; a sequence has one for each step.
         branches: guidance branches that carry gradient.
         recompute: turn recomputation off to trade memory for time.
         on_step: called after each step.
 
     Returns:
-        ``(b c f h w)``, the clean latents; with gradient when the window is not empty.
+        ``(b ...)``, the clean latents; with gradient when the window is not empty.
     """
+    scales = [guidance_scale] * (window.last + 1) if isinstance(guidance_scale, int | float) else guidance_scale
     latents = noise.draw()
     for i in range(window.last + 1):
         with torch.set_grad_enabled(torch.is_grad_enabled() and i >= window.start):
@@ -78,7 +79,7 @@ def rollout(
                 conditioning,
                 latents.detach() if window.detach_input else latents,
                 i,
-                guidance_scale=guidance_scale,
+                guidance_scale=scales[i],
                 branches=branches,
                 recompute=recompute,
                 differentiate=i in window,
@@ -106,12 +107,12 @@ def predict_step(
 
     Args:
         predict: see :func:`rollout`, like all that is not named here.
-        latents: ``(b c f h w)``, those before the step.
+        latents: ``(b ...)``, those before the step.
         i: 0 to steps - 1.
         differentiate: whether it carries gradient, where the caller's grad mode is on.
 
     Returns:
-        ``(b c f h w)``.
+        ``(b ...)``.
     """
     timestep = sampler.timesteps[i].expand(len(conditioning))
     arguments = (predict, latents, timestep, conditioning, guidance_scale, branches)

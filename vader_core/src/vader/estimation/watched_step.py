@@ -16,7 +16,7 @@ from vader.diffusion.rollout import OnStep
 from vader.estimation.components import networks
 from vader.estimation.memory_tracker import Account, LiveBytes, is_fake, storages
 from vader.methods.context import RolloutContext
-from vader.protocols import Backbone, Conditioning, Prompt, Reward
+from vader.protocols import Backbone, Branch, Conditioning, Prompt, Reward
 from vader.resolve import build
 from vader.resolve.plan import Plan
 from vader.runs.train_step import Counters, TrainStep
@@ -43,17 +43,17 @@ class WatchedContext(RolloutContext):
     live: LiveBytes = field(kw_only=True)
     _sampled: dict[Any, int] = field(default_factory=dict, kw_only=True)
 
-    def predict(self, latents: Latents, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+    def predict(self, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
         """See :class:`RolloutContext`. A fake call without gradient that can reach no new peak is not made again."""
         if torch.is_grad_enabled():
             with self.live.running(WINDOW):
-                return super().predict(latents, timestep, embeds, extras)
-        key = (latents.shape, embeds.shape)
+                return super().predict(latents, timestep, branch)
+        key = (latents.shape, *(tensor.shape for tensor in branch.values()))
         if is_fake(latents) and self.live.total <= self._sampled.get(key, -1):
             return torch.empty_like(latents, dtype=torch.float32)
         self._sampled[key] = max(self.live.total, self._sampled.get(key, 0))
         with self.live.running(SAMPLING):
-            return super().predict(latents, timestep, embeds, extras)
+            return super().predict(latents, timestep, branch)
 
     def sample(
         self, conditioning: Conditioning, seeds: Sequence[int], window: Window, on_step: OnStep | None = None

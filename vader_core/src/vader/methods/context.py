@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from vader.diffusion.gradient import Draw, Window
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.methods.objective import Objective
-from vader.protocols import Backbone, Batch, Conditioning, Prompt, Reward, Sampler, Video
+from vader.protocols import Backbone, Batch, Branch, Conditioning, Prompt, Reward, Sampler, VariesGuidance, Video
 from vader.shapes import Frames, Latents, Scores
 from vader.weights import lora
 
@@ -52,7 +53,7 @@ class ScoredClips:
     """Clips that have been made and judged.
 
     Args:
-        latents: ``(b c f h w)``, clean.
+        latents: ``(b ...)``, clean.
         scores: raw scores by reward, each ``(b,)``.
         reward: their weighted combination, ``(b,)``.
     """
@@ -104,9 +105,17 @@ class RolloutContext:
     timer: PhaseTimer = field(repr=False)
     gather: Callable[[list[Any]], list[Any]] = list
 
-    def predict(self, latents: Latents, timestep: Tensor, embeds: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
+    def predict(self, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
         """One call of the prepared denoiser."""
-        return self.backbone.predict(self.denoiser, latents, timestep, embeds, extras)
+        return self.backbone.predict(self.denoiser, latents, timestep, branch)
+
+    @cached_property
+    def guidance_scales(self) -> list[float]:
+        """The guidance scale of every step."""
+        times = self.sampler.timesteps.tolist()
+        if not isinstance(self.backbone, VariesGuidance):
+            return [self.guidance_scale] * len(times)
+        return [self.backbone.guidance_scale_at(self.guidance_scale, time, len(times)) for time in times]
 
     def noise(self, seeds: Sequence[int]) -> ClipNoise:
         """Noise of clips with these seeds."""
@@ -115,7 +124,7 @@ class RolloutContext:
     def sample(
         self, conditioning: Conditioning, seeds: Sequence[int], window: Window, on_step: OnStep | None = None
     ) -> Latents:
-        """Latents of ``b`` clips, ``(b c f h w)``, with gradient in the window."""
+        """Latents of ``b`` clips, ``(b ...)``, with gradient in the window."""
         with self.timer("rollout"):
             return rollout(
                 self.predict,
@@ -123,7 +132,7 @@ class RolloutContext:
                 conditioning,
                 self.noise(seeds),
                 window,
-                guidance_scale=self.guidance_scale,
+                guidance_scale=self.guidance_scales,
                 branches=self.branches,
                 recompute=self.recompute,
                 on_step=on_step,
@@ -164,14 +173,14 @@ class RolloutContext:
         return ScoredClips(latents, scores, self.objective.reward(scores))
 
     def predict_at(self, conditioning: Conditioning, latents: Latents, i: int, *, recompute: bool) -> Tensor:
-        """The guided prediction for latents ``(b c f h w)`` before step ``i``. The caller owns grad mode."""
+        """The guided prediction for latents ``(b ...)`` before step ``i``. The caller owns grad mode."""
         return predict_step(
             self.predict,
             self.sampler,
             conditioning,
             latents,
             i,
-            guidance_scale=self.guidance_scale,
+            guidance_scale=self.guidance_scales[i],
             branches=self.branches,
             recompute=recompute,
         )
@@ -190,7 +199,7 @@ class RolloutContext:
         arXiv 2305.16381, eq. 8).
 
         Args:
-            prediction: ``(b c f h w)``, from :meth:`predict_at`.
+            prediction: ``(b ...)``, from :meth:`predict_at`.
             conditioning: see :meth:`predict_at`, like ``latents`` and ``i``.
         """
         with self.base():

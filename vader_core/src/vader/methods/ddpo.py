@@ -220,7 +220,7 @@ def _noisy_steps(context: RolloutContext, least: float) -> list[int]:
     """The sampler's steps that add noise of at least this standard deviation; without noise there is no density."""
     import torch
 
-    zero = torch.zeros(1, 1, 1, 1, 1, device=context.device)
+    zero = torch.zeros(1, device=context.device)
     sampler = context.sampler
     deviations = [float(sampler.step(zero, i, zero, zero).std) for i in range(len(sampler.timesteps))]
     return [i for i, std in enumerate(deviations) if std > 0 and std >= least]

@@ -112,7 +112,7 @@ class DPO:
         context, schedule = self._context, self._context.backbone.schedule
         rows = [*pairs.winners.tolist(), *pairs.losers.tolist()]
         seeds = [derive(batch.seeds[row], "dpo", draw) for row in rows[: len(rows) // 2]]
-        noise = context.noise(seeds).draw().repeat(2, 1, 1, 1, 1)
+        noise = torch.cat([context.noise(seeds).draw()] * 2)
         drawn = [draw_timestep(schedule, stream(seed, "timestep")) for seed in seeds]
         timestep = torch.tensor(drawn * 2, device=context.device)
         clean = pairs.latents[rows]
@@ -120,7 +120,7 @@ class DPO:
         conditioning = batch.conditioning[rows]
 
         def error() -> Tensor:
-            prediction = context.predict(latents, timestep, conditioning.prompt_embeds, conditioning.extras)
+            prediction = context.predict(latents, timestep, conditioning.positive)
             preferred, other = (upcast(prediction) - wanted).square().flatten(1).mean(1).chunk(2)
             return preferred - other
 

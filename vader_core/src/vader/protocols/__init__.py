@@ -1,6 +1,7 @@
 """The protocols a plugin implements, what is said of them before any weight is loaded, and the values they exchange."""
 
 from vader.protocols.abilities import ABILITIES as ABILITIES
+from vader.protocols.abilities import CachesConditioning as CachesConditioning
 from vader.protocols.abilities import Convertible as Convertible
 from vader.protocols.abilities import ExportsNative as ExportsNative
 from vader.protocols.abilities import MetaBuildable as MetaBuildable
@@ -8,6 +9,7 @@ from vader.protocols.abilities import NamedPromptSets as NamedPromptSets
 from vader.protocols.abilities import NativeAdapters as NativeAdapters
 from vader.protocols.abilities import StartsFromNative as StartsFromNative
 from vader.protocols.abilities import ValidatesSpec as ValidatesSpec
+from vader.protocols.abilities import VariesGuidance as VariesGuidance
 from vader.protocols.abilities import ability as ability
 from vader.protocols.capabilities import API_VERSION as API_VERSION
 from vader.protocols.capabilities import CAPABILITIES as CAPABILITIES
@@ -21,6 +23,7 @@ from vader.protocols.components import Sampler as Sampler
 from vader.protocols.methods import Batch as Batch
 from vader.protocols.methods import Loss as Loss
 from vader.protocols.methods import Method as Method
+from vader.protocols.values import Branch as Branch
 from vader.protocols.values import Conditioning as Conditioning
 from vader.protocols.values import NoiseSchedule as NoiseSchedule
 from vader.protocols.values import Prediction as Prediction

@@ -1,6 +1,6 @@
-"""What a component may be able to do besides: class methods, each a protocol of its own, in one table.
+"""What a component may be able to do besides: each ability a protocol of its own, in one table.
 
-A component has an ability when its class has the method; :func:`ability` then gives the class, typed.
+A component has an ability when its class has the method; :func:`ability` then gives it, typed.
 """
 
 from __future__ import annotations
@@ -75,6 +75,30 @@ class MetaBuildable(Protocol):
 
 
 @runtime_checkable
+class VariesGuidance(Protocol):
+    """A backbone whose guidance scale depends on the step."""
+
+    def guidance_scale_at(self, scale: float, timestep: float, steps: int) -> float:
+        """The scale of one step.
+
+        Args:
+            scale: ``sampler.guidance_scale``.
+            timestep: what the denoiser receives at that step.
+            steps: of the sampler.
+        """
+        ...
+
+
+@runtime_checkable
+class CachesConditioning(Protocol):
+    """A backbone whose conditioning may be kept on disk, so that a later run need not load the text encoder."""
+
+    def conditioning_key(self) -> str:
+        """Names everything that decides the numbers of :meth:`vader.Backbone.encode` besides the prompt."""
+        ...
+
+
+@runtime_checkable
 class NamedPromptSets(Protocol):
     """A prompt source that holds sets of prompts with names; ``vader prompts`` lists and prints them."""
 
@@ -99,6 +123,8 @@ ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
         ExportsNative: ("backbone",),
         Convertible: ("backbone",),
         MetaBuildable: ("backbone", "reward"),
+        VariesGuidance: ("backbone",),
+        CachesConditioning: ("backbone",),
         NamedPromptSets: ("prompts",),
         ValidatesSpec: ("method",),
     }

@@ -14,7 +14,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from vader.protocols.values import Conditioning, NoiseSchedule, Prediction, Prompt, StepOutput, Video
+from vader.protocols.values import Branch, Conditioning, NoiseSchedule, Prediction, Prompt, StepOutput, Video
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,29 +56,21 @@ class Backbone(Protocol):
         """
         ...
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of ``b`` prompts. The caller owns grad mode and caches the result."""
+    def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
+        """Conditioning of ``b`` prompts, ``b`` rows in each branch. The caller owns grad mode and caches the result."""
         ...
 
-    def predict(
-        self,
-        denoiser: nn.Module,
-        latents: Latents,
-        timestep: Tensor,
-        embeds: Tensor,
-        extras: Mapping[str, Tensor],
-    ) -> Tensor:
+    def predict(self, denoiser: nn.Module, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
         """One call of the denoiser.
 
         Args:
             denoiser: the module to call: ``self.denoiser`` as accelerate has prepared it.
-            latents: ``(b c f h w)``.
+            latents: ``(b ...)``, usually ``(b c f h w)``.
             timestep: ``(b,)``, as the sampler gives it.
-            embeds: ``(b n d)``, one branch of the conditioning.
-            extras: the conditioning's further tensors.
+            branch: one branch of the conditioning.
 
         Returns:
-            ``(b c f h w)``, the prediction.
+            The prediction, of the latents' shape.
         """
         ...
 
@@ -86,8 +78,8 @@ class Backbone(Protocol):
         """Pixels of the wanted frames, in the order asked for; all when None. ``(b f 3 h w)`` in [0, 1]."""
         ...
 
-    def latent_shape(self, video: Video) -> tuple[int, int, int, int]:
-        """``(c, f, h, w)`` of one clip's latents."""
+    def latent_shape(self, video: Video) -> tuple[int, ...]:
+        """Shape of one clip's latents, usually ``(c, f, h, w)``."""
         ...
 
     def enable_gradient_checkpointing(self) -> None:
@@ -113,7 +105,7 @@ class Sampler(Protocol):
     """``(steps,)``, what the denoiser receives at each step, from noise to clean."""
 
     def step(self, model_output: Tensor, i: int, latents: Latents, noise: Tensor) -> StepOutput:
-        """Step ``i``, 0 to steps - 1. ``noise`` is unit normal, ``(b c f h w)``."""
+        """Step ``i``, 0 to steps - 1. ``noise`` is unit normal, of the latents' shape."""
         ...
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -17,12 +18,23 @@ Prediction = Literal["epsilon", "v", "sample", "flow"]
 the clean latents, or the velocity ``noise - clean`` of a rectified flow (Liu et al. 2022)."""
 
 
+Branch = Mapping[str, "Tensor"]
+"""What one guidance branch gives the denoiser, by the denoiser's own names; each tensor has ``b`` rows."""
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """A text and whatever a reward may need to know about it (a class name, an object, a target)."""
+    """A text, the image that the clip begins with (image-to-video), and whatever a reward may need to know about it.
+
+    Args:
+        text: the text.
+        metadata: a class name, an object, a target, ...
+        image: file of the image; None for text-to-video.
+    """
 
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    image: Path | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -48,34 +60,36 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the denoiser is conditioned on, for a batch of prompts.
+    """What the denoiser is conditioned on, for a batch of prompts, by guidance branch.
 
     Args:
-        prompt_embeds: ``(b n d)``.
-        negative_prompt_embeds: ``(b n d)``, the unconditional branch of classifier-free guidance.
-        extras: further tensors whose first dimension is ``b``, given to both branches (fps, attention mask, size).
+        positive: of the prompts: embeddings, masks, pooled vectors, image latents.
+        negative: of the unconditional branch of classifier-free guidance; None for a model that has none.
     """
 
-    prompt_embeds: Tensor
-    negative_prompt_embeds: Tensor
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    positive: Branch
+    negative: Branch | None = None
 
     def __len__(self) -> int:
-        return int(self.prompt_embeds.shape[0])
+        return len(next(iter(self.positive.values())))
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same conditioning on another device."""
-        extras = {name: tensor.to(device) for name, tensor in self.extras.items()}
-        return Conditioning(self.prompt_embeds.to(device), self.negative_prompt_embeds.to(device), extras)
+        return self.map(lambda tensor: tensor.to(device))
 
     def detach(self) -> Conditioning:
         """The same conditioning cut from its graph."""
-        extras = {name: tensor.detach() for name, tensor in self.extras.items()}
-        return Conditioning(self.prompt_embeds.detach(), self.negative_prompt_embeds.detach(), extras)
+        return self.map(lambda tensor: tensor.detach())
 
     def __getitem__(self, rows: slice | list[int]) -> Conditioning:
-        extras = {name: tensor[rows] for name, tensor in self.extras.items()}
-        return Conditioning(self.prompt_embeds[rows], self.negative_prompt_embeds[rows], extras)
+        return self.map(lambda tensor: tensor[rows])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
+        """The conditioning with a function applied to every tensor."""
+        positive = {name: function(tensor) for name, tensor in self.positive.items()}
+        if self.negative is None:
+            return Conditioning(positive)
+        return Conditioning(positive, {name: function(tensor) for name, tensor in self.negative.items()})
 
 
 @dataclass(frozen=True)
@@ -136,9 +150,9 @@ class StepOutput:
     """One denoising step: ``prev = mean + std * noise``.
 
     Args:
-        prev: ``(b c f h w)``, the latents of the next step.
-        pred_x0: ``(b c f h w)``, the predicted clean latents.
-        mean: ``(b c f h w)``, prev without its noise.
+        prev: ``(b ...)``, the latents of the next step.
+        pred_x0: ``(b ...)``, the predicted clean latents.
+        mean: ``(b ...)``, prev without its noise.
         std: scalar tensor, 0 for a deterministic step.
     """
 

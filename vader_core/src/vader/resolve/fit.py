@@ -39,7 +39,7 @@ def rewards_fit(
     method: ResolvedComponent | None,
     video: Video | None,
 ) -> Iterator[Finding]:
-    """There is something to learn from, its gradient reaches the frames if the method needs that, and frames suffice."""
+    """There is something to learn from, its gradient reaches the frames where it must, and frames suffice."""
     if not spec.rewards and not rewards:
         yield "rewards", "no reward to train on. Add at least one, such as rewards: [{name: ...}]."
     if spec.rewards and len(rewards) == len(spec.rewards) and all(reward.weight == 0 for reward in spec.rewards):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     # what a component may declare and be able to do
+    "Branch": "vader.protocols:Branch",
     "Prediction": "vader.protocols:Prediction",
     "NativeAdapters": "vader.protocols:NativeAdapters",
     "StartsFromNative": "vader.protocols:StartsFromNative",
@@ -18,12 +19,34 @@ _PUBLIC = {
     "MetaBuildable": "vader.protocols:MetaBuildable",
     "NamedPromptSets": "vader.protocols:NamedPromptSets",
     "ValidatesSpec": "vader.protocols:ValidatesSpec",
+    "VariesGuidance": "vader.protocols:VariesGuidance",
+    "CachesConditioning": "vader.protocols:CachesConditioning",
     # types of what it is given
     "Frames": "vader.shapes:Frames",
     "Latents": "vader.shapes:Latents",
     "Scores": "vader.shapes:Scores",
     "AdapterSpec": "vader.spec:AdapterSpec",
     "Problem": "vader.errors:Problem",
+    # model families
+    "Family": "vader.backbones.family:Family",
+    "FamilyOptions": "vader.backbones.family:FamilyOptions",
+    "Grid": "vader.backbones.family:Grid",
+    "pipeline_encode": "vader.backbones.family:pipeline_encode",
+    "published_as": "vader.backbones.family:published_as",
+    "FamilyBackbone": "vader.backbones.backbone:FamilyBackbone",
+    "Parts": "vader.backbones.parts:Parts",
+    "CausalPrefix": "vader.backbones.decoding:CausalPrefix",
+    "PerFrame": "vader.backbones.decoding:PerFrame",
+    "by_factor": "vader.backbones.decoding:by_factor",
+    "by_statistics": "vader.backbones.decoding:by_statistics",
+    "frame_indices": "vader.backbones.decoding:frame_indices",
+    "diffusion_schedule": "vader.backbones.schedules:diffusion_schedule",
+    "flow_schedule": "vader.backbones.schedules:flow_schedule",
+    "recompute_layers": "vader.backbones.checkpointing:recompute_layers",
+    "TEXT_WIDTH": "vader.backbones.tiny:TEXT_WIDTH",
+    "byte_tokenizer": "vader.backbones.tiny:byte_tokenizer",
+    "tiny_t5": "vader.backbones.tiny:tiny_t5",
+    "tiny_umt5": "vader.backbones.tiny:tiny_umt5",
     # frames, samplers, prompts
     "from_signed": "vader.diffusion.frames:from_signed",
     "to_uint8": "vader.diffusion.frames:to_uint8",
@@ -64,6 +87,25 @@ __all__ = [*_PUBLIC]
 
 if TYPE_CHECKING:
     import vader.weights.lora
+    from vader.backbones.backbone import FamilyBackbone as FamilyBackbone
+    from vader.backbones.checkpointing import recompute_layers as recompute_layers
+    from vader.backbones.decoding import CausalPrefix as CausalPrefix
+    from vader.backbones.decoding import PerFrame as PerFrame
+    from vader.backbones.decoding import by_factor as by_factor
+    from vader.backbones.decoding import by_statistics as by_statistics
+    from vader.backbones.decoding import frame_indices as frame_indices
+    from vader.backbones.family import Family as Family
+    from vader.backbones.family import FamilyOptions as FamilyOptions
+    from vader.backbones.family import Grid as Grid
+    from vader.backbones.family import pipeline_encode as pipeline_encode
+    from vader.backbones.family import published_as as published_as
+    from vader.backbones.parts import Parts as Parts
+    from vader.backbones.schedules import diffusion_schedule as diffusion_schedule
+    from vader.backbones.schedules import flow_schedule as flow_schedule
+    from vader.backbones.tiny import TEXT_WIDTH as TEXT_WIDTH
+    from vader.backbones.tiny import byte_tokenizer as byte_tokenizer
+    from vader.backbones.tiny import tiny_t5 as tiny_t5
+    from vader.backbones.tiny import tiny_umt5 as tiny_umt5
     from vader.diffusion.frames import from_signed as from_signed
     from vader.diffusion.frames import to_uint8 as to_uint8
     from vader.diffusion.samplers.flow_euler import flow_step as flow_step
@@ -72,6 +114,8 @@ if TYPE_CHECKING:
     from vader.prompts import draw_weighted as draw_weighted
     from vader.prompts.file import read_prompts as read_prompts
     from vader.prompts.file import read_weighted as read_weighted
+    from vader.protocols import Branch as Branch
+    from vader.protocols import CachesConditioning as CachesConditioning
     from vader.protocols import Convertible as Convertible
     from vader.protocols import ExportsNative as ExportsNative
     from vader.protocols import MetaBuildable as MetaBuildable
@@ -80,6 +124,7 @@ if TYPE_CHECKING:
     from vader.protocols import Prediction as Prediction
     from vader.protocols import StartsFromNative as StartsFromNative
     from vader.protocols import ValidatesSpec as ValidatesSpec
+    from vader.protocols import VariesGuidance as VariesGuidance
     from vader.shapes import Frames as Frames
     from vader.shapes import Latents as Latents
     from vader.shapes import Scores as Scores

@@ -11,8 +11,8 @@ from vader.spec.models import RunSpec
 from vader.spec.options import Options
 
 OptionModels = Mapping[str, Mapping[str, type[BaseModel] | None]]
-"""Kind -> name -> the model of a component's options; :class:`Options` itself for one that takes none, None for one whose
-options are not known."""
+"""Kind -> name -> the model of a component's options; :class:`Options` itself for one that takes none, None for one
+whose options are not known."""
 
 _PLACES = {
     "BackboneSpec": "backbone",

@@ -277,7 +277,7 @@ class _Scaled:
     def __init__(self, scale: Tensor) -> None:
         self.scale = scale
 
-    def __call__(self, x: Tensor, timestep: Tensor, embeds: Tensor, extras: object) -> Tensor:
+    def __call__(self, x: Tensor, timestep: Tensor, branch: object) -> Tensor:
         return torch.tanh(self.scale * x + torch.sin(timestep.to(x.dtype) / 200).view(-1, 1, 1, 1, 1))
 
 
@@ -289,7 +289,9 @@ def gradient_of_the_last_steps_is_right(subject: Subject) -> None:
         scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
         chosen = window("tail", STEPS, k=k)(stream(0))
         noise = ClipNoise([1, 2], SHAPE[1:], torch.device("cpu"), torch.float64)
-        end = rollout(_Scaled(scale), built(subject, STEPS), Conditioning(blank, blank), noise, chosen)
+        end = rollout(
+            _Scaled(scale), built(subject, STEPS), Conditioning({"embeds": blank}, {"embeds": blank}), noise, chosen
+        )
         if not end.requires_grad:
             raise Failed("a step cuts the graph: its latents carry no gradient. Use no detach and no no_grad.")
         (found,) = torch.autograd.grad((end**2).mean(), scale)
@@ -305,6 +307,6 @@ def _prefixed(subject: Subject, before: float, after: float, k: int) -> Tensor:
     sampler, x = built(subject, STEPS), noise.draw()
     for i, timestep in enumerate(sampler.timesteps):
         scale = torch.tensor(after if i >= STEPS - k else before, dtype=torch.float64)
-        output = _Scaled(scale)(x, timestep.expand(2), x, {})
+        output = _Scaled(scale)(x, timestep.expand(2), {})
         x = sampler.step(output, i, x, noise.draw()).prev
     return x

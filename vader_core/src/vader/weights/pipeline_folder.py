@@ -15,27 +15,29 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "model_index.json"
-_OTHER_CONFIGS = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
 
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """One kind of pipeline. Its folder also holds a ``tokenizer`` and a ``scheduler``.
+    """One kind of pipeline. Its folder also holds a ``scheduler``.
 
     Args:
         modules: names of the parts that hold weights.
         judge: takes ``model_index.json`` and what the user calls the pipeline; ``WeightsError`` for another kind.
         fix: where to get one, the end of every message.
+        tokenizers: names of the parts that are tokenizers.
     """
 
     modules: tuple[str, ...]
     judge: Callable[[Mapping[str, Any], str], None]
     fix: str
+    tokenizers: tuple[str, ...] = ("tokenizer",)
 
     @property
     def configs(self) -> dict[str, str]:
         """The configuration file of every part."""
-        return {**dict.fromkeys(self.modules, "config.json"), **_OTHER_CONFIGS}
+        tokenizers = dict.fromkeys(self.tokenizers, "tokenizer_config.json")
+        return {**dict.fromkeys(self.modules, "config.json"), **tokenizers, "scheduler": "scheduler_config.json"}
 
     def find(self, weights: str, revision: str | None = None) -> Path:
         """The local folder with index and configurations, judged; the weights need not be there.
@@ -83,7 +85,8 @@ class PipelineFolder:
         if not Path(weights).expanduser().is_dir():
             pattern = f"*.{variant}*{SAFETENSORS}" if variant else f"*{SAFETENSORS}"
             parts = [f"{part}/{wanted}" for part in self.modules for wanted in ("*.json", pattern)]
-            folder = hub_folder(weights, [*self._small_files(), "tokenizer/*", *parts], revision)
+            texts = [f"{part}/*" for part in self.tokenizers]
+            folder = hub_folder(weights, [*self._small_files(), *texts, *parts], revision)
         for part in self.modules:
             check_safetensors(folder / part, weights, self.fix)
         return folder
@@ -117,16 +120,16 @@ class PipelineFolder:
             raise WeightsError(f"{name}: {path.name} holds {type(data).__name__}; expected a JSON object. {self.fix}")
         return data
 
-    def tokenizer(self, kind: Any, folder: Path, name: str) -> Any:
+    def tokenizer(self, kind: Any, folder: Path, name: str, part: str = "tokenizer") -> Any:
         """The tokenizer, of a class of transformers.
 
         Raises:
             WeightsError: it cannot be loaded.
         """
         try:
-            return kind.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+            return kind.from_pretrained(folder, subfolder=part, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-            raise WeightsError(f"{name}: the tokenizer cannot be loaded: {first_line(error)}. {self.fix}") from error
+            raise WeightsError(f"{name}: the {part} cannot be loaded: {first_line(error)}. {self.fix}") from error
 
     def module(self, kind: Any, folder: Path, part: str, name: str, variant: str | None, dtype: torch.dtype) -> Any:
         """One network on the CPU, with every weight from its safetensors files and no weight of theirs left over.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 class DDIMOptions(Options):
     """Options of :class:`DDIM`."""
 
-    spacing: Literal["leading", "trailing", "linspace"] = Field(
-        "leading", description="How timesteps are spread over training's."
+    spacing: Literal["leading", "trailing", "linspace"] | None = Field(
+        None, description="How timesteps are spread over training's. Null: as the checkpoint's scheduler, or leading."
     )
-    offset: int = Field(1, ge=0, description="Added to leading timesteps.")
-    final_alpha_one: bool = Field(
-        False, description="The last step goes to alpha 1 rather than to the first training alpha."
+    offset: int | None = Field(
+        None, ge=0, description="Added to leading timesteps. Null: as the checkpoint's scheduler, or 1."
+    )
+    final_alpha_one: bool | None = Field(
+        None,
+        description="The last step goes to alpha 1 rather than to the first training alpha. Null: as the checkpoint's "
+        "scheduler, or false.",
     )
 
 
@@ -43,7 +48,7 @@ class DDIM:
         assert schedule.prediction in self.predictions
         self._prediction = schedule.prediction
         self._eta = context.eta
-        total = schedule.train_timesteps
+        total, options = schedule.train_timesteps, _resolved(options, schedule.config)
         timesteps = _timesteps(options, context.steps, total)
         self.timesteps = timesteps.to(context.device)
         alphas = schedule.alphas_cumprod.double()
@@ -70,6 +75,16 @@ class DDIM:
         return output, (latents - signal * output) / scale
 
 
+def _resolved(options: DDIMOptions, scheduler: Mapping[str, Any]) -> DDIMOptions:
+    """The options with what they leave to the checkpoint's scheduler."""
+    theirs = {
+        "spacing": scheduler.get("timestep_spacing", "leading"),
+        "offset": scheduler.get("steps_offset", 1),
+        "final_alpha_one": scheduler.get("set_alpha_to_one", False),
+    }
+    return DDIMOptions.model_validate({**theirs, **options.model_dump(exclude_none=True)})
+
+
 def _timesteps(options: DDIMOptions, steps: int, total: int) -> Tensor:
     """``(steps,)`` descending, always exactly ``steps`` of them.
 
@@ -85,5 +100,5 @@ def _timesteps(options: DDIMOptions, steps: int, total: int) -> Tensor:
     elif options.spacing == "trailing":
         chosen = torch.arange(total, 0, -total / steps, dtype=torch.float64)[:steps].round().long().flip(0) - 1
     else:
-        chosen = (torch.arange(steps) * (total // steps) + options.offset).clamp(max=total - 1)
+        chosen = (torch.arange(steps) * (total // steps) + (options.offset or 0)).clamp(max=total - 1)
     return chosen.flip(0)

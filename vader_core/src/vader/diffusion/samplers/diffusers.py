@@ -176,6 +176,10 @@ class DiffusersScheduler:
         return float(x)
 
 
+_TINY_ALPHA = 2.0**-24
+"""In place of an exact zero, as diffusers' multistep solvers have it."""
+
+
 def _scheduler_class(name: str) -> Any:
     """The class called ``name`` in diffusers, which must be a scheduler."""
     import diffusers
@@ -229,7 +233,7 @@ def _decided(kind: Any, schedule: NoiseSchedule, accepted: Sequence[str]) -> dic
 
     found: dict[str, Any] = {"num_train_timesteps": schedule.train_timesteps}
     if schedule.alphas_cumprod is not None:
-        alphas = schedule.alphas_cumprod.double().cpu()
+        alphas = schedule.alphas_cumprod.double().cpu().clamp(min=_TINY_ALPHA)
         before = torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
         found["trained_betas"] = (1 - alphas / before).tolist()
         found["prediction_type"] = _PREDICTION_TYPES[schedule.prediction]

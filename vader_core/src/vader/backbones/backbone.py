@@ -1,0 +1,162 @@
+"""A backbone from the description of its family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vader.backbones.decoding import frame_indices
+from vader.backbones.family import Family, FamilyOptions
+from vader.backbones.parts import Parts, class_named
+from vader.backbones.text import TextSide
+from vader.protocols import Branch, Conditioning, NoiseSchedule, Prediction, Prompt, Runtime, Video
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from vader.shapes import Frames, Latents
+    from vader.weights.meta_init import Place
+
+
+class FamilyBackbone:
+    """The parts of a pipeline in diffusers' layout, frozen.
+
+    Denoiser and text encoders are held in the runtime's dtype (diffusers and transformers keep some of their modules in
+    float32), the autoencoder in float32 unless an option says otherwise. Text encoders are loaded when the first prompt
+    is encoded.
+
+    Args:
+        options: which weights, and how they are used.
+        runtime: device and dtype.
+        video: the clip that will be made; None for the family's own.
+
+    Class attributes:
+        family: the description.
+
+    Raises:
+        WeightsError: the weights are missing, truncated, of another model, or do not fit each other.
+    """
+
+    family: ClassVar[Family]
+    predictions: ClassVar[tuple[Prediction, ...]]
+    default_sampler: ClassVar[str]
+    lora_target_modules: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    gradient_checkpointing: ClassVar[bool] = True
+    denoiser_name: ClassVar[str | None] = "transformer"
+    Options: ClassVar[type[FamilyOptions]]
+
+    denoiser: nn.Module
+    vae: Any
+    schedule: NoiseSchedule
+
+    def __init__(self, options: FamilyOptions, runtime: Runtime, video: Video | None = None) -> None:
+        from torch import nn
+
+        self._assemble(Parts.stored(self.family, options), runtime, nn.Module.to, video)
+
+    @classmethod
+    def meta_init(
+        cls, options: FamilyOptions, runtime: Runtime, place: Place, video: Video | None = None
+    ) -> FamilyBackbone:
+        """See :class:`vader.protocols.MetaBuildable`."""
+        backbone = cls.__new__(cls)
+        backbone._assemble(Parts.outline(cls.family, options), runtime, place, video)
+        backbone.text.load()
+        return backbone
+
+    def _assemble(self, parts: Parts, runtime: Runtime, place: Place, video: Video | None) -> None:
+        family, options = self.family, parts.options
+        parts.check(type(self).__name__)
+        self.options, self.runtime, self.checkpointed = options, runtime, False
+        self.video = video or family.video
+        self.configs = parts.configs()
+        self.schedule = family.schedule(parts.config("scheduler"), options.weights, family.fix, options)
+        self.denoiser = place(parts.module(family.denoiser, runtime.dtype), runtime.device)
+        self.vae = place(parts.module("vae", self._vae_dtype()), runtime.device)
+        self.text = TextSide(parts, runtime, place)
+        built = {family.denoiser: self.denoiser, "vae": self.vae, "scheduler": None}
+        self.pipeline = class_named(f"diffusers.{family.pipeline}")(**built, **self.text.unloaded())
+        self.text.pipeline = self.pipeline
+        if family.prepare is not None:
+            family.prepare(self)
+
+    def _vae_dtype(self) -> torch.dtype:
+        import torch
+
+        return self.runtime.dtype if getattr(self.options, "vae_precision", "float32") == "run" else torch.float32
+
+    @property
+    def text_encoder(self) -> Any:
+        """The first text encoder, loaded if it is not yet."""
+        return self.text.load()[self.family.text_encoders[0]]
+
+    def conditioning_key(self) -> str:
+        """See :class:`vader.protocols.CachesConditioning`."""
+        return self.text.key()
+
+    @classmethod
+    def resolve_video(cls, options: FamilyOptions, requested: Mapping[str, float]) -> Video:
+        """See :meth:`vader.Backbone.resolve_video` and :meth:`vader.backbones.family.Grid.resolve`."""
+        return cls.family.grid.resolve(cls.family.video, requested)
+
+    def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
+        """Conditioning of ``b`` prompts; the negative prompt is encoded once and repeated."""
+        return self.text.encode([prompt.text for prompt in prompts])
+
+    def predict(self, denoiser: nn.Module, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
+        """See :meth:`vader.Backbone.predict`.
+
+        Returns:
+            ``(b c f h w)`` float32.
+        """
+        dtype: Any = self.denoiser.dtype
+        given = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in branch.items()}
+        return self.family.predict(self, denoiser, latents.to(dtype), timestep, given).float()
+
+    def decode(self, latents: Latents, frames: Sequence[int] | None = None) -> Frames:
+        """Pixels of the wanted frames.
+
+        Args:
+            latents: ``(b c f h w)``, as the denoiser sees them.
+            frames: indices from 0, in any order; all when None.
+
+        Returns:
+            ``(b f 3 h w)`` in [0, 1], in the order asked for.
+
+        Raises:
+            IndexError: for a frame that the latents do not hold.
+        """
+        from vader.diffusion.frames import from_signed
+
+        return from_signed(self.decode_signed(latents, frames))
+
+    def decode_signed(self, latents: Latents, frames: Sequence[int] | None = None) -> Tensor:
+        """Pixels of the wanted frames as the autoencoder gives them: about [-1, 1], not clamped. See :meth:`decode`.
+
+        Returns:
+            ``(b f 3 h w)``, in the order asked for.
+        """
+        import torch
+
+        decoder = self.family.decoder
+        wanted = frame_indices(frames, decoder.frames(latents.shape[2], self.family.grid))
+        with torch.autocast(latents.device.type, enabled=False):
+            return decoder(self, latents, wanted)
+
+    def latent_shape(self, video: Video) -> tuple[int, ...]:
+        """``(c, f, h, w)`` of one clip's latents."""
+        grid = self.family.grid
+        channels = self.family.channels(self.configs)
+        return channels, grid.latent_frames(video.frames), video.height // grid.cell, video.width // grid.cell
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the denoiser's layers in backward (non-reentrant)."""
+        if not self.checkpointed:
+            recompute: Any = self.family.checkpointing or _own_checkpointing
+            recompute(self.denoiser)
+        self.checkpointed = True
+
+
+def _own_checkpointing(denoiser: Any) -> None:
+    denoiser.enable_gradient_checkpointing()

@@ -1,0 +1,83 @@
+"""The text side of a pipeline: its encoders, loaded when they are first needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from vader.protocols import Branch, Conditioning, Runtime
+
+if TYPE_CHECKING:
+    import torch
+
+    from vader.backbones.parts import Parts
+    from vader.weights.meta_init import Place
+
+
+class TextSide:
+    """Tokenizers and text encoders of a pipeline, and the branch of the negative prompt, which is encoded once.
+
+    Args:
+        parts: gives them.
+        runtime: of the run; encoders are held in its dtype, on its device or, if so asked, on the CPU.
+        place: puts a module on a device.
+    """
+
+    pipeline: Any
+
+    def __init__(self, parts: Parts, runtime: Runtime, place: Place) -> None:
+        self._parts, self._runtime, self._place = parts, runtime, place
+        self.encoders: dict[str, Any] = {}
+        self._negative: Branch | None = None
+        self.tokenizers = {part: parts.tokenizer(part) for part in parts.family.tokenizers}
+
+    def unloaded(self) -> dict[str, Any]:
+        """What the pipeline is built with: tokenizers, and nothing where the encoders will be."""
+        return {**self.tokenizers, **dict.fromkeys(self._parts.family.text_encoders)}
+
+    def load(self) -> dict[str, Any]:
+        """The text encoders.
+
+        Raises:
+            WeightsError: their files are of another network.
+        """
+        offload = self._parts.options.text_encoder_offload == "cpu"
+        home: torch.device | str = "cpu" if offload else self._runtime.device
+        for part in self._parts.family.text_encoders:
+            if part not in self.encoders:
+                self.encoders[part] = self._place(self._parts.module(part, self._runtime.dtype), home)
+                setattr(self.pipeline, part, self.encoders[part])
+        return self.encoders
+
+    def key(self) -> str:
+        """Names all that decides an embedding besides the prompt: model, files, options, precision, versions."""
+        parts, options = self._parts, self._parts.options
+        files = sorted(
+            (path.relative_to(parts.folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
+            for part in (*parts.family.text_encoders, *parts.family.tokenizers)
+            for path in (parts.folder / part).rglob("*")
+            if path.is_file()
+        )
+        said = options.model_dump(mode="json", exclude={"text_encoder_offload"})
+        home = "cpu" if options.text_encoder_offload == "cpu" else self._runtime.device.type
+        versions = {name: version(name) for name in ("torch", "transformers", "diffusers", "tokenizers")}
+        whole = [parts.family.pipeline, str(parts.folder), files, said, home, str(self._runtime.dtype), versions]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+
+    def encode(self, texts: Sequence[str]) -> Conditioning:
+        """Conditioning of ``b`` texts, on the run's device. The caller owns grad mode."""
+        import torch
+
+        self.load()
+        if self._negative is None:
+            with torch.no_grad():
+                self._negative = self._branch([self._parts.options.negative_prompt])
+        negative = {name: row.expand(len(texts), *row.shape[1:]) for name, row in self._negative.items()}
+        return Conditioning(self._branch(texts), negative)
+
+    def _branch(self, texts: Sequence[str]) -> Branch:
+        found = self._parts.family.encode(self.pipeline, texts, self._parts.options)
+        return {name: tensor.to(self._runtime.device) for name, tensor in found.items()}
