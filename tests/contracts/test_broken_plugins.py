@@ -16,7 +16,7 @@ from tests.integration.harness import ROOT, environment, tiny
 
 import vader
 from vader.errors import BrokenComponent, SpecError, UnknownComponent
-from vader.plugins import selection as choice
+from vader.plugins import selection
 from vader.plugins.discovery import plugin_distributions
 from vader.plugins.inventory import Row, rows
 from vader.plugins.probe import probe
@@ -111,7 +111,7 @@ class TestRows:
 
     def test_after_importing_name_what_that_shows(self, broken: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("vader.plugins.inventory.GROUPS", {"reward": "vader.rewards"})
-        choice.set_disabled(frozenset({"zz-hangs"}))
+        selection.set_disabled(frozenset({"zz-hangs"}))
         found = by_distribution(rows(check=True, timeout=120))
         for distribution, (_, said) in AT_IMPORT.items():
             assert found[distribution].status == "broken", distribution
@@ -151,7 +151,7 @@ class TestUse:
         ("name", "said"), [("zz_future", "version 99 of vader's protocols"), ("zz_hollow", "class Good has no score")]
     )
     def test_in_a_spec_is_a_problem_there(self, broken: Install, tmp_path: Path, name: str, said: str) -> None:
-        choice.set_disabled(frozenset({"zz-shadow"}))
+        selection.set_disabled(frozenset({"zz-shadow"}))
         with pytest.raises(SpecError) as caught:
             vader.check(tiny(tmp_path, rewards=[name]))
         assert f"rewards.0.name: reward {name!r} is refused: " in str(caught.value)
@@ -173,13 +173,13 @@ class TestUse:
 
 class TestChoice:
     def test_of_a_distribution_to_leave_out(self, broken: Install) -> None:
-        choice.set_disabled(frozenset({"zz-twin-b"}))
+        selection.set_disabled(frozenset({"zz-twin-b"}))
         assert find("reward", "zz_twin").distribution == "zz-twin-a"
         assert by_distribution(rows())["zz-twin-a"].status == "installed"
         assert by_distribution(rows())["zz-twin-b"].status == "disabled"
 
     def test_of_a_component_to_leave_out(self, broken: Install) -> None:
-        choice.set_disabled(frozenset({"reward:zz_good"}))
+        selection.set_disabled(frozenset({"reward:zz_good"}))
         with pytest.raises(UnknownComponent, match=r"it is disabled. Run 'vader plugins --enable reward:zz_good'"):
             load("reward", "zz_good")
 
@@ -196,10 +196,10 @@ class TestChoice:
         assert find("sampler", "ddim").built_in
 
     def test_in_a_damaged_file_disables_nothing_and_says_so(self) -> None:
-        choice.disabled_file().parent.mkdir(parents=True)
-        choice.disabled_file().write_text("{")
+        selection.disabled_file().parent.mkdir(parents=True)
+        selection.disabled_file().write_text("{")
         with pytest.warns(UserWarning, match="disables nothing"):
-            assert choice.disabled() == frozenset()
+            assert selection.disabled() == frozenset()
 
     def test_that_is_strict_refuses_every_spec_and_names_all(
         self, install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -213,7 +213,7 @@ class TestChoice:
             vader.check(tiny(tmp_path))
         assert "reward 'zz_raises' of zz-raises 1.2: " in str(caught.value)
         assert "reward 'zz_syntax' of zz-syntax 1.2: " in str(caught.value)
-        choice.set_disabled(frozenset({"zz-raises", "zz-syntax"} | others()))
+        selection.set_disabled(frozenset({"zz-raises", "zz-syntax"} | others()))
         vader.check(tiny(tmp_path))
 
 

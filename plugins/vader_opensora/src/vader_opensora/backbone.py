@@ -95,10 +95,10 @@ class OpenSora:
     def meta_init(cls, options: OpenSoraOptions, runtime: Runtime, video: Video, place: Place) -> OpenSora:
         """See :class:`vader.sdk.MetaBuildable`; the sizes of the published parts are in this plugin."""
         from vader.sdk import MetaTokens
-        from vader_opensora import outline
+        from vader_opensora import meta_init
 
         backbone = cls.__new__(cls)
-        parts = outline.parts(options.weights, {part: getattr(options, part) for part in files.HUB}, runtime.dtype)
+        parts = meta_init.parts(options.weights, {part: getattr(options, part) for part in files.HUB}, runtime.dtype)
         backbone._put_together(options, runtime, video, parts, place)
         backbone.tokenizer = MetaTokens()
         return backbone

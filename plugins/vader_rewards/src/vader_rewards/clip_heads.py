@@ -115,11 +115,11 @@ class Aesthetic:
     @classmethod
     def meta_init(cls, options: AestheticOptions, runtime: Runtime, place: Place) -> Aesthetic:
         """See :class:`vader.sdk.MetaBuildable`; the head has the widths of LAION's."""
-        from vader_rewards import outline
+        from vader_rewards import meta_init
 
         reward = cls.__new__(cls)
-        head = outline.head(outline.AESTHETIC, runtime, place)
-        reward._network = _HeadOnClip(options, head, outline.clip_vision(options.weights, runtime, place))
+        head = meta_init.head(meta_init.AESTHETIC, runtime, place)
+        reward._network = _HeadOnClip(options, head, meta_init.clip_vision(options.weights, runtime, place))
         return reward
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:

@@ -136,12 +136,12 @@ class Hps:
     def meta_init(cls, options: HpsOptions, runtime: Runtime, place: Place) -> Hps:
         """See :class:`vader.sdk.MetaBuildable`; without a folder it is a ViT-H/14, whatever its weights."""
         require("hps", "hps", "open_clip")
-        from vader_rewards import outline
+        from vader_rewards import meta_init
 
         reward = cls.__new__(cls)
         given = _local(options.weights or HPS_FILES[options.version])
         architecture = given if given.startswith("local-dir:") else "ViT-H-14"
-        reward._tower, reward._how = outline.open_clip(architecture, runtime, place), options.preprocess
+        reward._tower, reward._how = meta_init.open_clip(architecture, runtime, place), options.preprocess
         return reward
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
@@ -228,10 +228,10 @@ class PickScore:
     @classmethod
     def meta_init(cls, options: PickScoreOptions, runtime: Runtime, place: Place) -> PickScore:
         """See :class:`vader.sdk.MetaBuildable`."""
-        from vader_rewards import outline
+        from vader_rewards import meta_init
 
         reward = cls.__new__(cls)
-        reward._model, reward._tokenizer = outline.clip(options.weights, runtime, place)
+        reward._model, reward._tokenizer = meta_init.clip(options.weights, runtime, place)
         return reward
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:

@@ -88,10 +88,10 @@ class VideoCrafter2:
     @classmethod
     def meta_init(cls, options: VideoCrafter2Options, runtime: Runtime, video: Video, place: Place) -> VideoCrafter2:
         """See :class:`vader.sdk.MetaBuildable`; the sizes of the published 512 v2 are in this plugin."""
-        from vader_videocrafter import outline
+        from vader_videocrafter import meta_init
 
         backbone = cls.__new__(cls)
-        parts = outline.parts(options.weights, options.revision, runtime.dtype)
+        parts = meta_init.parts(options.weights, options.revision, runtime.dtype)
         for module in (parts.unet, parts.vae):
             place(module, runtime.device)
         place(parts.text_encoder, cls._text_home(options, runtime))

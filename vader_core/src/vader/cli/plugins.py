@@ -54,9 +54,9 @@ def plugins(
 
 def _choose(disable: Sequence[str], enable: Sequence[str]) -> None:
     """Change what is disabled."""
-    from vader.plugins import selection as choice
+    from vader.plugins import selection
 
-    names = set(choice.disabled())
+    names = set(selection.disabled())
     names |= {_choosable(name) for name in disable}
     for name in enable:
         key = name if ":" in name else _normalized(name)
@@ -64,7 +64,7 @@ def _choose(disable: Sequence[str], enable: Sequence[str]) -> None:
             off = ", ".join(sorted(names)) or "nothing"
             raise UnknownComponent(f"{name!r} is not disabled. Disabled: {off}.")
         names.discard(key)
-    path = choice.set_disabled(frozenset(names))
+    path = selection.set_disabled(frozenset(names))
     typer.echo(f"wrote {path}. Disabled: {', '.join(sorted(names)) or 'nothing'}.", err=True)
 
 

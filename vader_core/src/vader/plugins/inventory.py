@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vader.errors import BrokenComponent
-from vader.plugins import registry
-from vader.plugins import selection as choice
-from vader.plugins import static_inspect as sources
+from vader.plugins import registry, selection, static_inspect
 from vader.plugins.discovery import Diagnosis, Found, plugin_distributions
 from vader.plugins.registry import GROUPS, Entry
 from vader.protocols import API_VERSION, capabilities_of
@@ -77,14 +75,14 @@ def require_sound() -> None:
     Raises:
         BrokenComponent: one is broken, contested or incompatible; names each.
     """
-    if not choice.strict():
+    if not selection.strict():
         return
     bad = [row for row in rows(check=True) if row.status in BROKEN]
     if bad:
         listed = "".join(
             f"\n  {row.kind} {row.name!r} of {row.distribution} {row.version}: {row.cause} {row.fix}" for row in bad
         )
-        raise BrokenComponent(f"{choice.STRICT} is set and {len(bad)} installed component(s) cannot be used:{listed}")
+        raise BrokenComponent(f"{selection.STRICT} is set and {len(bad)} installed component(s) cannot be used:{listed}")
 
 
 def _row(entry: Entry, claims: Sequence[Entry]) -> Row:
@@ -106,7 +104,7 @@ def _row(entry: Entry, claims: Sequence[Entry]) -> Row:
 
 def _read(row: Row, entry: Entry) -> Row:
     """What the source text says."""
-    reading = sources.read(entry.value)
+    reading = static_inspect.read(entry.value)
     if reading.problem is not None:
         return replace(row, status="broken", cause=f"{reading.problem}.", fix=_reinstall(entry))
     known = {name: reading.attributes[name] for name in capabilities_of(entry.kind) if name in reading.attributes}
@@ -161,7 +159,7 @@ def _listeners(installed: Sequence[Found]) -> list[Entry]:
             str(point.value or ""),
             found.name,
             found.version,
-            choice.refusal(LISTENER, str(point.name), found.name) or registry.incompatible(found),
+            selection.refusal(LISTENER, str(point.name), found.name) or registry.incompatible(found),
         )
         for found in installed
         for point in found.points

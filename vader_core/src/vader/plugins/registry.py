@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vader.errors import AmbiguousComponent, BrokenComponent, UnknownComponent
-from vader.plugins import selection as choice
+from vader.plugins import selection
 from vader.plugins.catalog import NOT_INSTALLED as NOT_INSTALLED
 from vader.plugins.discovery import CORE, Diagnosis, Found, normalized, plugin_distributions
 from vader.protocols import API_VERSION, capability
@@ -137,7 +137,7 @@ def _entries(kind: str, found: Found) -> Iterable[Entry]:
     for point in found.points:
         if point.group == GROUPS[kind]:
             name, value = str(point.name), str(point.value or "")
-            why = choice.refusal(kind, name, found.name) or incompatible(found)
+            why = selection.refusal(kind, name, found.name) or incompatible(found)
             yield Entry(kind, name, value, found.name, found.version, why)
 
 

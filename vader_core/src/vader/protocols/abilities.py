@@ -69,7 +69,7 @@ class MetaBuildable(Protocol):
         It gives what the constructor makes, without reading weights: its networks frozen, in the dtypes that they would
         have, on the meta device; a backbone's ``schedule`` real. Each network is given to ``place(module, device)``,
         which stands in for ``module.to(device)``. Parameters that it does not need may be left out
-        (:mod:`vader.weights.meta_init` helps).
+        (``meta_network`` and ``MetaTokens`` of :mod:`vader.sdk` help).
         """
         ...
 
