@@ -82,7 +82,9 @@ def require_sound() -> None:
         listed = "".join(
             f"\n  {row.kind} {row.name!r} of {row.distribution} {row.version}: {row.cause} {row.fix}" for row in bad
         )
-        raise BrokenComponent(f"{selection.STRICT} is set and {len(bad)} installed component(s) cannot be used:{listed}")
+        raise BrokenComponent(
+            f"{selection.STRICT} is set and {len(bad)} installed component(s) cannot be used:{listed}"
+        )
 
 
 def _row(entry: Entry, claims: Sequence[Entry]) -> Row:
