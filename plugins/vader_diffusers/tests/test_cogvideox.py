@@ -1,8 +1,8 @@
 """CogVideoX gives the numbers of diffusers' own pipeline: latents, frames and the gradients of adapters."""
 
 import pytest
-
 from plugins.vader_diffusers.tests.parity import Parity, loaded, pipeline_of
+
 from vader import Video
 from vader_diffusers import tiny
 from vader_diffusers.cogvideox import CogVideoX
