@@ -101,3 +101,12 @@ class Parent:
     def score(self, frames: Tensor, prompts: Sequence[vader.Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] -> ``(b,)``."""
         return frames.mean(dim=(1, 2, 3, 4))
+
+
+class Halves:
+    """Two scores by name, and the one that counts."""
+
+    def score(self, frames: Tensor, prompts: Sequence[vader.Prompt]) -> dict[str, Tensor]:
+        half = frames.shape[-1] // 2
+        left, right = (part.square().mean((1, 2, 3, 4)) for part in (frames[..., :half], frames[..., half:]))
+        return {"score": left + 2 * right, "left": left, "right": right}

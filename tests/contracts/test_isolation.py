@@ -245,7 +245,14 @@ def test_the_child_imports_a_small_part_of_vader(tmp_path: Path) -> None:
         process.memory(12)
         with pytest.raises(IsolationError) as caught:
             process.ask(
-                LONG, op="score", id=0, shape=[1, 1, 3, 1, 1], dtype="float32", size=12, prompts=[["", {}]], grad=False
+                LONG,
+                op="score",
+                id=0,
+                shape=[1, 1, 3, 1, 1],
+                dtype="float32",
+                size=12,
+                prompts=[["", {}, None]],
+                grad=False,
             )
     finally:
         process.end()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vader.errors import VaderError, WeightsError
 from vader.estimation.fake_device import STAGE, Machine
-from vader.protocols import Backbone, MetaBuildable, Prompt, Reward, Runtime
+from vader.protocols import Backbone, MetaBuildable, Prompt, Reward, Runtime, Video
 from vader.resolve import build
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
@@ -43,7 +43,7 @@ class Attempt:
     def __init__(self, key: str, reward: Reward, missing: dict[str, str]) -> None:
         self._key, self.reward, self._missing = key, reward, missing
 
-    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores:
+    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores | Mapping[str, Scores]:
         """See :class:`vader.protocols.Reward`."""
         try:
             return self.reward.score(frames, prompts)
@@ -119,13 +119,13 @@ def backbone_of(plan: Plan, machine: Machine, dtype: torch.dtype) -> tuple[Backb
     return backbone, [parameter for parameter in backbone.denoiser.parameters() if parameter.requires_grad]
 
 
-def reward_of(part: ResolvedComponent, machine: Machine, dtype: torch.dtype) -> Reward:
-    """A reward without bytes.
+def reward_of(part: ResolvedComponent, machine: Machine, dtype: torch.dtype, video: Video) -> Reward:
+    """A reward without bytes, for these clips.
 
     Raises:
         Exception: whatever its constructor raises.
     """
-    reward, homes = meta_init(part, machine.device, dtype)
+    reward, homes = meta_init(part, machine.device, dtype, video=video)
     if isinstance(reward, nn.Module):
         reward.requires_grad_(False).eval()
     dress(machine, reward, homes)

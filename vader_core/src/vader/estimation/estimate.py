@@ -20,7 +20,7 @@ from vader.estimation.components import (
 from vader.estimation.fake_device import STAGE, Machine
 from vader.estimation.memory_tracker import Account, LiveBytes, storages
 from vader.estimation.watched_step import watch_step
-from vader.protocols import Backbone, Reward
+from vader.protocols import Backbone, Reward, Video
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
@@ -84,9 +84,9 @@ def estimate(spec: Spec, overrides: Sequence[str] = (), device: str | None = Non
         warnings.simplefilter("ignore")  # libraries warn of devices that are only pretended
         backbone, parameters = backbone_of(plan, machine, dtype)
         isolated = {reward.key for reward in (*plan.spec.rewards, *plan.spec.validation.rewards) if reward.isolate}
-        rewards = _rewards(plan.rewards, isolated, machine, dtype, missing)
+        rewards = _rewards(plan.rewards, isolated, machine, dtype, plan.video, missing)
         others = {key: part for key, part in plan.held_out.items() if key not in rewards}
-        held_out = _rewards(others, isolated, machine, dtype, missing)
+        held_out = _rewards(others, isolated, machine, dtype, plan.video, missing)
         live = LiveBytes()
         cuda = machine.device.type == "cuda"
         training, validation = watch_step(
@@ -119,6 +119,7 @@ def _rewards(
     isolated: set[str],
     machine: Machine,
     dtype: torch.dtype,
+    video: Video,
     missing: dict[str, str],
 ) -> dict[str, Reward]:
     """Rewards without bytes; notes those that cannot be built."""
@@ -129,7 +130,7 @@ def _rewards(
             made[key] = NotCounted()
             continue
         try:
-            made[key] = Attempt(key, reward_of(part, machine, dtype), missing)
+            made[key] = Attempt(key, reward_of(part, machine, dtype, video), missing)
         except Exception as error:  # a component's constructor may fail in any way
             missing[f"reward {key}"] = first_line(error)
             made[key] = NotCounted()

@@ -17,7 +17,18 @@ from vader.diffusion.gradient import Draw, Window
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.methods.objective import Objective
-from vader.protocols import Backbone, Batch, Branch, Conditioning, Prompt, Reward, Sampler, VariesGuidance, Video
+from vader.protocols import (
+    Backbone,
+    Batch,
+    Branch,
+    Conditioning,
+    Prompt,
+    Reward,
+    Sampler,
+    VariesGuidance,
+    Video,
+    score_and_parts,
+)
 from vader.shapes import Frames, Latents, Scores
 from vader.weights import lora
 
@@ -54,7 +65,7 @@ class ScoredClips:
 
     Args:
         latents: ``(b ...)``, clean.
-        scores: raw scores by reward, each ``(b,)``.
+        scores: raw scores by reward, and their parts, each ``(b,)``.
         reward: their weighted combination, ``(b,)``.
     """
 
@@ -144,22 +155,22 @@ class RolloutContext:
             return self.backbone.decode(latents, frames)
 
     def score(self, frames: Frames, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """Raw scores by reward, each ``(b,)``.
+        """Raw scores by reward, each ``(b,)``, and after them their parts, as ``REWARD/PART``, without gradient.
 
         Raises:
             ValueError: a reward gave scores of another shape.
         """
         scores: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
         with self.timer("reward"):
             for key, reward in self.rewards.items():
-                score = reward.score(frames, prompts)
-                if tuple(score.shape) != (len(prompts),):
-                    raise ValueError(
-                        f"reward {key!r} gave scores of shape {tuple(score.shape)}; "
-                        f"expected ({len(prompts)},), one a clip."
-                    )
-                scores[key] = score
-        return scores
+                given = reward.score(frames, prompts)
+                try:
+                    scores[key], named = score_and_parts(given, len(prompts))
+                except ValueError as error:
+                    raise ValueError(f"reward {key!r} {error}") from error
+                parts |= {f"{key}/{name}": part for name, part in named.items()}
+        return scores | parts
 
     def sample_and_score(self, batch: Batch, window: Window, on_step: OnStep | None = None) -> ScoredClips:
         """Make and judge a batch's clips, with gradient in the window; frames are chosen by the batch's chance."""

@@ -23,6 +23,8 @@ from vader.protocols.components import Sampler as Sampler
 from vader.protocols.methods import Batch as Batch
 from vader.protocols.methods import Loss as Loss
 from vader.protocols.methods import Method as Method
+from vader.protocols.scores import SCORE as SCORE
+from vader.protocols.scores import score_and_parts as score_and_parts
 from vader.protocols.values import Branch as Branch
 from vader.protocols.values import Conditioning as Conditioning
 from vader.protocols.values import NoiseSchedule as NoiseSchedule

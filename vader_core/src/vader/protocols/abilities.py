@@ -64,7 +64,7 @@ class MetaBuildable(Protocol):
 
     @property
     def meta_init(self) -> Callable[..., Any]:
-        """A class method ``(options, runtime, place)``, or for a backbone ``(options, runtime, video, place)``.
+        """A class method ``(options, runtime, place)``; where it has a parameter ``video``, that too.
 
         It gives what the constructor makes, without reading weights: its networks frozen, in the dtypes that they would
         have, on the meta device; a backbone's ``schedule`` real. Each network is given to ``place(module, device)``,

@@ -4,8 +4,8 @@ Capabilities are class attributes, so that a spec can be judged before any weigh
 :mod:`vader.protocols.capabilities`. What a component may be able to do besides is in :mod:`vader.protocols.abilities`.
 
 A component is constructed as ``Component(options)`` or, when its constructor has a parameter of that name,
-``Component(options, runtime=...)`` (:class:`Runtime`), ``Backbone(options, video=...)`` (:class:`Video`, the clip that
-``resolve_video`` gave) or ``Sampler(options, context=...)`` (:class:`SamplerContext`).
+``Component(options, runtime=...)`` (:class:`Runtime`), ``Component(options, video=...)`` (:class:`Video`, the clip that
+``resolve_video`` gave; for backbones and rewards) or ``Sampler(options, context=...)`` (:class:`SamplerContext`).
 """
 
 from __future__ import annotations
@@ -120,8 +120,12 @@ class Reward(Protocol):
         input: what it scores; default ``frames``.
     """
 
-    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores:
-        """``(b f c h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
+    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores | Mapping[str, Scores]:
+        """``(b f c h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``.
+
+        A network with several scores gives them by name, each ``(b,)``: ``score`` is the one that counts, however the
+        reward weighs the others in it; they are logged as ``REWARD/NAME``.
+        """
         ...
 
 

@@ -70,9 +70,10 @@ def trained_rewards(run: RunData) -> dict[str, RewardSpec]:
 
 
 def role_of(run: RunData, key: str) -> Role:
-    """Whether a score is trained on. Without a spec, what the optimizer steps log is taken to be."""
+    """Whether a score, or what it is a part of, is trained on. Without a spec, what the optimizer steps log is it."""
     if run.spec:
-        return "trained" if key in trained_rewards(run) else "held-out"
+        trained = trained_rewards(run)
+        return "trained" if any(key == name or key.startswith(f"{name}/") for name in trained) else "held-out"
     return "trained" if any(f"score/{key}" in record for record in run.records) else "held-out"
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vader.methods.context import RolloutContext
-    from vader.protocols import Backbone, Sampler
+    from vader.protocols import Backbone, Sampler, Video
 
 
 class FunctionReward:
@@ -30,16 +30,16 @@ class FunctionReward:
 
 
 def assemble_rewards(
-    parts: Mapping[str, ResolvedComponent], device: torch.device, dtype: torch.dtype
+    parts: Mapping[str, ResolvedComponent], device: torch.device, dtype: torch.dtype, video: Video | None = None
 ) -> dict[str, Reward]:
-    """Construct rewards; those that are modules are moved, frozen and put in eval mode."""
+    """Construct rewards, told which clips they will see; those that are modules are moved, frozen, put in eval mode."""
     from torch import nn
 
     from vader.protocols import Runtime
 
     rewards: dict[str, Reward] = {}
     for key, part in parts.items():
-        reward = part.build(runtime=Runtime(device, dtype))
+        reward = part.build(runtime=Runtime(device, dtype), video=video)
         if isinstance(reward, nn.Module):
             reward.to(device).requires_grad_(False).eval()
         rewards[key] = reward if hasattr(reward, "score") else FunctionReward(reward)

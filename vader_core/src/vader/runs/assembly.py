@@ -63,9 +63,9 @@ def assemble(plan: Plan, engine: Engine, require_space: Callable[[int], None]) -
     dtype = DTYPES[spec.train.mixed_precision]
     with engine.main_first():
         backbone = build.assemble_backbone(plan, device, dtype)
-        rewards = build.assemble_rewards(plan.rewards, device, dtype)
+        rewards = build.assemble_rewards(plan.rewards, device, dtype, plan.video)
         others = {key: part for key, part in plan.held_out.items() if key not in rewards}
-        held_out = build.assemble_rewards(others, device, dtype)
+        held_out = build.assemble_rewards(others, device, dtype, plan.video)
     parameters = _inject(plan, backbone)
     require_space(_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters))
     encode = ConditioningCache(backbone, device)

@@ -92,7 +92,8 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
     init = path or plan.initial_adapter
     shape = adapter_source.shape_of(plan.backbone, init) if init is not None else None
     backbone = build.assemble_backbone(plan, device, dtype)
-    rewards = build.assemble_rewards({**plan.rewards, **plan.held_out}, device, dtype) if scored else {}
+    judges = {**plan.rewards, **plan.held_out} if scored else {}
+    rewards = build.assemble_rewards(judges, device, dtype, plan.video)
     if shape is not None and init is not None:
         tensors = adapter_source.tensors(plan.backbone, init)
         lora.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"), tensors)

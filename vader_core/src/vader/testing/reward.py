@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vader.protocols import SCORE, Prompt, score_and_parts
 from vader.testing.checks import Failed, NotApplicable, check, expect
 from vader.testing.subject import Subject, smooth_clips
 
@@ -30,7 +31,13 @@ def _require_gradient(subject: Subject) -> None:
 
 
 def _score(subject: Subject, clips: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    scores: Tensor = subject.live(dtype).score(clips, subject.texts(len(clips)))
+    return _scored(subject, clips, subject.texts(len(clips)), dtype)
+
+
+def _scored(subject: Subject, clips: Tensor, prompts: Sequence[Prompt], dtype: torch.dtype | None = None) -> Tensor:
+    """The score that counts; what has no shape is for the check to judge."""
+    given = subject.live(dtype).score(clips, prompts)
+    scores: Tensor = given[SCORE] if isinstance(given, Mapping) and SCORE in given else given
     return scores
 
 
@@ -60,8 +67,14 @@ def _show(values: Tensor) -> str:
 
 @check("reward")
 def scores_have_the_shape(subject: Subject) -> None:
-    """It gives one number a clip, (b,), of a floating type, for batches of 1 and more."""
+    """It gives one number a clip, (b,), of a floating type, for batches of 1 and more; several are a mapping."""
     for b in (1, 2, 3):
+        given = subject.live().score(subject.clips(b, _needed(subject)), subject.texts(b))
+        if isinstance(given, Mapping):
+            try:
+                score_and_parts(given, b)
+            except ValueError as error:
+                raise Failed(f"it {error}") from error
         scores = _score(subject, subject.clips(b, _needed(subject)))
         expect(isinstance(scores, Tensor), f"score gave {type(scores).__name__}; expected a tensor.")
         seen = tuple(scores.shape)
@@ -102,10 +115,9 @@ def scores_are_finite_at_the_ends(subject: Subject) -> None:
 def clips_are_independent(subject: Subject) -> None:
     """A clip's score depends on that clip alone, not on its neighbours or its place."""
     clips, prompts = subject.clips(3, _needed(subject)), subject.texts(3)
-    reward = subject.live()
-    together = reward.score(clips, prompts)
+    together = _scored(subject, clips, prompts)
     for i in range(3):
-        alone = reward.score(clips[i : i + 1], prompts[i : i + 1])
+        alone = _scored(subject, clips[i : i + 1], prompts[i : i + 1])
         message = f"clip {i} scores {float(alone):.6g} alone and {float(together[i]):.6g} among others; expected equal."
         expect(_close(alone[0], together[i], 1e-4), message)
 
@@ -236,7 +248,7 @@ def differentiable_is_true(subject: Subject) -> None:
 def needs_prompt_is_true(subject: Subject) -> None:
     """Prompts change its scores if it says so, and only then."""
     clips = subject.clips(1, _needed(subject))
-    scores = [float(subject.live().score(clips, [prompt])) for prompt in subject.prompts]
+    scores = [float(_scored(subject, clips, [prompt])) for prompt in subject.prompts]
     differ = max(scores) - min(scores) > 1e-6 * (1 + abs(scores[0]))
     declared = bool(subject.capability("needs_prompt"))
     shown = ", ".join(f"{prompt.text!r}: {score:.6g}" for prompt, score in zip(subject.prompts, scores, strict=True))

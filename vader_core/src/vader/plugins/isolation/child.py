@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Any
 
 
@@ -66,18 +67,21 @@ class Server:
         found = {key: capability(component, key) for key in capabilities_of("reward")}
         return {"capabilities": found, "problems": problems}
 
-    def build(self, name: str, options: dict[str, Any], device: str, dtype: str) -> dict[str, Any]:
+    def build(
+        self, name: str, options: dict[str, Any], device: str, dtype: str, video: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Construct the reward, frozen."""
         import torch
 
-        from vader.protocols import Runtime
+        from vader.protocols import Runtime, Video
 
         component = self._load(name)
         reward = component
         if isinstance(component, type):
             named = inspect.signature(component).parameters
             runtime = Runtime(torch.device(device), getattr(torch, dtype))
-            given = {"runtime": runtime} if "runtime" in named else {}
+            offered = {"runtime": runtime, "video": Video(**video) if video else None}
+            given = {name: value for name, value in offered.items() if name in named}
             model = getattr(component, "Options", None)
             reward = component(**given) if model is None else component(model.model_validate(options), **given)
         if isinstance(reward, torch.nn.Module):
@@ -99,7 +103,7 @@ class Server:
         """Score the frames in the shared memory; keep the graph under ``id`` when a gradient may be asked for."""
         import torch
 
-        from vader.protocols import Prompt
+        from vader.protocols import Prompt, score_and_parts
 
         if self._map is None or len(self._map) != size:
             self._map = mmap.mmap(self._memory, size)
@@ -110,14 +114,14 @@ class Server:
         frames = torch.frombuffer(self._map, dtype=kind, count=count).reshape(shape).clone().to(self._device)
         frames.requires_grad_(grad)
         with torch.set_grad_enabled(grad):
-            scores = self._reward(frames, [Prompt(text, metadata) for text, metadata in prompts])
-        if tuple(scores.shape) != (shape[0],):
-            raise ValueError(f"score gave the shape {tuple(scores.shape)}; expected ({shape[0]},), one a clip")
+            clips = [Prompt(text, metadata, Path(image) if image else None) for text, metadata, image in prompts]
+            scores, parts = score_and_parts(self._reward(frames, clips), shape[0])
         carries = bool(grad and scores.requires_grad)
         if carries:
             self._graphs[id] = (frames, scores)
         values = scores.detach().double().cpu().tolist()
-        return {"scores": values, "dtype": str(scores.dtype).partition(".")[2], "gradient": carries}
+        named = {name: part.double().cpu().tolist() for name, part in parts.items()}
+        return {"scores": values, "parts": named, "dtype": str(scores.dtype).partition(".")[2], "gradient": carries}
 
     def backward(self, id: int, gradient: list[float]) -> dict[str, Any]:
         """Write the gradient with respect to the frames of ``id`` into the shared memory; False when it is zero."""

@@ -6,6 +6,7 @@ import itertools
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from vader.errors import IsolationError
 from vader.plugins.isolation.process import Process
-from vader.protocols import Prompt, Runtime
+from vader.protocols import SCORE, Prompt, Runtime, Video
 
 if TYPE_CHECKING:
     from vader.shapes import Frames, Scores
@@ -35,7 +36,7 @@ class IsolatedReward:
     needs_prompt: ClassVar[bool] = False
     launch: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, video: Video | None = None) -> None:
         launch = self.launch
         self._timeout: float = launch["timeout"]
         self._label: str = launch["label"]
@@ -51,21 +52,26 @@ class IsolatedReward:
             options=launch["options"],
             device=str(runtime.device),
             dtype=dtype,
+            video=asdict(video) if video else None,
         )
 
-    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores:
+    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores | Mapping[str, Scores]:
         """See :class:`vader.protocols.Reward`."""
+        parts: dict[str, Tensor] = {}
         if self.differentiable and torch.is_grad_enabled() and frames.requires_grad:
-            scores: Tensor = _Score.apply(frames, self, prompts)
-            return scores
-        return self._ask(frames, prompts, grad=False)[0]
+            scores: Tensor = _Score.apply(frames, self, prompts, parts)
+        else:
+            scores = self._ask(frames, prompts, parts, grad=False)[0]
+        return {SCORE: scores, **parts} if parts else scores
 
     def close(self) -> None:
         """End the process."""
         self._process.end()
 
-    def _ask(self, frames: Tensor, prompts: Sequence[Prompt], *, grad: bool) -> tuple[Tensor, _Graph | None]:
-        """Scores, and what the graph in the other process is known by when it carries a gradient."""
+    def _ask(
+        self, frames: Tensor, prompts: Sequence[Prompt], parts: dict[str, Tensor], *, grad: bool
+    ) -> tuple[Tensor, _Graph | None]:
+        """Scores, and what the graph in the other process is known by when it carries a gradient; fills ``parts``."""
         flat = frames.detach().cpu().contiguous().reshape(-1)
         graph = _Graph(self, next(self._ids))
         with self._lock:
@@ -78,13 +84,22 @@ class IsolatedReward:
                 shape=list(frames.shape),
                 dtype=str(frames.dtype).removeprefix("torch."),
                 size=len(memory),
-                prompts=[[prompt.text, self._plain(prompt)] for prompt in prompts],
+                prompts=[[prompt.text, self._plain(prompt), self._image(prompt)] for prompt in prompts],
                 grad=grad,
                 drop=self._take_dropped(),
             )
         dtype = getattr(torch, answer["dtype"])
-        scores = torch.tensor(answer["scores"], dtype=torch.float64).to(frames.device, dtype)
-        return scores, graph if answer["gradient"] else None
+
+        def received(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64).to(frames.device, dtype)
+
+        parts.update((name, received(values)) for name, values in answer["parts"].items())
+        return received(answer["scores"]), graph if answer["gradient"] else None
+
+    @staticmethod
+    def _image(prompt: Prompt) -> str | None:
+        """Where the prompt's image is, whatever folder the other process works in."""
+        return str(prompt.image.resolve()) if prompt.image is not None else None
 
     def _plain(self, prompt: Prompt) -> dict[str, Any]:
         data = dict(prompt.metadata)
@@ -127,8 +142,10 @@ class _Graph:
 
 class _Score(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, reward: IsolatedReward, prompts: Sequence[Prompt]) -> Tensor:
-        scores, graph = reward._ask(frames, prompts, grad=True)
+    def forward(
+        ctx: Any, frames: Tensor, reward: IsolatedReward, prompts: Sequence[Prompt], parts: dict[str, Tensor]
+    ) -> Tensor:
+        scores, graph = reward._ask(frames, prompts, parts, grad=True)
         ctx.reward, ctx.graph = reward, graph
         ctx.like = torch.empty((), dtype=frames.dtype, device=frames.device).expand(frames.shape)
         if graph is None:
@@ -137,7 +154,7 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
         if ctx.graph is None:
-            return None, None, None
-        return ctx.reward._pull(ctx.graph, gradient, ctx.like), None, None
+            return None, None, None, None
+        return ctx.reward._pull(ctx.graph, gradient, ctx.like), None, None, None

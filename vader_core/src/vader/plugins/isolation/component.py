@@ -34,11 +34,11 @@ class Isolated:
         """A class that can be constructed in its place, with its capabilities as class attributes."""
         launch, capabilities = self._launch, self.capabilities
 
-        def construct(cls: type, runtime: Any) -> Any:
+        def construct(cls: type, runtime: Any, video: Any = None) -> Any:
             from vader.plugins.isolation.client import IsolatedReward
 
             kind = type("IsolatedReward", (IsolatedReward,), {**capabilities, "launch": launch})
-            return kind(runtime)
+            return kind(runtime, video)
 
         return type("IsolatedReward", (), {**capabilities, "__new__": construct})
 
