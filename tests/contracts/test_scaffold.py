@@ -19,6 +19,7 @@ SPEC = {
     "sampler": {"name": "zz_new_sampler", "steps": 2},
     "prompts": "zz_new_prompts",
     "rewards": [{"name": "zz_new_reward", "options": {"level": 0.7}}],
+    "video": {"frames": 5, "height": 32, "width": 32},
     "train": {"steps": 1, "device": "cpu"},
     "validation": {"clips": 0},
     "output": "run",

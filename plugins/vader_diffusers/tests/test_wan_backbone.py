@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from vader import Prompt, RunSpec, SamplerContext, Video
+from vader import Prompt, RunSpec, Runtime, SamplerContext, Video
 from vader.backbones.family import Grid
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import ClipNoise, rollout
@@ -20,7 +20,7 @@ from vader.diffusion.samplers.flow_euler import FlowEuler, FlowEulerOptions
 from vader.protocols import Backbone
 from vader_diffusers.wan import Wan, WanOptions
 
-VIDEO = Video(9, 32, 32, 16.0)
+VIDEO, DTYPE = Video(9, 32, 32, 16.0), torch.float32
 PROMPTS = ["A red  fox &amp; a cafÃ©\n", "blue"]
 
 
@@ -261,3 +261,24 @@ def test_readme_shows_a_valid_spec_and_every_option():
 def test_entry_point():
     (entry,) = entry_points(group="vader.backbones", name="wan")
     assert entry.load() is Wan
+
+
+def test_a_second_run_of_the_same_prompts_never_loads_the_text_encoder(folder, tmp_path, monkeypatch):
+    from vader.backbones.parts import Parts
+    from vader.diffusion.conditioning import ConditioningCache
+
+    def run(**options):
+        made = Wan(
+            WanOptions(weights=str(folder), max_sequence_length=8, **options), Runtime(torch.device("cpu"), DTYPE)
+        )
+        return ConditioningCache(made, torch.device("cpu"), home=tmp_path)([*map(Prompt, PROMPTS)])
+
+    first, loaded, load = run(), [], Parts.module
+    monkeypatch.setattr(Parts, "module", lambda self, part, dtype: loaded.append(part) or load(self, part, dtype))
+    second = run()
+    assert "text_encoder" not in loaded
+    for name, tensor in first.positive.items():
+        assert torch.equal(tensor, second.positive[name])
+        assert torch.equal(first.negative[name], second.negative[name])
+    run(negative_prompt="dull")
+    assert "text_encoder" in loaded, "another negative prompt is another conditioning"

@@ -44,6 +44,7 @@ class FamilyBackbone:
     lora_target_modules: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     gradient_checkpointing: ClassVar[bool] = True
     denoiser_name: ClassVar[str | None] = "transformer"
+    memory_options: ClassVar[tuple[str, ...]] = ("text_encoder_offload=cpu",)
     Options: ClassVar[type[FamilyOptions]]
 
     denoiser: nn.Module

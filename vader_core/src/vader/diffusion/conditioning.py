@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vader.protocols import Backbone, CachesConditioning, Conditioning, Prompt
-from vader.storage import cache_home, write_with
+from vader.storage import write_with
 
 MEMORY_BYTES = 2 * 2**30
 """What the conditioning kept in memory may take."""
@@ -26,20 +26,26 @@ class ConditioningCache:
 
     Alone, because a text encoder's numbers depend on the batch it runs in, and a resumed run meets other batches. Equal
     tensors, such as the negative prompt's, are kept once. With a backbone that names all that decides its numbers
-    (:class:`vader.protocols.CachesConditioning`) conditioning is kept on disk too, under :func:`cache_home`.
+    (:class:`vader.protocols.CachesConditioning`) conditioning is kept on disk too.
 
     Args:
         backbone: encodes.
         device: where the conditioning is wanted.
         limit: bytes kept in memory; what was not used for longest goes first.
+        home: folder of what is kept on disk; None keeps nothing there.
     """
 
-    def __init__(self, backbone: Backbone, device: torch.device, limit: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        device: torch.device,
+        limit: int = MEMORY_BYTES,
+        home: Path | None = None,
+    ) -> None:
         self._backbone, self._device, self._limit = backbone, device, limit
         self._rows: OrderedDict[tuple[str, Path | None], Conditioning] = OrderedDict()
         self._shared: dict[str, Tensor] = {}
         self._bytes = 0
-        home = cache_home() if isinstance(backbone, CachesConditioning) else None
         self._disk: _Store | None = None
         if home is not None and isinstance(backbone, CachesConditioning):
             self._disk = _Store(home / "conditioning" / backbone.conditioning_key())

@@ -75,7 +75,8 @@ class Machine:
 class _Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps numbers that are known: operations on real tensors alone, such as a sampler's table, stay real.
 
-    What asks for the wanted device is sent to what plays it, and a number read from a fake tensor is 1.
+    What asks for the wanted device is sent to what plays it. A number read from a fake tensor is 1; two of a shape are
+    equal.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -91,6 +92,8 @@ class _Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if tensors and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
+        if func is _aten.equal.default:
+            return True
         if func is _aten._local_scalar_dense.default:
             return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
         return func(*args, **kwargs)

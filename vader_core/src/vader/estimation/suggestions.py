@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vader.errors import VaderError
@@ -27,7 +27,7 @@ class Saving:
 def changes(plan: Plan) -> list[tuple[str, ...]]:
     """The changes that may save memory, of those that the spec does not have already."""
     spec, frames = plan.spec, [part.capability("frames") for part in plan.rewards.values()]
-    options, able = plan.backbone.options, plan.backbone.capability("gradient_checkpointing")
+    able = plan.backbone.capability("gradient_checkpointing")
     train, gradient, init = spec.train, spec.gradient, spec.backbone.adapter.init
     offered: list[tuple[bool, tuple[str, ...]]] = [
         (able and not train.gradient_checkpointing, ("train.gradient_checkpointing=true",)),
@@ -37,14 +37,18 @@ def changes(plan: Plan) -> list[tuple[str, ...]]:
         (train.batch_size > 1, ("train.batch_size=1",)),
         (train.mixed_precision == "no", ("train.mixed_precision=bf16",)),
         (spec.frames.mode in ("all", "alt", "fml") and max(frames, default=1) <= 1, ("frames.mode=random",)),
-        (
-            getattr(options, "text_encoder_offload", "cpu") == "keep" and not getattr(options, "text_adapter", False),
-            ("backbone.options.text_encoder_offload=cpu",),
-        ),
+        *_own_options(plan),
         (spec.backbone.adapter.rank > 4 and init is None, ("backbone.adapter.rank=4",)),
         (spec.validation.clips > 0 and (spec.validation.batch_size or 2) > 1, ("validation.batch_size=1",)),
     ]
     return [overrides for apt, overrides in offered if apt]
+
+
+def _own_options(plan: Plan) -> Iterator[tuple[bool, tuple[str, ...]]]:
+    """What the backbone says of its own options."""
+    for setting in plan.backbone.capability("memory_options"):
+        name, _, value = setting.partition("=")
+        yield str(getattr(plan.backbone.options, name)) != value, (f"backbone.options.{setting}",)
 
 
 def savings(

@@ -56,6 +56,9 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
         "denoiser_name": Capability(
             ("backbone",), (str, type(None)), None, "name of the denoiser in its diffusers pipeline, if it has one"
         ),
+        "memory_options": Capability(
+            ("backbone",), (tuple,), (), "settings of its own options that save memory, each as name=value"
+        ),
         "stochastic": Capability(
             ("sampler",), (bool,), False, "whether eta above 0 means anything to it", required=True
         ),

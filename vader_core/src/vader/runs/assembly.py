@@ -21,6 +21,7 @@ from vader.runs.engine import Engine
 from vader.runs.random_state import restore_rng_state, rng_state
 from vader.runs.stateful import Registry
 from vader.runs.train_step import Counters
+from vader.storage import cache_home
 from vader.weights import lora
 from vader.weights.lora.ema import Average
 
@@ -68,7 +69,7 @@ def assemble(plan: Plan, engine: Engine, require_space: Callable[[int], None]) -
         held_out = build.assemble_rewards(others, device, dtype, plan.video)
     parameters = _inject(plan, backbone)
     require_space(_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters))
-    encode = ConditioningCache(backbone, device)
+    encode = ConditioningCache(backbone, device, home=cache_home())
     adamw = torch.optim.AdamW(parameters, lr=spec.train.learning_rate, weight_decay=spec.train.weight_decay)
     denoiser, optimizer = engine.prepare(backbone.denoiser, adamw)
     decay = spec.train.ema_decay

@@ -18,6 +18,7 @@ from vader.runs import checkpoint
 from vader.runs.device import DTYPES
 from vader.runs.engine import Engine
 from vader.runs.folder import RunFolder
+from vader.storage import cache_home
 from vader.weights import lora
 
 
@@ -99,4 +100,4 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
         lora.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"), tensors)
     denoiser = engine.prepare_for_inference(backbone.denoiser)
     context = build.assemble_context(plan, backbone, denoiser, rewards, device)
-    return Session(plan, context, ConditioningCache(backbone, device), init)
+    return Session(plan, context, ConditioningCache(backbone, device, home=cache_home()), init)
