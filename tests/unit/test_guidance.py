@@ -1,4 +1,4 @@
-"""Classifier-free guidance: the formula, the order of its calls, and what carries gradient."""
+"""Classifier-free guidance: the formula, how many calls it makes, and what carries gradient."""
 
 from __future__ import annotations
 
@@ -19,25 +19,30 @@ CONDITIONING = Conditioning(
 )
 
 
+APART = Conditioning({"embeds": torch.full((2, 1, 1), 3.0)}, {"embeds": torch.full((2, 2, 1), 5.0)})
+"""Branches of different lengths."""
+
+
 class Recorder:
-    """``weight * latents * embedding``, remembering its calls."""
+    """``weight * latents * embedding``, remembering the embeddings and grad mode of its calls."""
 
     def __init__(self) -> None:
         self.weight = torch.tensor(2.0, requires_grad=True)
-        self.calls: list[tuple[float, bool]] = []
+        self.calls: list[tuple[list[float], bool]] = []
         self.branches: list[Branch] = []
 
     def __call__(self, latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
-        assert timestep is TIMESTEP
         embeds = branch["embeds"]
-        self.calls.append((embeds[0, 0, 0].item(), torch.is_grad_enabled()))
+        assert timestep.tolist() == [7.0] * len(latents)
+        assert len(latents) == len(embeds)
+        self.calls.append((embeds[:, 0, 0].tolist(), torch.is_grad_enabled()))
         self.branches.append(branch)
-        return self.weight * latents * embeds[:, :, :, None, None]
+        return self.weight * latents * embeds.mean(1)[:, :, None, None, None]
 
 
-def call(scale: float, **options: Any) -> tuple[Tensor, Recorder]:
+def call(scale: float, conditioning: Conditioning = CONDITIONING, **options: Any) -> tuple[Tensor, Recorder]:
     predict = Recorder()
-    return guided(predict, LATENTS, TIMESTEP, CONDITIONING, scale, **options), predict
+    return guided(predict, LATENTS, TIMESTEP, conditioning, scale, **options), predict
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 4.0, 12.0])
@@ -47,16 +52,52 @@ def test_is_uncond_plus_scale_times_the_difference(scale: float, branches: Any) 
     torch.testing.assert_close(output, 2 * LATENTS * (5 + scale * (3 - 5)))
 
 
-def test_calls_the_conditional_branch_first() -> None:
-    assert [embeds for embeds, _ in call(4.0)[1].calls] == [3.0, 5.0]
+BOTH, COND, UNCOND = [3.0, 3.0, 5.0, 5.0], [3.0, 3.0], [5.0, 5.0]
+
+
+def test_is_one_call_with_the_conditional_branch_first() -> None:
+    assert call(4.0)[1].calls == [(BOTH, True)]
 
 
 def test_of_scale_1_calls_the_conditional_branch_only() -> None:
-    assert call(1.0)[1].calls == [(3.0, True)]
+    assert call(1.0)[1].calls == [(COND, True)]
 
 
 def test_each_branch_gets_all_that_is_its_own() -> None:
-    assert call(4.0)[1].branches == [CONDITIONING.positive, CONDITIONING.negative]
+    branch = call(4.0)[1].branches[0]
+    assert branch["mask"].tolist() == [1, 2, 3, 4]
+    assert branch["embeds"][:, 0, 0].tolist() == BOTH
+
+
+@pytest.mark.parametrize(
+    "negative",
+    [
+        APART.negative,
+        {"embeds": torch.full((2, 1, 1), 5.0), "mask": torch.ones(2)},
+        {"embeds": torch.full((2, 1, 1), 5.0, dtype=torch.float64)},
+    ],
+    ids=["shape", "names", "dtype"],
+)
+def test_branches_that_cannot_be_joined_are_two_calls(negative: Branch) -> None:
+    output, predict = call(4.0, Conditioning(APART.positive, negative))
+    assert predict.calls == [(COND, True), (UNCOND, True)]
+    torch.testing.assert_close(output.float(), call(4.0)[0])
+    assert predict.branches == [APART.positive, negative]
+
+
+@pytest.mark.parametrize(
+    ("recompute", "calls"), [(False, [BOTH]), ("auto", [BOTH, BOTH]), (True, [COND, UNCOND, UNCOND, COND])]
+)
+def test_recomputation_makes_the_calls_again_and_gives_the_same_gradient(recompute: Any, calls: Any) -> None:
+    output, predict = call(4.0, recompute=recompute)
+    output.sum().backward()
+    assert [embeds for embeds, _ in predict.calls] == calls
+    assert predict.weight.grad == LATENTS.sum() * (5 + 4 * (3 - 5))
+
+
+def test_without_gradient_nothing_is_apart() -> None:
+    with torch.no_grad():
+        assert call(4.0, recompute=True)[1].calls == [(BOTH, False)]
 
 
 def test_guidance_without_a_negative_branch_is_refused() -> None:
@@ -68,14 +109,14 @@ def test_guidance_without_a_negative_branch_is_refused() -> None:
 
 def test_both_branches_carry_gradient() -> None:
     output, predict = call(4.0, branches="both")
-    assert [grad for _, grad in predict.calls] == [True, True]
+    assert [grad for _, grad in predict.calls] == [True]
     output.sum().backward()
     assert predict.weight.grad == LATENTS.sum() * (5 + 4 * (3 - 5))
 
 
 def test_conditional_carries_the_gradient_of_the_conditional_branch_alone() -> None:
     output, predict = call(4.0, branches="conditional")
-    assert [grad for _, grad in predict.calls] == [True, False]
+    assert predict.calls == [(COND, True), (UNCOND, False)]
     output.sum().backward()
     assert predict.weight.grad == LATENTS.sum() * 4 * 3
 
@@ -85,7 +126,7 @@ def test_builds_no_graph_under_the_callers_no_grad(branches: Any) -> None:
     with torch.no_grad():
         output, predict = call(4.0, branches=branches)
     assert not output.requires_grad
-    assert [grad for _, grad in predict.calls] == [False, False]
+    assert predict.calls == [(BOTH, False)]
 
 
 def test_leaves_grad_mode_as_it_was() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -159,26 +160,51 @@ class TestGradientAgainstFiniteDifferences:
 class TestRecomputation:
     @pytest.mark.parametrize("branches", ["both", "conditional"])
     @pytest.mark.parametrize("original", [False, True])
-    def test_gives_the_same_bits(self, branches: Branches, original: bool) -> None:
+    def test_gives_the_gradient_of_plain_autograd(self, branches: Branches, original: bool) -> None:
         model, chosen = TinyDenoiser(), Window(1, STEPS, original)
-        on, off = (
+        least, auto, plain = (
             gradient_of(model, ddim(), chosen, guidance_scale=3.0, branches=branches, recompute=recompute)
-            for recompute in (True, False)
+            for recompute in (True, "auto", False)
         )
-        assert torch.equal(on, off)
+        assert torch.equal(auto, plain)
+        torch.testing.assert_close(least, plain, rtol=1e-12, atol=0)
 
-    def test_calls_the_denoiser_again_in_backward_only_for_steps_of_the_window(self) -> None:
-        calls: list[float] = []
+    @pytest.mark.parametrize(
+        ("recompute", "again"),
+        [(True, {2: 1, 3: 1, 4: 1}), ("auto", {2: 1, 3: 1}), (False, {})],
+    )
+    @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+    def test_calls_the_denoiser_again_only_for_steps_of_the_window(
+        self, recompute: Any, again: dict[int, int], guidance_scale: float
+    ) -> None:
+        """The last step is what backward comes to first: "auto" keeps it. Apart, both branches are called again."""
+        calls: list[int] = []
 
         def predict(*arguments: Any) -> Tensor:
-            calls.append(float(arguments[1][0]))
+            calls.append(sampler.timesteps.tolist().index(int(arguments[1][0])))
             return model.predict(*arguments)
 
         model, sampler = TinyDenoiser(), ddim()
-        latents = rollout(predict, sampler, CONDITIONING, noise(), Window(3, STEPS))
-        assert calls == sampler.timesteps.tolist()
+        chosen = Window(2, STEPS)
+        options = {"recompute": recompute, "guidance_scale": guidance_scale}
+        latents = rollout(predict, sampler, CONDITIONING, noise(), chosen, **options)
+        branches = 2 if recompute is True and guidance_scale != 1 else 1
+        assert calls == [i for i in range(STEPS) for _ in range(branches if i in chosen else 1)]
+        made = len(calls)
         loss_of(latents).backward()
-        assert sorted(calls[STEPS:]) == sorted(sampler.timesteps[3:].tolist())
+        assert Counter(calls[made:]) == {i: n * branches for i, n in again.items()}
+
+    @pytest.mark.parametrize(
+        ("chosen", "kept"),
+        [
+            (Window(4, STEPS), 4),
+            (Window(1, STEPS, original=True), 1),
+            (Window(1, STEPS, only=frozenset({1, 3})), 3),
+            (no_gradient(STEPS), -1),
+        ],
+    )
+    def test_the_first_step_in_backward_is_the_last_that_is_differentiated(self, chosen: Window, kept: int) -> None:
+        assert chosen.first_in_backward == kept
 
 
 class TestGraph:
@@ -256,7 +282,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class TestMemory:
-    """Acceptance: with recomputation, K = 8 needs at most 1.15 times the memory of K = 1.
+    """Acceptance: with either recomputation, K = 8 needs at most 1.15 times the memory of K = 1.
 
     What recomputation cannot save is each step's input, one set of latents; here one step saves over 100 times that.
     """
@@ -264,13 +290,13 @@ class TestMemory:
     SHAPE = (3, 4, 8, 8)
     LATENTS = len(SEEDS) * 3 * 4 * 8 * 8 * 4  # bytes
 
-    def run(self, k: int, recompute: bool) -> Tensor:
+    def run(self, k: int, recompute: Any) -> Tensor:
         model = Wide()
         predict = lambda x, t, branch: model(x)  # noqa: E731
         clips = ClipNoise(SEEDS, self.SHAPE, CPU, torch.float32)
         return loss_of(rollout(predict, ddim(8), CONDITIONING, clips, Window(8 - k, 8), recompute=recompute))
 
-    def saved(self, k: int, recompute: bool) -> int:
+    def saved(self, k: int, recompute: Any) -> int:
         """Bytes that autograd saves in the forward pass."""
         storages: dict[int, int] = {}
 
@@ -283,27 +309,37 @@ class TestMemory:
         del loss  # kept until here, so that no address was used twice
         return sum(storages.values())
 
-    def held(self, k: int) -> int:
-        """The most bytes that autograd holds at once: those of the forward pass and those of one recomputed step."""
-        return self.saved(k, True) + self.saved(1, False)
+    def held(self, k: int, recompute: Any) -> int:
+        """The most bytes that autograd holds at once: those of the forward pass and those of one recomputed step.
 
-    def peak(self, k: int, recompute: bool) -> int:
+        With "auto" the step that is kept is gone when the next one is recomputed.
+        """
+        again = self.saved(1, False)
+        return self.saved(k, recompute) + (again if recompute is True else 0)
+
+    def peak(self, k: int, recompute: Any) -> int:
         with LiveBytes() as live:
             self.run(k, recompute).backward()
         return live.peak
 
-    def test_held_by_autograd_does_not_grow_with_the_window(self) -> None:
-        assert self.held(8) <= 1.15 * self.held(1)
+    @pytest.mark.parametrize("recompute", [True, "auto"])
+    def test_held_by_autograd_does_not_grow_with_the_window(self, recompute: Any) -> None:
+        assert self.held(8, recompute) <= 1.15 * self.held(1, recompute)
 
-    def test_saved_per_recomputed_step_is_one_set_of_latents(self) -> None:
-        assert self.saved(8, True) - self.saved(1, True) == 7 * self.LATENTS
+    @pytest.mark.parametrize("recompute", [True, "auto"])
+    def test_saved_per_recomputed_step_is_one_set_of_latents(self, recompute: Any) -> None:
+        """A kept step whose input has gradient refers to its weights besides, which are there anyway."""
+        weights = sum(parameter.nbytes for parameter in Wide().parameters()) if recompute == "auto" else 0
+        grown = self.saved(8, recompute) - self.saved(1, recompute)
+        assert 7 * self.LATENTS <= grown <= 7 * self.LATENTS + weights
 
     def test_saved_by_autograd_grows_with_the_window_without_recomputation(self) -> None:
         assert self.saved(8, False) > 6 * self.saved(1, False)
 
-    def test_peak_in_backward_does_not_grow_with_the_window(self) -> None:
-        assert self.peak(1, True) > 100 * self.LATENTS
-        assert self.peak(8, True) <= 1.15 * self.peak(1, True)
+    @pytest.mark.parametrize("recompute", [True, "auto"])
+    def test_peak_in_backward_does_not_grow_with_the_window(self, recompute: Any) -> None:
+        assert self.peak(1, recompute) > 100 * self.LATENTS
+        assert self.peak(8, recompute) <= 1.15 * self.peak(1, recompute)
 
     def test_peak_grows_with_the_window_without_recomputation(self) -> None:
         assert self.peak(8, False) > 3 * self.peak(1, False)

@@ -234,6 +234,7 @@ class TestDigest:
             {"output": "elsewhere"},
             {"trackers": ["wandb"]},
             {"validation": {"clips": 2}},
+            {"gradient": {"recompute": False}},
             {"train": {"steps": 7}},
             {"train": {"device": "cpu"}},
             {"train": {"checkpoint_every": 7}},
@@ -246,7 +247,7 @@ class TestDigest:
         assert differences(changed(), changed(**sections)) == []
 
     def test_free_fields_are_pinned(self) -> None:
-        assert len(FREE_ON_RESUME) == 9
+        assert len(FREE_ON_RESUME) == 10
 
     @pytest.mark.parametrize(
         ("sections", "says"),

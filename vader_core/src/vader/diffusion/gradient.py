@@ -44,6 +44,11 @@ class Window:
         return self.start if self.original else self.stop - 1
 
     @property
+    def first_in_backward(self) -> int:
+        """The last step whose denoiser is differentiated: the first that backward comes to. -1 for none."""
+        return max((step for step in range(self.last + 1) if step in self), default=-1)
+
+    @property
     def k(self) -> int:
         """How many denoiser steps are differentiated."""
         return sum(step in self for step in range(self.last + 1))

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from vader.protocols import Branch, Conditioning
 from vader.shapes import Latents
 
 Predict = Callable[[Latents, Tensor, Branch], Tensor]
 """``(latents, timestep (b,), branch) -> prediction``: ``predict`` of a backbone, its denoiser bound."""
+
+Branches = Literal["both", "conditional"]
+"""Guidance branches that carry gradient."""
+
+Recompute = bool | Literal["auto"]
+"""Whether calls of the denoiser with gradient are made again in backward, in place of keeping what they compute.
+
+False: they are kept. "auto": they are made again, both branches in one call. True: they are made again, each branch by
+itself, so that no more than one branch's graph is held at a time.
+"""
 
 
 def guided(
@@ -21,9 +32,14 @@ def guided(
     timestep: Tensor,
     conditioning: Conditioning,
     scale: float,
-    branches: Literal["both", "conditional"] = "both",
+    branches: Branches = "both",
+    recompute: Recompute = False,
 ) -> Tensor:
-    """The guided prediction, conditional branch first.
+    """The guided prediction.
+
+    Both branches are one call of the denoiser, the conditional one first in the batch, wherever their tensors can be
+    joined (:attr:`vader.protocols.Conditioning.joined`). They are two calls, the conditional one first, where only that
+    one carries gradient, and where each is recomputed by itself.
 
     Args:
         predict: one call of the denoiser.
@@ -32,6 +48,7 @@ def guided(
         conditioning: of the ``b`` prompts.
         scale: guidance scale; 1 calls the conditional branch only.
         branches: which branches carry gradient. Without the unconditional one, its graph is not built.
+        recompute: of calls with gradient.
 
     Returns:
         The prediction, of the latents' shape.
@@ -39,11 +56,28 @@ def guided(
     Raises:
         ValueError: guidance is asked for, and the conditioning has no negative branch.
     """
-    conditional = predict(latents, timestep, conditioning.positive)
     if scale == 1.0:
-        return conditional
+        return _call(recompute, predict, latents, timestep, conditioning.positive)
     if conditioning.negative is None:
         raise ValueError(f"guidance_scale is {scale:g}, but the backbone has no negative branch; expected 1.")
-    with torch.set_grad_enabled(torch.is_grad_enabled() and branches == "both"):
-        unconditional = predict(latents, timestep, conditioning.negative)
+    apart = torch.is_grad_enabled() and (branches == "conditional" or recompute is True)
+    if not apart and conditioning.joined is not None:
+        conditional, unconditional = _call(recompute, _both, predict, latents, timestep, conditioning.joined).chunk(2)
+    else:
+        conditional = _call(recompute, predict, latents, timestep, conditioning.positive)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and branches == "both"):
+            unconditional = _call(recompute, predict, latents, timestep, conditioning.negative)
     return unconditional + scale * (conditional - unconditional)
+
+
+def _both(predict: Predict, latents: Latents, timestep: Tensor, joined: Branch) -> Tensor:
+    """Both branches' predictions, one after the other along the batch."""
+    return predict(torch.cat([latents, latents]), timestep.repeat(2), joined)
+
+
+def _call(recompute: Recompute, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """A call, made again in backward if so asked (non-reentrant checkpoint)."""
+    if recompute is False or not torch.is_grad_enabled():
+        return function(*arguments)
+    again: Tensor = checkpoint(function, *arguments, use_reentrant=False)
+    return again

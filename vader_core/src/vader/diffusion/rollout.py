@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from vader.diffusion.gradient import Window
-from vader.diffusion.guidance import Predict, guided
+from vader.diffusion.guidance import Branches, Predict, Recompute, guided
 from vader.protocols import Conditioning, Sampler, StepOutput
 from vader.shapes import Latents
 
@@ -46,14 +44,15 @@ def rollout(
     window: Window,
     *,
     guidance_scale: float | Sequence[float] = 1.0,
-    branches: Literal["both", "conditional"] = "both",
-    recompute: bool = True,
+    branches: Branches = "both",
+    recompute: Recompute = "auto",
     on_step: OnStep | None = None,
 ) -> Latents:
     """Denoise a batch of clips.
 
-    Outside the gradient window nothing is recorded. Inside it the denoiser's calls of each step are recomputed in
-    backward (non-reentrant checkpoint), so that saved memory does not grow with the window's length.
+    Outside the gradient window nothing is recorded. Inside it calls of the denoiser are recomputed in backward, so that
+    memory does not grow with the window's length; save, with ``recompute`` "auto", those of the step that backward
+    comes to first, which would be made again at once.
 
     Args:
         predict: one call of the denoiser, the object that accelerate prepared.
@@ -63,12 +62,13 @@ def rollout(
         window: steps that carry gradient.
         guidance_scale: 1 is off; a sequence has one for each step.
         branches: guidance branches that carry gradient.
-        recompute: turn recomputation off to trade memory for time.
+        recompute: see :data:`vader.diffusion.guidance.Recompute`.
         on_step: called after each step.
 
     Returns:
         ``(b ...)``, the clean latents; with gradient when the window is not empty.
     """
+    kept = window.first_in_backward if recompute == "auto" else -1
     scales = [guidance_scale] * (window.last + 1) if isinstance(guidance_scale, int | float) else guidance_scale
     latents = noise.draw()
     for i in range(window.last + 1):
@@ -81,7 +81,7 @@ def rollout(
                 i,
                 guidance_scale=scales[i],
                 branches=branches,
-                recompute=recompute,
+                recompute=False if i == kept else recompute,
                 differentiate=i in window,
             )
             step = sampler.step(output, i, latents, noise.draw())
@@ -99,8 +99,8 @@ def predict_step(
     i: int,
     *,
     guidance_scale: float,
-    branches: Literal["both", "conditional"],
-    recompute: bool,
+    branches: Branches,
+    recompute: Recompute,
     differentiate: bool = True,
 ) -> Tensor:
     """The guided prediction of step ``i``: what the sampler is given.
@@ -115,12 +115,5 @@ def predict_step(
         ``(b ...)``.
     """
     timestep = sampler.timesteps[i].expand(len(conditioning))
-    arguments = (predict, latents, timestep, conditioning, guidance_scale, branches)
     with torch.set_grad_enabled(torch.is_grad_enabled() and differentiate):
-        if recompute and torch.is_grad_enabled():
-            return cast(Tensor, _recomputed(guided, *arguments))
-        return guided(*arguments)
-
-
-def _recomputed(function: Callable[..., Tensor], *arguments: Any) -> Any:
-    return checkpoint(function, *arguments, use_reentrant=False)
+        return guided(predict, latents, timestep, conditioning, guidance_scale, branches, recompute)

@@ -31,7 +31,7 @@ def changes(plan: Plan) -> list[tuple[str, ...]]:
     train, gradient, init = spec.train, spec.gradient, spec.backbone.adapter.init
     offered: list[tuple[bool, tuple[str, ...]]] = [
         (able and not train.gradient_checkpointing, ("train.gradient_checkpointing=true",)),
-        (not gradient.recompute, ("gradient.recompute=true",)),
+        (gradient.recompute is not True, ("gradient.recompute=true",)),
         (gradient.mode != "last", ("gradient.mode=last", "gradient.k=null", "gradient.from_step=null")),
         (gradient.branches == "both" and spec.sampler.guidance_scale != 1, ("gradient.branches=conditional",)),
         (train.batch_size > 1, ("train.batch_size=1",)),

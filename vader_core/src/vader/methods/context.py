@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vader.diffusion.gradient import Draw, Window
+from vader.diffusion.guidance import Branches, Recompute
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.methods.objective import Objective
@@ -93,7 +94,7 @@ class RolloutContext:
         choose_frames: gives the frames of a micro-step.
         guidance_scale: 1 is off.
         branches: guidance branches that carry gradient.
-        recompute: recompute denoiser calls in backward.
+        recompute: of denoiser calls in backward, see :func:`vader.diffusion.rollout.rollout`.
         renoise: how many re-noised last steps are averaged in place of the window; None for the window.
         device: where latents are born.
         timer: measures phases.
@@ -109,8 +110,8 @@ class RolloutContext:
     draw_window: Draw
     choose_frames: Callable[[random.Random], list[int]]
     guidance_scale: float
-    branches: Literal["both", "conditional"]
-    recompute: bool
+    branches: Branches
+    recompute: Recompute
     renoise: int | None
     device: torch.device
     timer: PhaseTimer = field(repr=False)
@@ -183,7 +184,7 @@ class RolloutContext:
         scores = self.score(self.decode(latents, frames), prompts)
         return ScoredClips(latents, scores, self.objective.reward(scores))
 
-    def predict_at(self, conditioning: Conditioning, latents: Latents, i: int, *, recompute: bool) -> Tensor:
+    def predict_at(self, conditioning: Conditioning, latents: Latents, i: int, *, recompute: Recompute) -> Tensor:
         """The guided prediction for latents ``(b ...)`` before step ``i``. The caller owns grad mode."""
         return predict_step(
             self.predict,

@@ -72,7 +72,7 @@ class RewardGradient:
         for draw in range(draws):
             noise = context.noise([derive(seed, "renoise", draw) for seed in batch.seeds]).draw()
             latents = add_noise(schedule, clean, noise, timestep)
-            prediction = context.predict_at(batch.conditioning, latents, last, recompute=context.recompute)
+            prediction = context.predict_at(batch.conditioning, latents, last, recompute=context.recompute is True)
             made = context.decode_and_score(
                 predicted_clean(schedule, prediction, latents, timestep), chosen, batch.prompts
             )

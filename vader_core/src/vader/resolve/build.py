@@ -96,6 +96,7 @@ def assemble_context(
     named = {reward.key: reward for reward in spec.rewards}
     terms = [Term(key, named[key].weight, named[key].target) if key in named else Term(key) for key in plan.rewards]
     gradient, steps = spec.gradient, spec.sampler.steps
+    by_block = spec.train.gradient_checkpointing and gradient.recompute == "auto"  # no block is to run three times
 
     def choose_frames(rng: random.Random) -> list[int]:
         return frames.choose(spec.frames.mode, plan.video.frames, rng, spec.frames.index)
@@ -118,7 +119,7 @@ def assemble_context(
         choose_frames=choose_frames,
         guidance_scale=spec.sampler.guidance_scale,
         branches=gradient.branches,
-        recompute=gradient.recompute,
+        recompute=False if by_block else gradient.recompute,
         renoise=gradient.renoise,
         device=device,
         timer=PhaseTimer(device),

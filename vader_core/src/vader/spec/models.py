@@ -121,8 +121,11 @@ class GradientSpec(Options):
         None, ge=1, description="Average this many re-noised last steps of a finished clip (DRaFT-LV); mode last."
     )
     branches: Literal["both", "conditional"] = Field("both", description="Guidance branches that carry gradient.")
-    recompute: bool = Field(
-        True, description="Recompute each step's denoiser calls in backward; memory then does not grow with K."
+    recompute: Literal["auto"] | bool = Field(
+        "auto",
+        description="Recompute denoiser calls in backward, so that memory does not grow with K. auto: those of every "
+        "step but the last, both branches at once; with train.gradient_checkpointing its blocks alone. true: all, each "
+        "branch by itself: least memory. false: none.",
     )
 
 
@@ -234,6 +237,7 @@ FREE_ON_RESUME = (
     "output",
     "trackers",
     "validation",
+    "gradient.recompute",
     "train.steps",
     "train.device",
     "train.checkpoint_every",
