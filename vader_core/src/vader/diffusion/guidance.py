@@ -37,9 +37,9 @@ def guided(
 ) -> Tensor:
     """The guided prediction.
 
-    Both branches are one call of the denoiser, the conditional one first in the batch, wherever their tensors can be
-    joined (:attr:`vader.protocols.Conditioning.joined`). They are two calls, the conditional one first, where only that
-    one carries gradient, and where each is recomputed by itself.
+    Both branches are one call of the denoiser, the conditional one first in the batch. They are two calls, the
+    conditional one first, where their tensors differ in names, shapes or dtypes, where only the conditional one carries
+    gradient, and where each is recomputed by itself.
 
     Args:
         predict: one call of the denoiser.
@@ -61,18 +61,27 @@ def guided(
     if conditioning.negative is None:
         raise ValueError(f"guidance_scale is {scale:g}, but the backbone has no negative branch; expected 1.")
     apart = torch.is_grad_enabled() and (branches == "conditional" or recompute is True)
-    if not apart and conditioning.joined is not None:
-        conditional, unconditional = _call(recompute, _both, predict, latents, timestep, conditioning.joined).chunk(2)
+    positive, negative = conditioning.positive, conditioning.negative
+    if not apart and _alike(positive, negative):
+        conditional, unconditional = _call(recompute, _both, predict, latents, timestep, positive, negative).chunk(2)
     else:
-        conditional = _call(recompute, predict, latents, timestep, conditioning.positive)
+        conditional = _call(recompute, predict, latents, timestep, positive)
         with torch.set_grad_enabled(torch.is_grad_enabled() and branches == "both"):
-            unconditional = _call(recompute, predict, latents, timestep, conditioning.negative)
+            unconditional = _call(recompute, predict, latents, timestep, negative)
     return unconditional + scale * (conditional - unconditional)
 
 
-def _both(predict: Predict, latents: Latents, timestep: Tensor, joined: Branch) -> Tensor:
-    """Both branches' predictions, one after the other along the batch."""
-    return predict(torch.cat([latents, latents]), timestep.repeat(2), joined)
+def _alike(one: Branch, other: Branch) -> bool:
+    """Whether two branches can be one batch."""
+    return one.keys() == other.keys() and all(
+        tensor.shape == other[name].shape and tensor.dtype == other[name].dtype for name, tensor in one.items()
+    )
+
+
+def _both(predict: Predict, latents: Latents, timestep: Tensor, first: Branch, second: Branch) -> Tensor:
+    """The predictions of two branches, one after the other along the batch."""
+    branch = {name: torch.cat([tensor, second[name]]) for name, tensor in first.items()}
+    return predict(torch.cat([latents, latents]), timestep.repeat(2), branch)
 
 
 def _call(recompute: Recompute, function: Callable[..., Tensor], *arguments: Any) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,18 +72,6 @@ class Conditioning:
 
     def __len__(self) -> int:
         return len(next(iter(self.positive.values())))
-
-    @cached_property
-    def joined(self) -> Branch | None:
-        """Both branches as one of ``2 b`` rows, the positive first; None where names, shapes or dtypes differ."""
-        import torch
-
-        if self.negative is None or self.positive.keys() != self.negative.keys():
-            return None
-        pairs = [(name, tensor, self.negative[name]) for name, tensor in self.positive.items()]
-        if any(one.shape != other.shape or one.dtype != other.dtype for _, one, other in pairs):
-            return None
-        return {name: torch.cat([one, other]) for name, one, other in pairs}
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same conditioning on another device."""
