@@ -224,8 +224,8 @@ def config_of_another_method(folder: Path) -> None:
 
 
 WRONG = {
-    "rank": (wrong_rank, ["another model, rank", "there", "here", "backbone.adapter.rank"]),
-    "model": (wrong_model, ["another model, rank", "missing", "to_q", "unexpected", "to_p"]),
+    "rank": (wrong_rank, ["another model, rank", "rank 3 for to_q", "have rank 2"]),
+    "model": (wrong_model, ["no layer matches", "['to_p']", "linear layers called", "to_q"]),
     "truncated": (lambda folder: truncate(folder / ADAPTER_FILE), ["not a readable safetensors file", ADAPTER_FILE]),
     "header flipped": (lambda folder: flip(folder / ADAPTER_FILE, 0.001), ["safetensors", ADAPTER_FILE]),
     "empty": (lambda folder: (folder / ADAPTER_FILE).write_bytes(b""), ["not a readable safetensors file"]),
@@ -296,6 +296,53 @@ def test_a_run_starts_from_an_adapter(run: Path, tmp_path: Path) -> None:
     two = vader.evaluate(folder).base
     assert one is not None
     assert two.mean("brightness") != one.mean("brightness"), "evaluate's base is the base, not where the run started"
+
+
+@pytest.mark.parametrize("said", [{"rank": 3, "alpha": None}, {"rank": 3}, {}], ids=str)
+def test_alpha_that_is_not_said_is_the_file_s(run: Path, tmp_path: Path, said: dict[str, Any]) -> None:
+    """The same spec means the same adapter to train as to generate."""
+    made = spec(tmp_path / "run")
+    made["backbone"]["adapter"] = {**said, "init": str(run / "adapter")}
+    assert torch.equal(frames(made)[0], frames(run)[0])
+    made["train"] = {**made["train"], "learning_rate": 1e-12, "steps": 1}
+    vader.train(made)
+    torch.testing.assert_close(frames(tmp_path / "run")[0], frames(run)[0], atol=1e-6, rtol=0)
+
+
+def test_a_spec_as_an_object_says_what_it_says(run: Path, tmp_path: Path) -> None:
+    made = spec(tmp_path / "run")
+    made["backbone"]["adapter"] = {"init": str(run / "adapter")}
+    assert vader.check(vader.RunSpec(**made)).backbone.adapter.alpha == 12.0
+
+
+@pytest.mark.parametrize(("name", "value"), [("alpha", 3.0), ("rank", 4)])
+def test_another_shape_than_the_file_s_is_refused(run: Path, tmp_path: Path, name: str, value: float) -> None:
+    made = spec(tmp_path / "run")
+    made["backbone"]["adapter"] = {name: value, "init": str(run / "adapter")}
+    with pytest.raises(vader.SpecError, match=rf"backbone\.adapter\.{name}.*has {name} (12|3), found {value:g}"):
+        vader.check(made)
+
+
+def test_no_target_modules_are_none() -> None:
+    with pytest.raises(vader.SpecError, match="target_modules"):
+        vader.check(spec(Path("x"), backbone={"adapter": {"target_modules": []}}))
+
+
+def test_a_frozen_adapter_is_under_the_trained_one_and_not_saved(run: Path, tmp_path: Path) -> None:
+    frozen = [{"init": str(run / "adapter"), "scale": 0.5}]
+    made = spec(tmp_path / "run", backbone={"adapter": {"rank": 1}, "frozen_adapters": frozen})
+    assert torch.allclose(frames(made)[0], frames(run, adapter_scale=0.5)[0], atol=1e-5)
+    assert (frames(made)[0] - frames(run, adapter_scale=0.0)[0]).abs().max() > 1e-3
+    vader.train(made, ["train.steps=1", "train.learning_rate=1e-12"])
+    assert all(1 in tensor.shape for tensor in adapter(tmp_path / "run" / "adapter").values())
+    for scale in (0.0, 1.0):  # the base model of the run is the fused one
+        assert torch.allclose(frames(tmp_path / "run", adapter_scale=scale)[0], frames(made)[0], atol=1e-5)
+
+
+def test_a_frozen_adapter_that_cannot_be_read(tmp_path: Path) -> None:
+    made = spec(tmp_path / "run", backbone={"frozen_adapters": [{"init": "nowhere"}]})
+    with pytest.raises(vader.SpecError, match=r"backbone\.frozen_adapters\.0\.init.*no adapter at 'nowhere'"):
+        vader.check(made)
 
 
 def test_a_spec_with_an_adapter_generates_with_it(run: Path, tmp_path: Path) -> None:

@@ -179,13 +179,12 @@ def saved(tmp_path: Path) -> Path:
 def test_peft_to_diffusers(saved: Path, tmp_path: Path) -> None:
     spec = convert_adapter(PLAIN, saved, tmp_path / "both")
     assert (spec.rank, spec.alpha) == (2, 6)
-    state = lora.read(saved)[0]
+    state = lora.read(saved).state
     for file in (lora.PEFT_FILE, lora.DIFFUSERS_FILE):
-        found, config = lora.read(tmp_path / "both" / file)
-        assert found.keys() == state.keys()
-        assert all(torch.equal(found[name], state[name]) for name in state)
-        assert config is not None
-        assert (config["r"], config["lora_alpha"], config["target_modules"]) == (2, 6, ["to_q"])
+        found = lora.read(tmp_path / "both" / file)
+        assert found.state.keys() == state.keys()
+        assert all(torch.equal(found.state[name], state[name]) for name in state)
+        assert (found.spec.rank, found.spec.alpha, found.spec.target_modules) == (2, 6, ("to_q",))
     names = load_file(tmp_path / "both" / lora.DIFFUSERS_FILE)
     assert set(names) == {"transformer.a.to_q.lora_A.weight", "transformer.a.to_q.lora_B.weight"}
     assert json.loads((saved / lora.PEFT_CONFIG).read_text())["lora_alpha"] == 6
@@ -194,7 +193,7 @@ def test_peft_to_diffusers(saved: Path, tmp_path: Path) -> None:
 def test_a_backbone_without_a_format_of_its_own(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="'plain' has no adapter format of its own"):
         convert_adapter(PLAIN, saved, tmp_path / "out.pt")
-    with pytest.raises(WeightsError, match="expected that of a new folder"):
+    with pytest.raises(WeightsError, match="whose format must be named"):
         convert_adapter(PLAIN, saved, tmp_path / "out.safetensors")
     with pytest.raises(WeightsError, match="exists and is not overwritten"):
         convert_adapter(PLAIN, saved, saved)

@@ -30,7 +30,7 @@ def file(golden, tmp_path):
 
 
 def test_names_and_tensors(small_folder, golden, file, tmp_path):
-    state = adapters.read(convert(file, tmp_path / "adapter", small_folder))[0]
+    state = adapters.read(convert(file, tmp_path / "adapter", small_folder)).state
     recorded = golden.under("clone.")
     renamed = {"lora_up": "lora_B", "lora_down": "lora_A"}
     for ours, theirs in (
@@ -46,7 +46,7 @@ def test_layers_of_a_smaller_rank_are_filled_up(small_folder, golden, tmp_path):
     for index in (0, 1, -2, -1):
         tensors[index] = tensors[index].narrow(1 if index % 2 == 0 else 0, 0, 2).clone()
     torch.save(tensors, tmp_path / "capped.pt")
-    state = adapters.read(convert(tmp_path / "capped.pt", tmp_path / "adapter", small_folder))[0]
+    state = adapters.read(convert(tmp_path / "capped.pt", tmp_path / "adapter", small_folder)).state
     for name, up, down in (("conv_in", *tensors[:2]), ("conv_out", *tensors[-2:])):
         a, b = state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"]
         assert torch.equal(a[:2], down)

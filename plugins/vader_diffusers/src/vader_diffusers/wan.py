@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from vader import Video, sdk
+from vader_diffusers import layer_names
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
@@ -50,6 +51,7 @@ class Wan(sdk.FamilyBackbone):
     Options = WanOptions
     predictions: ClassVar[tuple[sdk.Prediction, ...]] = ("flow",)
     default_sampler: ClassVar[str] = "flow_euler"
+    published_layers: ClassVar[dict[str, str]] = layer_names.WAN
     family = sdk.Family(
         title="Wan 2.1 text-to-video",
         pipeline="WanPipeline",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import VaderError, WeightsError, sdk
-from vader.sdk import PEFT_CONFIG, AdapterSpec, load_pickled, read_adapter, write_adapter
+from vader.sdk import AdapterSpec, load_pickled, read_adapter, write_adapter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,9 +76,8 @@ def split(source: str | Path, output: str | Path) -> dict[str, Path]:
     Raises:
         vader.WeightsError: there is no peft adapter at ``source``.
     """
-    state, config = read_adapter(Path(source).expanduser())
-    if config is None:
-        raise WeightsError(f"{str(source)!r} has no {PEFT_CONFIG}; expected the adapter folder of a run.")
+    adapter = read_adapter(Path(source).expanduser())
+    state = adapter.state
     text = {name.removeprefix(_TEXT): tensor for name, tensor in state.items() if name.startswith(_TEXT)}
     unet = {name: tensor for name, tensor in state.items() if not name.startswith(_TEXT)}
     made = {}
@@ -88,7 +87,7 @@ def split(source: str | Path, output: str | Path) -> dict[str, Path]:
         made[part] = Path(output).expanduser() / part
         made[part].mkdir(parents=True, exist_ok=True)
         targets = tuple(sorted({name.rpartition(".lora_")[0] for name in tensors}))
-        spec = AdapterSpec(rank=config["r"], alpha=config["lora_alpha"], target_modules=targets)
+        spec = adapter.spec.model_copy(update={"target_modules": targets})
         write_adapter(made[part], tensors, spec)
     return made
 

@@ -45,6 +45,7 @@ class FamilyBackbone:
     gradient_checkpointing: ClassVar[bool] = True
     denoiser_name: ClassVar[str | None] = "transformer"
     memory_options: ClassVar[tuple[str, ...]] = ("text_encoder_offload=cpu",)
+    published_layers: ClassVar[dict[str, str]] = {}
     Options: ClassVar[type[FamilyOptions]]
 
     denoiser: nn.Module

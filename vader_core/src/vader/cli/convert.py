@@ -52,9 +52,17 @@ def weights(
 def adapter(
     source: Annotated[str, typer.Argument(help="An adapter's folder, file or hub:owner/name[:file], in any format.")],
     target: Annotated[
-        Path, typer.Argument(help="A new folder (peft's layout), or a .pt file (the backbone's own format).")
+        Path,
+        typer.Argument(
+            help="A new folder (peft's layout and diffusers'), a .safetensors file (see --format), or a .pt file (the "
+            "backbone's own format)."
+        ),
     ],
     backbone: Backbone,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="Of a .safetensors file: diffusers, comfyui, kohya (musubi too) or videox_fun."),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="The weights that it was made for, if not the published ones.")
     ] = None,
@@ -66,7 +74,7 @@ def adapter(
 
     path = adapter_source.locate(source)
     assert path is not None
-    spec = convert_adapter(part, path, target.expanduser())
+    spec = convert_adapter(part, path, target.expanduser(), form)
     typer.echo(f"wrote {target}: rank {spec.rank}, alpha {spec.alpha or spec.rank:g}")
 
 

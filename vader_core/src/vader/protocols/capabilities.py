@@ -59,6 +59,12 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
         "memory_options": Capability(
             ("backbone",), (tuple,), (), "settings of its own options that save memory, each as name=value"
         ),
+        "published_layers": Capability(
+            ("backbone",),
+            (dict,),
+            {},
+            "layer names of the model's authors -> the denoiser's, {} for a number, for adapters of other programs",
+        ),
         "stochastic": Capability(
             ("sampler",), (bool,), False, "whether eta above 0 means anything to it", required=True
         ),

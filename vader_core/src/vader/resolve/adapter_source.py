@@ -16,6 +16,8 @@ from vader.weights.files import PICKLED, SAFETENSORS, hub_folder, hub_listing, n
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vader.weights.lora import Adapter
+
 HUB = "hub:"
 """What the name of an adapter on the hub begins with."""
 _HUB_NAME = re.compile(r"hub:(?P<name>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>(?:\w[\w. -]*/)*\w[\w. -]*))?")
@@ -82,7 +84,9 @@ def shape_of(backbone: ResolvedComponent, path: Path) -> AdapterSpec:
     from vader.weights import lora
 
     found = _own_shape(backbone, path)
-    return found.model_copy(update={"init": str(path)}) if found is not None else lora.spec_of(path)
+    if found is not None:
+        return found.model_copy(update={"init": str(path)})
+    return lora.spec_of(path, backbone.capability("published_layers"))
 
 
 def tensors(backbone: ResolvedComponent, path: Path) -> Mapping[str, Tensor]:
@@ -91,10 +95,29 @@ def tensors(backbone: ResolvedComponent, path: Path) -> Mapping[str, Tensor]:
     Raises:
         WeightsError: it cannot be read, or is of another model.
     """
+    return read(backbone, path).state
+
+
+def read(backbone: ResolvedComponent, path: Path) -> Adapter:
+    """An adapter that training can start from, in any format that ``backbone.adapter.init`` takes.
+
+    Raises:
+        WeightsError: it cannot be read, or is of another model.
+    """
     from vader.weights import lora
 
-    own = foreign(backbone, path) if _own_shape(backbone, path) is not None else None
-    return own[1] if own is not None else lora.read(path)[0]
+    if _own_shape(backbone, path) is not None and (own := foreign(backbone, path)) is not None:
+        return lora.Adapter(*own, {})
+    return lora.trainable(lora.read(path, backbone.capability("published_layers")), path)
+
+
+def read_frozen(backbone: ResolvedComponent, path: Path) -> Adapter:
+    """An adapter to be fused: as :func:`read`, and it may change whole parameters."""
+    from vader.weights import lora
+
+    if _own_shape(backbone, path) is not None:
+        return read(backbone, path)
+    return lora.read(path, backbone.capability("published_layers"))
 
 
 def _own_shape(backbone: ResolvedComponent, path: Path) -> AdapterSpec | None:

@@ -47,10 +47,18 @@ def assemble_rewards(
 
 
 def assemble_backbone(plan: Plan, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """Load the backbone's weights."""
+    """Load the backbone's weights, and fuse the frozen adapters into them.
+
+    Raises:
+        WeightsError: weights or a frozen adapter cannot be loaded, or are of different models.
+    """
     from vader.protocols import Runtime
+    from vader.resolve import adapter_source
+    from vader.weights import lora
 
     backbone = cast("Backbone", plan.backbone.build(runtime=Runtime(device, dtype), video=plan.video))
+    for path, scale in plan.frozen_adapters:
+        lora.fuse(backbone.denoiser, adapter_source.read_frozen(plan.backbone, path), scale, str(path))
     if plan.spec.train.gradient_checkpointing:
         backbone.enable_gradient_checkpointing()
     return backbone

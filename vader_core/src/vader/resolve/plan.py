@@ -16,6 +16,7 @@ class Plan:
     """A spec that has been judged: resolved, its components known, its prompt sources open, no weight loaded.
 
     ``initial_adapter`` is where the adapter starts from; None for zero, and for one of the hub that was not downloaded.
+    ``frozen_adapters`` are those that are fused, each with its scale, save those of the hub that were not downloaded.
     """
 
     spec: RunSpec
@@ -28,3 +29,4 @@ class Plan:
     rewards: Mapping[str, ResolvedComponent]
     held_out: Mapping[str, ResolvedComponent]
     initial_adapter: Path | None
+    frozen_adapters: tuple[tuple[Path, float], ...] = ()

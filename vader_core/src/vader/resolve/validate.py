@@ -107,6 +107,7 @@ class _Walk:
         if training and method is not None and sampler is not None:
             self._say(method_fits(spec, method, sampler))
         spec, initial = self._adapter(spec, backbone, download)
+        frozen = self._frozen(spec, backbone, download)
         prompts = self._prompts(("prompts",))
         validation = self._prompts(("validation", "prompts")) if spec.validation.prompts else prompts
         if self.problems:
@@ -117,7 +118,7 @@ class _Walk:
         assert video is not None
         assert prompts is not None
         assert validation is not None
-        return Plan(spec, video, backbone, sampler, method, prompts, validation, rewards, held_out, initial)
+        return Plan(spec, video, backbone, sampler, method, prompts, validation, rewards, held_out, initial, frozen)
 
     def _form(self) -> RunSpec | None:
         try:
@@ -180,12 +181,32 @@ class _Walk:
         except WeightsError as error:
             self._say([("backbone.adapter.init", str(error))])
             return spec, None
-        said = {name: getattr(adapter, name) for name in adapter.model_fields_set}
-        if said.get("rank", found.rank) != found.rank:
-            message = f"{adapter.init} has rank {found.rank}, found {adapter.rank}. Leave rank out, or set it to that."
-            self._say([("backbone.adapter.rank", message)])
+        given = {name: getattr(adapter, name) for name in adapter.model_fields_set}
+        said = {name: value for name, value in given.items() if value is not None}
+        for name, theirs in (("rank", found.rank), ("alpha", found.alpha or found.rank)):
+            if said.get(name, theirs) != theirs:
+                message = (
+                    f"{adapter.init} has {name} {theirs:g}, found {said[name]:g}. Leave {name} out, or set it to that."
+                )
+                self._say([(f"backbone.adapter.{name}", message)])
         section = spec.backbone.model_copy(update={"adapter": found.model_copy(update=said)})
         return spec.model_copy(update={"backbone": section}), path
+
+    def _frozen(
+        self, spec: RunSpec, backbone: ResolvedComponent | None, download: bool
+    ) -> tuple[tuple[Path, float], ...]:
+        """The adapters that are fused, each readable."""
+        found = []
+        for index, adapter in enumerate(spec.backbone.frozen_adapters if backbone is not None else ()):
+            assert backbone is not None
+            try:
+                path = adapter_source.locate(adapter.init, cached=not download)
+                if path is not None:
+                    adapter_source.read_frozen(backbone, path)
+                    found.append((path, adapter.scale))
+            except WeightsError as error:
+                self._say([(f"backbone.frozen_adapters.{index}.init", str(error))])
+        return tuple(found)
 
     def _prompts(self, loc: Loc) -> PromptSource | None:
         """A prompt source, opened: it says itself what it cannot read."""

@@ -40,19 +40,29 @@ class AdapterSpec(Options):
 
     rank: int = Field(16, ge=1, description="Rank of the update.")
     alpha: float | None = Field(
-        None, gt=0, description="Scale numerator; the update is scaled by alpha / rank. Null: rank."
+        None, gt=0, description="Scale numerator; the update is scaled by alpha / rank. Null: init's, or rank."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input while training.")
     target_modules: tuple[str, ...] | None = Field(
-        None, description="Layers that carry it. Null: the backbone's choice."
+        None, min_length=1, description="Layers that carry it. Null: init's, or the backbone's choice."
     )
     init: str | None = Field(None, description="Folder, file or hub:owner/name[:file] to start from. Null: zero.")
+
+
+class FrozenAdapterSpec(Options):
+    """An adapter fused into the model, such as one that lets it do with few steps; neither trained nor saved."""
+
+    init: str = Field(min_length=1, description="Folder, file or hub:owner/name[:file], in any format.")
+    scale: float = Field(1.0, description="Factor of its update.")
 
 
 class BackboneSpec(ComponentSpec):
     """The text-to-video model."""
 
     adapter: AdapterSpec = Field(default_factory=AdapterSpec, description="The adapter that is trained.")
+    frozen_adapters: tuple[FrozenAdapterSpec, ...] = Field(
+        (), description="Adapters fused into the model under the one that is trained, in this order."
+    )
 
 
 class VideoSpec(Options):

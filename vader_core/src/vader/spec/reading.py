@@ -55,7 +55,7 @@ def read_source(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Seque
         SpecError: for a file that is missing or is not YAML, or an override that is not ``path=value``.
     """
     if isinstance(spec, RunSpec):
-        source = SpecSource(spec.model_dump(mode="json"))
+        source = SpecSource(spec.model_dump(mode="json", exclude_unset=True))
     elif isinstance(spec, Mapping):
         source = SpecSource(_listed(dict(spec)))
     else:

@@ -39,6 +39,8 @@ def inject(
     from peft import LoraConfig, inject_adapter_in_model
 
     wanted = list(spec.target_modules or targets)
+    if spec.target_modules:
+        _all_match(denoiser, wanted, f" of {spec.init!r}" if spec.init else "")
     denoiser.requires_grad_(False)
     config = LoraConfig(
         r=spec.rank, lora_alpha=spec.alpha or spec.rank, lora_dropout=spec.dropout, target_modules=wanted, bias="none"
@@ -60,8 +62,23 @@ def inject(
     denoiser.eval()
     if spec.init is not None:
         path = Path(spec.init).expanduser()
-        restore(denoiser, tensors if tensors is not None else read(path)[0], str(path))
+        restore(denoiser, tensors if tensors is not None else read(path).state, str(path))
     return parameters
+
+
+def _all_match(denoiser: nn.Module, wanted: Sequence[str], whose: str) -> None:
+    """Every entry of target_modules names a layer.
+
+    Raises:
+        WeightsError: one names none; peft would leave it out without a word.
+    """
+    names = [name for name, _ in denoiser.named_modules()]
+    strange = [entry for entry in wanted if not any(name == entry or name.endswith(f".{entry}") for name in names)]
+    if strange:
+        raise WeightsError(
+            f"no adapter can be put on {type(denoiser).__name__}: no layer matches target_modules {strange}{whose}. "
+            f"It has linear layers called {', '.join(_linear_names(denoiser))}."
+        )
 
 
 def _linear_names(module: nn.Module) -> list[str]:

@@ -1,10 +1,11 @@
-"""Read adapters in peft's layout and in diffusers', and put their tensors where they belong."""
+"""Read adapters, and put their tensors where they belong."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +14,11 @@ from torch import Tensor, nn
 from vader.errors import WeightsError
 from vader.spec import AdapterSpec
 from vader.weights.compare import compare_shapes, shapes_of
-from vader.weights.lora.names import DIFFUSERS_FILE, METADATA, NAME, PEFT_CONFIG, PEFT_FILE, plain
+from vader.weights.files import first_line, shown
+from vader.weights.lora import peft_config
+from vader.weights.lora.adapter import Adapter, uniform
+from vader.weights.lora.formats import Found, LayerNames, parse
+from vader.weights.lora.names import DIFFUSERS_FILE, METADATA, NAME, PEFT_CONFIG, PEFT_FILE
 
 
 def locate(path: Path) -> Path:
@@ -35,44 +40,71 @@ def locate(path: Path) -> Path:
     return file
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """An adapter's tensors by plain name, and its peft configuration when there is one beside them.
+def read(path: Path, layers: LayerNames = MappingProxyType({})) -> Adapter:
+    """An adapter, in whatever format of :data:`vader.weights.lora.formats.FORMATS` its file is.
 
     Args:
         path: a folder in peft's or diffusers' layout, or one .safetensors file.
+        layers: published names of the denoiser's layers; formats that use them need it.
 
     Raises:
-        WeightsError: nothing there, or not a safetensors file.
+        WeightsError: nothing there, not a safetensors file, or no LoRA that is taken.
     """
+    file = locate(path)
+    source = repr(str(file))
+    tensors, metadata = _opened(file)
+    found = parse(tensors, layers, source)
+    ranks = {layer: len(first) for layer, first in found.down.items()}
+    config, where = _config(file, metadata, found)
+    alpha, targets = {layer: found.alpha.get(layer, rank or 1) for layer, rank in ranks.items()}, None
+    if config is not None:
+        alpha, targets = peft_config.alphas(config, ranks, where), peft_config.targets(config, list(ranks))
+    wrong = [layer for layer, value in alpha.items() if not 0 < value < float("inf")]
+    if wrong:
+        raise WeightsError(f"{source}: alpha of {len(wrong)} layers is no number above 0{shown(wrong)}. Use another.")
+    broken = [name for name, tensor in found.whole.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{source}: {shown(broken)[2:-1]} holds numbers that are not finite. Use another.")
+    rank, common, state = uniform(found.down, found.up, alpha, source)
+    spec = AdapterSpec(rank=rank, alpha=common, target_modules=targets or tuple(sorted(ranks)) or None, init=str(path))
+    return Adapter(spec, state, found.whole)
+
+
+def _opened(file: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Tensors and metadata of a safetensors file."""
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
-    file = locate(path)
     try:
-        state = load_file(file)
+        tensors = load_file(file)
         with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
+            return tensors, opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{str(file)!r} is not a readable safetensors file ({error}). Copy or download it again."
         ) from error
-    config_file = file.with_name(PEFT_CONFIG)
+
+
+def _config(file: Path, metadata: Mapping[str, str], found: Found) -> tuple[Mapping[str, Any] | None, str]:
+    """peft's configuration, judged, and what to call it; None without one, and where the keys say alpha themselves.
+
+    One beside the file is of a file in peft's format alone; one inside has, if it is diffusers', the denoiser's name
+    before each key.
+    """
+    beside, where = file.with_name(PEFT_CONFIG), f"{METADATA} in {str(file)!r}"
+    own = found.format in ("peft", None) and beside.is_file()
+    if found.alpha or not (own or METADATA in metadata):
+        return None, ""
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else _embedded(metadata)
-        if config is not None:
-            _ = config["r"], config["lora_alpha"], config["target_modules"]
-    except (ValueError, LookupError, TypeError) as error:
+        config = json.loads(beside.read_text(encoding="utf-8") if own else metadata[METADATA])
+    except (ValueError, OSError, RecursionError) as error:
         raise WeightsError(
-            f"{str(config_file)!r} describes no LoRA adapter of peft ({error!r}). Copy it again."
+            f"{str(beside) if own else where} describes no LoRA adapter of peft ({first_line(error)}). Copy it again."
         ) from error
-    return {plain(name): tensor for name, tensor in state.items()}, config
-
-
-def _embedded(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """The peft configuration inside a file: ours plain, diffusers' with the denoiser's name before each key."""
-    if METADATA not in metadata:
-        return None
-    return {key.rsplit(".", 1)[-1]: value for key, value in json.loads(metadata[METADATA]).items()}
+    if not own and isinstance(config, dict):
+        config = {key.rsplit(".", 1)[-1]: value for key, value in config.items()}
+    where = repr(str(beside)) if own else where
+    return peft_config.judged(config, where), where
 
 
 def load_into(denoiser: nn.Module, path: Path) -> None:
@@ -81,7 +113,7 @@ def load_into(denoiser: nn.Module, path: Path) -> None:
     Raises:
         WeightsError: names or shapes differ: another model, another rank or other target modules.
     """
-    restore(denoiser, read(path)[0], str(path))
+    restore(denoiser, read(path).state, str(path))
 
 
 def restore(denoiser: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -113,20 +145,24 @@ def _some(names: Sequence[str]) -> str:
     return f" (such as {names[0]})" if names else ""
 
 
-def spec_of(path: Path) -> AdapterSpec:
-    """The shape of a saved adapter: rank, alpha and target modules, from its configuration or from its tensors.
+def spec_of(path: Path, layers: LayerNames = MappingProxyType({})) -> AdapterSpec:
+    """The shape of a saved adapter: rank, alpha and target modules.
 
     Raises:
-        WeightsError: see :func:`read`.
+        WeightsError: see :func:`read`; or it changes whole parameters, which no adapter that is trained does.
     """
-    state, config = read(path)
-    if config is not None:
-        return AdapterSpec(
-            rank=config["r"], alpha=config["lora_alpha"], target_modules=tuple(config["target_modules"]), init=str(path)
+    return trainable(read(path, layers), path).spec
+
+
+def trainable(adapter: Adapter, path: Path) -> Adapter:
+    """An adapter that is factors alone.
+
+    Raises:
+        WeightsError: if it is not.
+    """
+    if adapter.whole:
+        raise WeightsError(
+            f"{str(path)!r} changes {len(adapter.whole)} whole biases or norms{shown(list(adapter.whole))} besides "
+            "LoRA's factors. Give it as one of backbone.frozen_adapters, which takes them."
         )
-    downs = {name: tensor for name, tensor in state.items() if name.endswith(".lora_A.weight")}
-    if not downs:
-        raise WeightsError(f"{str(path)!r} holds no LoRA tensors (names ending in lora_A.weight).")
-    rank = int(next(iter(downs.values())).shape[0])
-    targets = tuple(sorted(name.removesuffix(".lora_A.weight") for name in downs))
-    return AdapterSpec(rank=rank, target_modules=targets, init=str(path))
+    return adapter

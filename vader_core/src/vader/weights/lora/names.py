@@ -1,4 +1,4 @@
-"""What adapters are called: peft's name of ours, the files of each layout, the prefixes of tensor names."""
+"""What adapters are called: peft's name of ours, and the files of each layout."""
 
 from __future__ import annotations
 
@@ -10,11 +10,5 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_PREFIX = "base_model.model."
 METADATA = "lora_adapter_metadata"
 """Key of a file's metadata that holds peft's configuration."""
-_PREFIXES = (PEFT_PREFIX, "transformer.", "unet.", "diffusion_model.")
-
-
-def plain(name: str) -> str:
-    """A tensor's name without the prefix of the layout that it was saved in."""
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+"""Ends of the plain names of a layer's two factors: ``output += alpha / rank * up(down(input))``."""
