@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
+from plugins.vader_diffusers.tests.parity import PROMPTS
 
-from vader import Runtime, Video
+from vader import Prompt, Runtime, Video
 from vader_diffusers import tiny
 from vader_diffusers.wan import Wan, WanOptions
 
@@ -51,6 +53,18 @@ def pipeline(folder):
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A prompt with an image of its own for each of the prompts."""
+    folder, prompts = tmp_path_factory.mktemp("pictures"), []
+    for index, prompt in enumerate(PROMPTS):
+        path = folder / f"{index}.png"
+        gradient = Image.linear_gradient("L").rotate(90 * index).resize((70, 40))
+        Image.merge("RGB", (gradient, gradient.transpose(Image.Transpose.ROTATE_180), gradient)).save(path)
+        prompts.append(Prompt(prompt.text, image=path))
+    return tuple(prompts)
 
 
 @pytest.fixture

@@ -184,20 +184,27 @@ class _Given:
 
 def carried(backbone: Any, pipeline: Any, folder: Any) -> tuple[dict[str, torch.nn.Parameter], Any]:
     """Put one random adapter on both, by way of the file that the backbone saves; ours by name, and the pipeline."""
-    inject(backbone.denoiser, AdapterSpec(rank=3), backbone.lora_target_modules, seed=0)
+    inject(backbone.denoiser, AdapterSpec(rank=3), backbone.lora_target_modules, 0, without=backbone.without_adapter())
     mine = _trained(backbone.denoiser)
     with torch.no_grad():
         for index, parameter in enumerate(mine.values()):
             parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(index))
     folder.mkdir(exist_ok=True)
-    save(backbone.denoiser, folder, backbone.denoiser_name)
-    pipeline.load_lora_weights(folder, adapter_name="default")
+    save(backbone.denoiser, folder, backbone.denoiser_name, backbone.experts)
+    for file in sorted(folder.glob("pytorch_lora_weights*.safetensors")):
+        second = {"load_into_transformer_2": True} if file.stem.endswith("_2") else {}
+        pipeline.load_lora_weights(folder, adapter_name="default", weight_name=file.name, **second)
     return mine, pipeline
 
 
 def adapters_of(pipeline: Any, backbone: Any) -> dict[str, torch.nn.Parameter]:
     """The adapter's parameters of a pipeline, by the backbone's names for them."""
-    return _trained(getattr(pipeline, backbone.denoiser_name))
+    parts = {f"{name}.": part for name, part in backbone.family.experts.items()} or {"": backbone.denoiser_name}
+    return {
+        start + name: parameter
+        for start, part in parts.items()
+        for name, parameter in _trained(getattr(pipeline, part)).items()
+    }
 
 
 def _trained(network: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

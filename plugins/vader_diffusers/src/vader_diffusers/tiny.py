@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import sdk
+from vader_diffusers import tiny_wan
 
 if TYPE_CHECKING:
-    from diffusers import CogVideoXPipeline, WanPipeline
+    from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 
 
 def write(folder: str | Path, seed: int = 0, family: str = "wan", **sizes: Any) -> Path:
@@ -40,22 +41,6 @@ def build(seed: int = 0, family: str = "wan", **sizes: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FAMILIES[family](**sizes)
-
-
-def wan(**sizes: Any) -> WanPipeline:
-    """Wan 2.1, with its scheduler at 480p."""
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-
-    small = {"num_attention_heads": 2, "attention_head_dim": 16, "text_dim": sdk.TEXT_WIDTH, "freq_dim": 32}
-    transformer = WanTransformer3DModel(**{**small, "ffn_dim": 64, "num_layers": 2, **sizes})
-    vae = AutoencoderKLWan(base_dim=8, num_res_blocks=1)
-    return WanPipeline(
-        text_encoder=sdk.tiny_umt5(),
-        tokenizer=sdk.byte_tokenizer(),
-        vae=vae.eval(),
-        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
-        transformer=transformer.eval(),
-    )
 
 
 def cogvideox(**sizes: Any) -> CogVideoXPipeline:
@@ -82,7 +67,19 @@ def cogvideox(**sizes: Any) -> CogVideoXPipeline:
     )
 
 
-FAMILIES: dict[str, Callable[..., Any]] = {"wan": wan, "cogvideox": cogvideox}
+def cogvideox_i2v(**sizes: Any) -> CogVideoXImageToVideoPipeline:
+    """CogVideoX 1.0 image-to-video; with ``use_learned_positional_embeddings`` for one size alone."""
+    from diffusers import CogVideoXImageToVideoPipeline
+
+    sizes = {"in_channels": 8, "use_rotary_positional_embeddings": True, **sizes}
+    return CogVideoXImageToVideoPipeline(**cogvideox(**sizes).components)
+
+
+FAMILIES: dict[str, Callable[..., Any]] = {
+    **tiny_wan.FAMILIES,
+    "cogvideox": cogvideox,
+    "cogvideox_i2v": cogvideox_i2v,
+}
 """Family -> its tiny pipeline."""
 
 

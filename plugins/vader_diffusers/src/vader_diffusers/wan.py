@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from vader import Video, sdk
-from vader_diffusers import layer_names
+from vader_diffusers import layer_names, wan_parts
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
 
-def _refuse(index: Mapping[str, Any]) -> str | None:
-    signs = {
-        "transformer_2": any(index.get("transformer_2") or ()),
-        "boundary_ratio": index.get("boundary_ratio") is not None,
-        "expand_timesteps": bool(index.get("expand_timesteps")),
-    }
-    found = ", ".join(sign for sign, present in signs.items() if present)
-    return f"a Wan 2.2 pipeline ({found} in model_index.json), whose denoiser is another" if found else None
-
-
-def _check(configs: Mapping[str, Any], grid: sdk.Grid) -> dict[str, tuple[Any, Any]]:
-    vae, transformer = configs["vae"], configs["transformer"]
-    cell, patch = 2 ** (len(vae.dim_mult) - 1) * int(vae.patch_size or 1), transformer.patch_size
-    return {
-        "frames per latent frame": (2 ** sum(map(bool, vae.temperal_downsample)), grid.time),
-        "latent frames per patch": (patch[0], 1),
-        "pixels per patch in height": (cell * patch[1], grid.space),
-        "pixels per patch in width": (cell * patch[2], grid.space),
-        "channels into the transformer": (transformer.in_channels, vae.z_dim),
-        "channels out of the transformer": (transformer.out_channels or transformer.in_channels, vae.z_dim),
-        "width of the text embeddings": (transformer.text_dim, configs["text_encoder"].d_model),
-    }
-
-
-class WanOptions(sdk.FamilyOptions):
+class WanOptions(wan_parts.WanOptions):
     """Options of :class:`Wan`."""
 
     weights: str = sdk.published_as(HUB, "a Wan 2.1 text-to-video model")
-    max_sequence_length: int = Field(512, ge=1, description="Tokens of a prompt; longer ones are cut, shorter padded.")
 
 
 class Wan(sdk.FamilyBackbone):
@@ -58,16 +30,12 @@ class Wan(sdk.FamilyBackbone):
         hub=HUB,
         video=Video(81, 480, 832, 16.0),
         grid=sdk.Grid(time=4, time_offset=1, space=16, cell=8),
-        modules={
-            "transformer": "diffusers.WanTransformer3DModel",
-            "text_encoder": "transformers.UMT5EncoderModel",
-            "vae": "diffusers.AutoencoderKLWan",
-        },
+        modules=wan_parts.MODULES,
         encode=sdk.pipeline_encode("encoder_hidden_states"),
         decoder=sdk.CausalPrefix(),
         schedule=sdk.flow_schedule,
         channels=lambda configs: configs["vae"].z_dim,
-        check=_check,
-        refuse=_refuse,
+        check=wan_parts.fits,
+        refuse=wan_parts.only("2.1"),
         published=Path(__file__).parent / "published" / "wan2.1-1.3b",
     )

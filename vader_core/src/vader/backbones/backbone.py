@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vader.backbones.decoding import frame_indices
 from vader.backbones.family import Family, FamilyOptions
+from vader.backbones.images import TakesImage, encode_images, hold_first
 from vader.backbones.parts import Parts, class_named
 from vader.backbones.text import TextSide
 from vader.protocols import Branch, Conditioning, NoiseSchedule, Prediction, Prompt, Runtime, Video
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from vader.backbones.experts import Shelf
     from vader.shapes import Frames, Latents
     from vader.weights.meta_init import Place
 
@@ -46,6 +48,8 @@ class FamilyBackbone:
     denoiser_name: ClassVar[str | None] = "transformer"
     memory_options: ClassVar[tuple[str, ...]] = ("text_encoder_offload=cpu",)
     published_layers: ClassVar[dict[str, str]] = {}
+    experts: ClassVar[tuple[str, ...]] = ()
+    takes_image: ClassVar[TakesImage] = "never"
     Options: ClassVar[type[FamilyOptions]]
 
     denoiser: nn.Module
@@ -69,19 +73,31 @@ class FamilyBackbone:
 
     def _assemble(self, parts: Parts, runtime: Runtime, place: Place, video: Video | None) -> None:
         family, options = self.family, parts.options
-        parts.check(type(self).__name__)
-        self.options, self.runtime, self.checkpointed = options, runtime, False
+        self.options, self.runtime, self.checkpointed, self.outlined = options, runtime, False, parts.outlined
         self.video = video or family.video
+        parts.check(type(self).__name__, self.video)
         self.configs = parts.configs()
         self.schedule = family.schedule(parts.config("scheduler"), options.weights, family.fix, options)
-        self.denoiser = place(parts.module(family.denoiser, runtime.dtype), runtime.device)
+        self.denoiser, self.shelves = self._denoiser(parts, runtime, place)
         self.vae = place(parts.module("vae", self._vae_dtype()), runtime.device)
         self.text = TextSide(parts, runtime, place)
-        built = {family.denoiser: self.denoiser, "vae": self.vae, "scheduler": None}
+        denoisers = dict.fromkeys(family.denoisers) if family.experts else {family.denoiser: self.denoiser}
+        built = {**denoisers, "vae": self.vae, "scheduler": None}
         self.pipeline = class_named(f"diffusers.{family.pipeline}")(**built, **self.text.unloaded())
         self.text.pipeline = self.pipeline
         if family.prepare is not None:
             family.prepare(self)
+
+    def _denoiser(self, parts: Parts, runtime: Runtime, place: Place) -> tuple[nn.Module, dict[str, Shelf]]:
+        """What denoises; with experts and the option ``expert_offload``, the shelves of their weights."""
+        family, device = self.family, runtime.device
+        if not family.experts:
+            return place(parts.module(family.denoiser, runtime.dtype), device), {}
+        from vader.backbones.experts import route
+
+        boundary = parts.boundary() * self.schedule.train_timesteps
+        experts = {name: parts.module(part, runtime.dtype) for name, part in family.experts.items()}
+        return route(experts, boundary, device, place, offload=parts.options.expert_offload == "cpu")  # type: ignore[attr-defined]
 
     def _vae_dtype(self) -> torch.dtype:
         import torch
@@ -91,11 +107,11 @@ class FamilyBackbone:
     @property
     def text_encoder(self) -> Any:
         """The first text encoder, loaded if it is not yet."""
-        return self.text.load()[self.family.text_encoders[0]]
+        return self.text.load()[self.family.encoders[0]]
 
     def conditioning_key(self) -> str:
         """See :class:`vader.protocols.CachesConditioning`."""
-        return self.text.key()
+        return self.text.key(self.video)
 
     @classmethod
     def resolve_video(cls, options: FamilyOptions, requested: Mapping[str, float]) -> Video:
@@ -103,8 +119,13 @@ class FamilyBackbone:
         return cls.family.grid.resolve(cls.family.video, requested)
 
     def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
-        """Conditioning of ``b`` prompts; the negative prompt is encoded once and repeated."""
-        return self.text.encode([prompt.text for prompt in prompts])
+        """Conditioning of ``b`` prompts; the negative prompt is encoded once and repeated, images are in both branches.
+
+        Raises:
+            SpecError: an image cannot be read, is missing, or is not taken.
+        """
+        self.text.load()
+        return self.text.encode([prompt.text for prompt in prompts], encode_images(self, prompts))
 
     def predict(self, denoiser: nn.Module, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
         """See :meth:`vader.Backbone.predict`.
@@ -113,8 +134,14 @@ class FamilyBackbone:
             ``(b c f h w)`` float32.
         """
         dtype: Any = self.denoiser.dtype
-        given = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in branch.items()}
-        return self.family.predict(self, denoiser, latents.to(dtype), timestep, given).float()
+
+        def call(latents: Latents, branch: Branch) -> Tensor:
+            given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in branch.items()}
+            return self.family.predict(self, denoiser, latents.to(dtype), timestep, given).float()
+
+        if self.family.images is not None and self.family.images.hold:
+            return hold_first(call, latents, timestep, branch, self.schedule.train_timesteps)
+        return call(latents, branch)
 
     def decode(self, latents: Latents, frames: Sequence[int] | None = None) -> Frames:
         """Pixels of the wanted frames.
@@ -152,11 +179,17 @@ class FamilyBackbone:
         channels = self.family.channels(self.configs)
         return channels, grid.latent_frames(video.frames), video.height // grid.cell, video.width // grid.cell
 
+    def without_adapter(self) -> str | None:
+        """See :class:`vader.protocols.LimitsAdapters`: the experts that the option ``experts`` leaves out."""
+        idle = [name for name in self.family.experts if name not in getattr(self.options, "experts", ())]
+        return rf"({'|'.join(idle)})\..*" if idle else None
+
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the denoiser's layers in backward (non-reentrant)."""
         if not self.checkpointed:
             recompute: Any = self.family.checkpointing or _own_checkpointing
-            recompute(self.denoiser)
+            for network in [getattr(self.denoiser, name) for name in self.family.experts] or [self.denoiser]:
+                recompute(network)
         self.checkpointed = True
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from vader.backbones.backbone import FamilyBackbone
     from vader.backbones.decoding import Decoder
+    from vader.backbones.images import Images
     from vader.protocols import Branch
     from vader.shapes import Latents
 
@@ -87,7 +88,21 @@ class FamilyOptions(Options):
     )
     negative_prompt: str = Field("", description="Prompt of the unconditional branch of classifier-free guidance.")
     text_encoder_offload: Literal["keep", "cpu"] = Field(
-        "keep", description="keep: the text encoder lives on the run's device. cpu: it lives and encodes on the CPU."
+        "keep",
+        description="keep: what encodes prompts lives on the run's device. cpu: it lives and encodes on the CPU.",
+    )
+
+
+class ExpertOptions(Options):
+    """Options of families with an expert for high noise and one for low."""
+
+    experts: tuple[Literal["high", "low"], ...] = Field(
+        ("high", "low"), min_length=1, description="Experts that carry the adapter."
+    )
+    expert_offload: Literal["keep", "cpu"] = Field(
+        "keep",
+        description="keep: both experts live on the run's device. cpu: only the one in use does, the weights of both "
+        "are held by the host.",
     )
 
 
@@ -142,6 +157,11 @@ def no_check(configs: Mapping[str, Any], grid: Grid) -> Mapping[str, tuple[Any, 
     return {}
 
 
+def any_clip(configs: Mapping[str, Any]) -> Video | None:
+    """Every clip of the grid."""
+    return None
+
+
 def not_refused(index: Mapping[str, Any]) -> str | None:
     """No pipeline of the class is refused."""
     return None
@@ -157,8 +177,8 @@ class Family:
         hub: the published pipeline.
         video: the clip that is made when a spec does not say otherwise.
         grid: which clips it makes.
-        modules: part -> class, ``diffusers.X`` or ``transformers.X``. ``vae`` and the denoiser are loaded with the
-            backbone; the others are text encoders, which are loaded when the first prompt is encoded.
+        modules: part -> class, ``diffusers.X`` or ``transformers.X``. ``vae`` and what denoises are loaded with the
+            backbone; the others encode prompts, the first of them texts, and are loaded with the first prompt.
         encode: makes a branch of texts.
         decoder: makes frames of latents.
         denoiser: the part that carries adapters.
@@ -170,6 +190,10 @@ class Family:
         refuse: ``(model_index.json) -> what else it is``, for pipelines of the same class that are another model.
         prepare: called with the backbone once its parts are loaded.
         checkpointing: recomputes the denoiser's layers in backward; None for diffusers' own.
+        images: how it is conditioned on an image; None for a family that takes none.
+        experts: name -> part, for denoisers by noise level, the first from ``boundary_ratio`` of ``model_index.json``
+            up, the second below it; empty for one denoiser.
+        fixed: ``(configuration by part) -> the only clip that a checkpoint makes``; None for any of the grid.
         published: folder with the configurations of ``hub``, for ``vader estimate``.
     """
 
@@ -190,6 +214,9 @@ class Family:
     refuse: Callable[[Mapping[str, Any]], str | None] = not_refused
     prepare: Callable[[FamilyBackbone], None] | None = None
     checkpointing: Callable[[nn.Module], None] | None = None
+    images: Images | None = None
+    experts: Mapping[str, str] = field(default_factory=dict)
+    fixed: Callable[[Mapping[str, Any]], Video | None] = any_clip
     published: Path | None = None
 
     @property
@@ -201,6 +228,16 @@ class Family:
         )
 
     @property
-    def text_encoders(self) -> list[str]:
-        """The parts that encode prompts."""
-        return [part for part in self.modules if part not in ("vae", self.denoiser)]
+    def denoisers(self) -> list[str]:
+        """The parts that denoise."""
+        return [*self.experts.values()] or [self.denoiser]
+
+    @property
+    def encoders(self) -> list[str]:
+        """The parts that encode prompts, texts first."""
+        return [part for part in self.modules if part not in ("vae", *self.denoisers)]
+
+    @property
+    def processors(self) -> Mapping[str, str]:
+        """What prepares images for their encoder: part -> class in transformers."""
+        return self.images.processors if self.images is not None else {}

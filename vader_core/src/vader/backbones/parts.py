@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from vader.backbones.family import Family, FamilyOptions
 from vader.errors import WeightsError
 from vader.weights.meta_init import MetaTokens, meta_network
-from vader.weights.pipeline_folder import PipelineFolder
+from vader.weights.pipeline_folder import INDEX, PipelineFolder
 
 if TYPE_CHECKING:
     import torch
+
+    from vader.protocols import Video
 
 
 def class_named(name: str) -> Any:
@@ -36,7 +38,7 @@ def folder_of(family: Family) -> PipelineFolder:
         if other is not None:
             raise WeightsError(f"{name} is {other}; expected {family.title}. {family.fix}")
 
-    return PipelineFolder(tuple(family.modules), judge, family.fix, tuple(family.tokenizers))
+    return PipelineFolder(tuple(family.modules), judge, family.fix, tuple(family.tokenizers), tuple(family.processors))
 
 
 @dataclass(frozen=True)
@@ -114,16 +116,47 @@ class Parts:
         kind = class_named(f"transformers.{self.family.tokenizers[part]}")
         return folder_of(self.family).tokenizer(kind, self.folder, self.options.weights, part)
 
-    def check(self, called: str) -> None:
+    def processor(self, part: str) -> Any:
+        """What prepares images for their encoder.
+
+        Raises:
+            WeightsError: it cannot be loaded.
+        """
+        kind = class_named(f"transformers.{self.family.processors[part]}")
+        return folder_of(self.family).tokenizer(kind, self.folder, self.options.weights, part)
+
+    def index(self) -> dict[str, Any]:
+        """The pipeline's ``model_index.json``."""
+        return folder_of(self.family).read_json(self.folder / INDEX, self.options.weights)
+
+    def boundary(self) -> float:
+        """Where the first expert gives way to the second, as a share of training's timesteps.
+
+        Raises:
+            WeightsError: the index does not say it.
+        """
+        ratio = self.index().get("boundary_ratio")
+        if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+            name = self.options.weights
+            raise WeightsError(f"{name}: boundary_ratio in {INDEX} is {ratio}; expected 0 to 1. {self.family.fix}")
+        return float(ratio)
+
+    def check(self, called: str, video: Video) -> None:
         """The parts fit each other and what was promised before loading, by their configurations.
 
         Args:
             called: name of the backbone, for errors.
+            video: the clip to be made.
 
         Raises:
             WeightsError: if not.
         """
-        found = self.family.check(self.configs(), self.family.grid)
+        configs = self.configs()
+        found = dict(self.family.check(configs, self.family.grid))
+        only = self.family.fixed(configs)
+        if only is not None:
+            shapes = [f"{clip.frames} frames of {clip.height} x {clip.width}" for clip in (video, only)]
+            found["clip"] = shapes[0], shapes[1]
         wrong = [f"{what}: {seen}, expected {wanted}" for what, (seen, wanted) in found.items() if seen != wanted]
         if wrong:
             raise WeightsError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vader.errors import Problem, SpecError
 from vader.protocols import Backbone, CachesConditioning, Conditioning, Prompt
 from vader.storage import write_with
 
@@ -43,7 +45,8 @@ class ConditioningCache:
         home: Path | None = None,
     ) -> None:
         self._backbone, self._device, self._limit = backbone, device, limit
-        self._rows: OrderedDict[tuple[str, Path | None], Conditioning] = OrderedDict()
+        self._rows: OrderedDict[str, Conditioning] = OrderedDict()
+        self._images: dict[Path, str] = {}
         self._shared: dict[str, Tensor] = {}
         self._bytes = 0
         self._disk: _Store | None = None
@@ -66,20 +69,32 @@ class ConditioningCache:
         return torch.cat(tensors).to(self._device)
 
     def _row(self, prompt: Prompt) -> Conditioning:
-        key = (prompt.text, prompt.image)
+        key = self._key(prompt)
         if key not in self._rows:
-            found = self._disk.read(prompt) if self._disk is not None else None
+            found = self._disk.read(key) if self._disk is not None else None
             if found is None:
                 with torch.no_grad():
                     found = self._backbone.encode([prompt]).detach().to("cpu")
                 if self._disk is not None:
-                    self._disk.write(prompt, found)
+                    self._disk.write(key, found)
             self._keep(key, found)
         self._rows.move_to_end(key)
         return self._rows[key]
 
-    def _keep(self, key: tuple[str, Path | None], row: Conditioning) -> None:
-        negative = {name: self._once(name, tensor) for name, tensor in (row.negative or {}).items()}
+    def _key(self, prompt: Prompt) -> str:
+        """Names a prompt by its text and the bytes of its image, which are read once."""
+        digest = ""
+        if prompt.image is not None:
+            if prompt.image not in self._images:
+                self._images[prompt.image] = _image_digest(prompt.image)
+            digest = self._images[prompt.image]
+        return hashlib.sha256(f"{prompt.text}\0{digest}".encode()).hexdigest()
+
+    def _keep(self, key: str, row: Conditioning) -> None:
+        positive, shared = row.positive, _shared(row)
+        own = {name: tensor for name, tensor in (row.negative or {}).items() if name not in shared}
+        negative = {name: positive[name] for name in shared}
+        negative |= {name: self._once(name, tensor) for name, tensor in own.items()}
         self._rows[key] = Conditioning(row.positive, negative if row.negative is not None else None)
         self._bytes += _size(row.positive)
         while self._bytes > self._limit and len(self._rows) > 1:
@@ -94,12 +109,30 @@ class ConditioningCache:
         return known
 
 
+def _image_digest(path: Path) -> str:
+    """SHA-256 of an image's bytes.
+
+    Raises:
+        SpecError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise SpecError([Problem("prompts", f"the image {str(path)!r} cannot be read: {error.strerror}.")]) from error
+
+
+def _shared(row: Conditioning) -> set[str]:
+    """What is one tensor in both branches, such as image latents."""
+    negative = row.negative or {}
+    return {name for name, tensor in row.positive.items() if negative.get(name) is tensor}
+
+
 def _size(branch: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in branch.values())
 
 
 class _Store:
-    """Conditioning on disk: a safetensors file a prompt, and each negative branch once.
+    """Conditioning on disk: a safetensors file a prompt, and what the negative branch has of its own once for all.
 
     Nothing here can fail a run: what cannot be read is made again, what cannot be written is not kept.
     """
@@ -107,22 +140,24 @@ class _Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def read(self, prompt: Prompt) -> Conditioning | None:
-        """What is kept for a prompt."""
+    def read(self, key: str) -> Conditioning | None:
+        """What is kept under a key."""
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(self._file(prompt), "pt") as opened:
+            with safe_open(self._file(key), "pt") as opened:
                 positive = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-                digest = (opened.metadata() or {})["negative"]
+                said = opened.metadata() or {}
+            digest, shared = said["negative"], json.loads(said["shared"])
             if not digest:
                 return Conditioning(positive)
             with safe_open(self._folder / f"negative-{digest}.safetensors", "pt") as opened:
-                return Conditioning(positive, {name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError):
+                own = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return Conditioning(positive, own | {name: positive[name] for name in shared})
+        except (OSError, SafetensorError, KeyError, ValueError):
             return None
 
-    def write(self, prompt: Prompt, row: Conditioning) -> None:
+    def write(self, key: str, row: Conditioning) -> None:
         """Keep the conditioning of a prompt."""
         from safetensors.torch import save
 
@@ -131,21 +166,19 @@ class _Store:
 
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            digest = ""
+            digest, shared = "", sorted(_shared(row))
             if row.negative is not None:
-                data = save(plain(row.negative))
+                data = save(plain({name: row.negative[name] for name in row.negative.keys() - set(shared)}))
                 digest = hashlib.sha256(data).hexdigest()[:16]
                 shared = self._folder / f"negative-{digest}.safetensors"
                 if not shared.is_file():
                     write_with(shared, lambda file: file.write(data))
-            whole = save(plain(row.positive), {"negative": digest})
-            write_with(self._file(prompt), lambda file: file.write(whole))
+            whole = save(plain(row.positive), {"negative": digest, "shared": json.dumps(shared)})
+            write_with(self._file(key), lambda file: file.write(whole))
             self._make_room()
 
-    def _file(self, prompt: Prompt) -> Path:
-        image = hashlib.sha256(prompt.image.read_bytes()).hexdigest() if prompt.image is not None else ""
-        digest = hashlib.sha256(f"{prompt.text}\0{image}".encode()).hexdigest()
-        return self._folder / f"prompt-{digest}.safetensors"
+    def _file(self, key: str) -> Path:
+        return self._folder / f"prompt-{key}.safetensors"
 
     def _make_room(self) -> None:
         files = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self._folder)]

@@ -112,7 +112,8 @@ def backbone_of(plan: Plan, machine: Machine, dtype: torch.dtype) -> tuple[Backb
     backbone = cast("Backbone", found)
     spec, targets = plan.spec.backbone.adapter, part.capability("lora_target_modules")
     with torch.device("meta" if homes else STAGE):
-        lora.inject(backbone.denoiser, spec.model_copy(update={"init": None}), targets, seed=0)
+        bare = spec.model_copy(update={"init": None})
+        lora.inject(backbone.denoiser, bare, targets, seed=0, without=build.without_adapter(backbone))
     dress(machine, backbone, homes)
     if plan.spec.train.gradient_checkpointing:
         backbone.enable_gradient_checkpointing()

@@ -90,6 +90,15 @@ class VariesGuidance(Protocol):
 
 
 @runtime_checkable
+class LimitsAdapters(Protocol):
+    """A backbone whose adapter leaves parts of the denoiser out."""
+
+    def without_adapter(self) -> str | None:
+        """A regular expression that matches the whole names of modules that carry none; None: all may."""
+        ...
+
+
+@runtime_checkable
 class CachesConditioning(Protocol):
     """A backbone whose conditioning may be kept on disk, so that a later run need not load the text encoder."""
 
@@ -124,6 +133,7 @@ ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
         Convertible: ("backbone",),
         MetaBuildable: ("backbone", "reward"),
         VariesGuidance: ("backbone",),
+        LimitsAdapters: ("backbone",),
         CachesConditioning: ("backbone",),
         NamedPromptSets: ("prompts",),
         ValidatesSpec: ("method",),

@@ -65,6 +65,16 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
             {},
             "layer names of the model's authors -> the denoiser's, {} for a number, for adapters of other programs",
         ),
+        "experts": Capability(
+            ("backbone",), (tuple,), (), "names of the experts that its denoiser routes between, in diffusers' order"
+        ),
+        "takes_image": Capability(
+            ("backbone",),
+            (str,),
+            "never",
+            "whether the clips begin with an image that their prompts have",
+            choices=("never", "optional", "required"),
+        ),
         "stochastic": Capability(
             ("sampler",), (bool,), False, "whether eta above 0 means anything to it", required=True
         ),

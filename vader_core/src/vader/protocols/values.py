@@ -85,11 +85,15 @@ class Conditioning:
         return self.map(lambda tensor: tensor[rows])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
-        """The conditioning with a function applied to every tensor."""
+        """The conditioning with a function applied to every tensor, once where both branches have the same one."""
         positive = {name: function(tensor) for name, tensor in self.positive.items()}
         if self.negative is None:
             return Conditioning(positive)
-        return Conditioning(positive, {name: function(tensor) for name, tensor in self.negative.items()})
+        done = {id(tensor): positive[name] for name, tensor in self.positive.items()}
+        negative = {
+            name: done[id(tensor)] if id(tensor) in done else function(tensor) for name, tensor in self.negative.items()
+        }
+        return Conditioning(positive, negative)
 
 
 @dataclass(frozen=True)

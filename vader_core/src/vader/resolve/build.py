@@ -64,6 +64,13 @@ def assemble_backbone(plan: Plan, device: torch.device, dtype: torch.dtype) -> B
     return backbone
 
 
+def without_adapter(backbone: Backbone) -> str | None:
+    """See :class:`vader.protocols.LimitsAdapters`."""
+    from vader.protocols import LimitsAdapters
+
+    return backbone.without_adapter() if isinstance(backbone, LimitsAdapters) else None
+
+
 def assemble_sampler(plan: Plan, backbone: Backbone, device: torch.device) -> Sampler:
     """Construct the sampler for the backbone's noise schedule.
 

@@ -66,7 +66,7 @@ def convert_adapter(backbone: ResolvedComponent, source: Path, target: Path, for
             lora.write_file(temporary, adapter, form, backbone.capability("published_layers"), denoiser)
         else:
             temporary.mkdir()
-            lora.write(temporary, state, spec, denoiser)
+            lora.write(temporary, state, spec, denoiser, backbone.capability("experts"))
     return spec
 
 

@@ -86,7 +86,9 @@ def _inject(plan: Plan, backbone: Backbone) -> list[nn.Parameter]:
     init = plan.initial_adapter
     tensors = adapter_source.tensors(plan.backbone, init) if init is not None else None
     seed = derive(plan.spec.train.seed, "adapter")
-    return lora.inject(backbone.denoiser, plan.spec.backbone.adapter, targets, seed, tensors)
+    return lora.inject(
+        backbone.denoiser, plan.spec.backbone.adapter, targets, seed, tensors, build.without_adapter(backbone)
+    )
 
 
 def register(live: Assembly, counters: Counters, engine: Engine) -> Registry:

@@ -39,6 +39,7 @@ class AdapterKeeper:
     def __init__(self, plan: Plan, live: Assembly, folder: RunFolder, engine: Engine) -> None:
         self._stop, self._live, self._folder, self._engine = plan.spec.train.early_stop, live, folder, engine
         self._denoiser_name = plan.backbone.capability("denoiser_name")
+        self._experts = plan.backbone.capability("experts")
 
     def weights(self) -> AbstractContextManager[None]:
         """The weights that are validated and kept: the moving average where there is one."""
@@ -76,6 +77,7 @@ class AdapterKeeper:
     def _write(self, folder: Path) -> None:
         """The adapter as it is now, for peft and for diffusers."""
         if self._engine.is_main:
-            write = partial(lora.save, self._live.backbone.denoiser, denoiser_name=self._denoiser_name)
+            named = {"denoiser_name": self._denoiser_name, "experts": self._experts}
+            write = partial(lora.save, self._live.backbone.denoiser, **named)
             checkpoint.replace_folder(folder, write)
         self._engine.wait()

@@ -97,7 +97,8 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
     rewards = build.assemble_rewards(judges, device, dtype, plan.video)
     if shape is not None and init is not None:
         tensors = adapter_source.tensors(plan.backbone, init)
-        lora.inject(backbone.denoiser, shape, (), derive(plan.spec.train.seed, "adapter"), tensors)
+        seed = derive(plan.spec.train.seed, "adapter")
+        lora.inject(backbone.denoiser, shape, (), seed, tensors, build.without_adapter(backbone))
     denoiser = engine.prepare_for_inference(backbone.denoiser)
     context = build.assemble_context(plan, backbone, denoiser, rewards, device)
     return Session(plan, context, ConditioningCache(backbone, device, home=cache_home()), init)

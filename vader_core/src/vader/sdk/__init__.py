@@ -20,6 +20,7 @@ _PUBLIC = {
     "NamedPromptSets": "vader.protocols:NamedPromptSets",
     "ValidatesSpec": "vader.protocols:ValidatesSpec",
     "VariesGuidance": "vader.protocols:VariesGuidance",
+    "LimitsAdapters": "vader.protocols:LimitsAdapters",
     "CachesConditioning": "vader.protocols:CachesConditioning",
     # types of what it is given
     "Frames": "vader.shapes:Frames",
@@ -33,6 +34,12 @@ _PUBLIC = {
     "Grid": "vader.backbones.family:Grid",
     "pipeline_encode": "vader.backbones.family:pipeline_encode",
     "published_as": "vader.backbones.family:published_as",
+    "ExpertOptions": "vader.backbones.family:ExpertOptions",
+    "call_denoiser": "vader.backbones.family:call_denoiser",
+    "Images": "vader.backbones.images:Images",
+    "TakesImage": "vader.backbones.images:TakesImage",
+    "first_latents": "vader.backbones.images:first_latents",
+    "pixels": "vader.backbones.images:pixels",
     "FamilyBackbone": "vader.backbones.backbone:FamilyBackbone",
     "Parts": "vader.backbones.parts:Parts",
     "CausalPrefix": "vader.backbones.decoding:CausalPrefix",
@@ -94,11 +101,17 @@ if TYPE_CHECKING:
     from vader.backbones.decoding import by_factor as by_factor
     from vader.backbones.decoding import by_statistics as by_statistics
     from vader.backbones.decoding import frame_indices as frame_indices
+    from vader.backbones.family import ExpertOptions as ExpertOptions
     from vader.backbones.family import Family as Family
     from vader.backbones.family import FamilyOptions as FamilyOptions
     from vader.backbones.family import Grid as Grid
+    from vader.backbones.family import call_denoiser as call_denoiser
     from vader.backbones.family import pipeline_encode as pipeline_encode
     from vader.backbones.family import published_as as published_as
+    from vader.backbones.images import Images as Images
+    from vader.backbones.images import TakesImage as TakesImage
+    from vader.backbones.images import first_latents as first_latents
+    from vader.backbones.images import pixels as pixels
     from vader.backbones.parts import Parts as Parts
     from vader.backbones.schedules import diffusion_schedule as diffusion_schedule
     from vader.backbones.schedules import flow_schedule as flow_schedule
@@ -118,6 +131,7 @@ if TYPE_CHECKING:
     from vader.protocols import CachesConditioning as CachesConditioning
     from vader.protocols import Convertible as Convertible
     from vader.protocols import ExportsNative as ExportsNative
+    from vader.protocols import LimitsAdapters as LimitsAdapters
     from vader.protocols import MetaBuildable as MetaBuildable
     from vader.protocols import NamedPromptSets as NamedPromptSets
     from vader.protocols import NativeAdapters as NativeAdapters

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vader.protocols import Backbone
+from vader.resolve import build
 from vader.spec import AdapterSpec
 from vader.testing.backbone import encoded, live_backbone, near, predicted, random_latents
 from vader.testing.checks import Failed, NotApplicable, check, expect
@@ -21,7 +22,8 @@ def _adapted(subject: Subject) -> tuple[Backbone, list[nn.Parameter]]:
     """A backbone of the check's own, with an adapter on it."""
     backbone = cast(Backbone, subject.build())
     targets = subject.capability("lora_target_modules")
-    return backbone, lora.inject(backbone.denoiser, AdapterSpec(rank=2), targets, seed=0)
+    without = build.without_adapter(backbone)
+    return backbone, lora.inject(backbone.denoiser, AdapterSpec(rank=2), targets, seed=0, without=without)
 
 
 @check("backbone", needs=("predictions_are_deterministic",))
@@ -71,7 +73,7 @@ def an_adapter_is_saved_exactly(subject: Subject) -> None:
     other, loaded = _adapted(subject)
     with tempfile.TemporaryDirectory() as folder:
         name = subject.capability("denoiser_name")
-        lora.save(backbone.denoiser, Path(folder), name)
+        lora.save(backbone.denoiser, Path(folder), name, subject.capability("experts"))
         lora.load_into(other.denoiser, Path(folder))
     wrong = sum(not torch.equal(before, after) for before, after in zip(parameters, loaded, strict=True))
     expect(wrong == 0, f"{wrong} of {len(parameters)} adapter tensors change on their way through a file.")

@@ -26,18 +26,22 @@ class PipelineFolder:
         judge: takes ``model_index.json`` and what the user calls the pipeline; ``WeightsError`` for another kind.
         fix: where to get one, the end of every message.
         tokenizers: names of the parts that are tokenizers.
+        processors: names of the parts that prepare images for their encoder.
     """
 
     modules: tuple[str, ...]
     judge: Callable[[Mapping[str, Any], str], None]
     fix: str
     tokenizers: tuple[str, ...] = ("tokenizer",)
+    processors: tuple[str, ...] = ()
 
     @property
     def configs(self) -> dict[str, str]:
         """The configuration file of every part."""
         tokenizers = dict.fromkeys(self.tokenizers, "tokenizer_config.json")
-        return {**dict.fromkeys(self.modules, "config.json"), **tokenizers, "scheduler": "scheduler_config.json"}
+        processors = dict.fromkeys(self.processors, "preprocessor_config.json")
+        modules = dict.fromkeys(self.modules, "config.json")
+        return {**modules, **tokenizers, **processors, "scheduler": "scheduler_config.json"}
 
     def find(self, weights: str, revision: str | None = None) -> Path:
         """The local folder with index and configurations, judged; the weights need not be there.
@@ -121,7 +125,7 @@ class PipelineFolder:
         return data
 
     def tokenizer(self, kind: Any, folder: Path, name: str, part: str = "tokenizer") -> Any:
-        """The tokenizer, of a class of transformers.
+        """A tokenizer or what prepares images, of a class of transformers.
 
         Raises:
             WeightsError: it cannot be loaded.

@@ -12,6 +12,7 @@ from vader.weights.lora.load import restore as restore
 from vader.weights.lora.load import spec_of as spec_of
 from vader.weights.lora.load import trainable as trainable
 from vader.weights.lora.names import DIFFUSERS_FILE as DIFFUSERS_FILE
+from vader.weights.lora.names import DIFFUSERS_FILE_2 as DIFFUSERS_FILE_2
 from vader.weights.lora.names import PEFT_CONFIG as PEFT_CONFIG
 from vader.weights.lora.names import PEFT_FILE as PEFT_FILE
 from vader.weights.lora.save import save as save

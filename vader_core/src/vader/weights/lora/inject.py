@@ -20,6 +20,7 @@ def inject(
     targets: Sequence[str],
     seed: int,
     tensors: Mapping[str, Tensor] | None = None,
+    without: str | None = None,
 ) -> list[nn.Parameter]:
     """Freeze a denoiser and give it a LoRA adapter, in float32, that changes nothing yet.
 
@@ -29,6 +30,7 @@ def inject(
         targets: the backbone's own target modules, used when the spec names none.
         seed: of the adapter's random half.
         tensors: what ``spec.init`` holds, when its format is the backbone's own.
+        without: regular expression of whole names of modules that carry none.
 
     Returns:
         The parameters that train.
@@ -43,7 +45,12 @@ def inject(
         _all_match(denoiser, wanted, f" of {spec.init!r}" if spec.init else "")
     denoiser.requires_grad_(False)
     config = LoraConfig(
-        r=spec.rank, lora_alpha=spec.alpha or spec.rank, lora_dropout=spec.dropout, target_modules=wanted, bias="none"
+        r=spec.rank,
+        lora_alpha=spec.alpha or spec.rank,
+        lora_dropout=spec.dropout,
+        target_modules=wanted,
+        exclude_modules=without,
+        bias="none",
     )
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from vader.spec import AdapterSpec
 from vader.weights.lora.adapter import Adapter
 from vader.weights.lora.formats import FORMATS, LayerNames, keys
-from vader.weights.lora.names import DIFFUSERS_FILE, DOWN, METADATA, NAME, PEFT_CONFIG, PEFT_FILE, PEFT_PREFIX, UP
+from vader.weights.lora.names import (
+    DIFFUSERS_FILE,
+    DIFFUSERS_FILE_2,
+    DOWN,
+    METADATA,
+    NAME,
+    PEFT_CONFIG,
+    PEFT_FILE,
+    PEFT_PREFIX,
+    UP,
+)
 
 _DIFFUSERS_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "peft_type")
 
@@ -25,7 +35,7 @@ def state_dict(denoiser: nn.Module) -> dict[str, Tensor]:
     return {name.removeprefix(PEFT_PREFIX): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def save(denoiser: nn.Module, folder: Path, denoiser_name: str | None = None) -> None:
+def save(denoiser: nn.Module, folder: Path, denoiser_name: str | None = None, experts: Sequence[str] = ()) -> None:
     """Write an adapter in peft's layout and, with ``denoiser_name``, in diffusers' as well.
 
     Args:
@@ -33,11 +43,18 @@ def save(denoiser: nn.Module, folder: Path, denoiser_name: str | None = None) ->
         folder: exists and is empty.
         denoiser_name: diffusers' name of the denoiser in its pipeline ("transformer", "unet"): then the folder also
             serves ``pipeline.load_lora_weights(folder)``.
+        experts: names of the two denoisers that a router has, in diffusers' order; each gets a file of its own.
     """
-    _write(folder, state_dict(denoiser), denoiser.peft_config[NAME], denoiser_name)  # type: ignore[index]
+    _write(folder, state_dict(denoiser), denoiser.peft_config[NAME], denoiser_name, experts)  # type: ignore[index]
 
 
-def write(folder: Path, state: Mapping[str, Tensor], spec: AdapterSpec, denoiser_name: str | None = None) -> None:
+def write(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    spec: AdapterSpec,
+    denoiser_name: str | None = None,
+    experts: Sequence[str] = (),
+) -> None:
     """Write an adapter that is on no denoiser; see :func:`save`.
 
     Args:
@@ -45,8 +62,15 @@ def write(folder: Path, state: Mapping[str, Tensor], spec: AdapterSpec, denoiser
         state: tensors by plain name.
         spec: rank, alpha, and the target modules, which are needed.
         denoiser_name: see :func:`save`.
+        experts: see :func:`save`.
     """
-    _write(folder, {name: tensor.contiguous() for name, tensor in state.items()}, _peft_config(spec), denoiser_name)
+    _write(
+        folder,
+        {name: tensor.contiguous() for name, tensor in state.items()},
+        _peft_config(spec),
+        denoiser_name,
+        experts,
+    )
 
 
 def write_file(file: Path, adapter: Adapter, name: str, layers: LayerNames, denoiser_name: str | None = None) -> None:
@@ -100,7 +124,13 @@ def _prefixed(config: Mapping[str, Any], denoiser_name: str) -> str:
     return json.dumps(prefixed, sort_keys=True)
 
 
-def _write(folder: Path, state: Mapping[str, Tensor], peft_config: Any, denoiser_name: str | None) -> None:
+def _write(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    peft_config: Any,
+    denoiser_name: str | None,
+    experts: Sequence[str],
+) -> None:
     from safetensors.torch import save_file
 
     config = {key: _jsonable(value) for key, value in peft_config.to_dict().items()}
@@ -109,9 +139,11 @@ def _write(folder: Path, state: Mapping[str, Tensor], peft_config: Any, denoiser
     (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if denoiser_name is not None:
         metadata = {"format": "pt", METADATA: _prefixed(config, denoiser_name)}
-        save_file(
-            {f"{denoiser_name}.{name}": tensor for name, tensor in state.items()}, folder / DIFFUSERS_FILE, metadata
-        )
+        for file, expert in zip((DIFFUSERS_FILE, DIFFUSERS_FILE_2), experts or ("",), strict=False):
+            own = expert and f"{expert}."
+            mine = {name.removeprefix(own): tensor for name, tensor in state.items() if name.startswith(own)}
+            if mine:
+                save_file({f"{denoiser_name}.{name}": tensor for name, tensor in mine.items()}, folder / file, metadata)
 
 
 def _jsonable(value: Any) -> Any:
