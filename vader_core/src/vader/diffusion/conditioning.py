@@ -166,14 +166,14 @@ class _Store:
 
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            digest, shared = "", sorted(_shared(row))
+            digest, common = "", sorted(_shared(row))
             if row.negative is not None:
-                data = save(plain({name: row.negative[name] for name in row.negative.keys() - set(shared)}))
+                data = save(plain({name: row.negative[name] for name in row.negative.keys() - set(common)}))
                 digest = hashlib.sha256(data).hexdigest()[:16]
                 shared = self._folder / f"negative-{digest}.safetensors"
                 if not shared.is_file():
                     write_with(shared, lambda file: file.write(data))
-            whole = save(plain(row.positive), {"negative": digest, "shared": json.dumps(shared)})
+            whole = save(plain(row.positive), {"negative": digest, "shared": json.dumps(common)})
             write_with(self._file(key), lambda file: file.write(whole))
             self._make_room()
 

@@ -140,8 +140,8 @@ def _write(
     if denoiser_name is not None:
         metadata = {"format": "pt", METADATA: _prefixed(config, denoiser_name)}
         for file, expert in zip((DIFFUSERS_FILE, DIFFUSERS_FILE_2), experts or ("",), strict=False):
-            own = expert and f"{expert}."
-            mine = {name.removeprefix(own): tensor for name, tensor in state.items() if name.startswith(own)}
+            start = f"{expert}." if expert else ""
+            mine = {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
             if mine:
                 save_file({f"{denoiser_name}.{name}": tensor for name, tensor in mine.items()}, folder / file, metadata)
 
