@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import diffusers
@@ -13,6 +14,7 @@ from torch import Tensor
 from vader.diffusion.samplers.ddim import DDIM
 from vader.diffusion.samplers.diffusers import DiffusersScheduler
 from vader.diffusion.samplers.flow_euler import FlowEuler, flow_step
+from vader.diffusion.samplers.pipeline import PipelineScheduler
 from vader.protocols import NoiseSchedule, Prediction, Sampler, SamplerContext, Video
 
 ALPHAS = scaled_linear()
@@ -532,7 +534,7 @@ class TestDiffusersSchedulerRefuses:
             adapted("DDIMScheduler", VP, steps=1001)
 
 
-@pytest.mark.parametrize("sampler", [DDIM, FlowEuler, DiffusersScheduler])
+@pytest.mark.parametrize("sampler", [DDIM, FlowEuler, DiffusersScheduler, PipelineScheduler])
 def test_built_ins_declare_their_capabilities(sampler: Any) -> None:
     assert set(sampler.predictions) <= {"epsilon", "v", "sample", "flow"}
     assert isinstance(sampler.stochastic, bool)
@@ -544,3 +546,26 @@ def test_built_ins_use_no_global_random_numbers(make: Any) -> None:
     before = torch.get_rng_state()
     run(make(), randn(0))
     assert torch.equal(before, torch.get_rng_state())
+
+
+class TestSigmasOfTheirOwn:
+    """A schedule whose pipeline spaces its steps by itself."""
+
+    SCHEDULE = NoiseSchedule(
+        "flow", shift=4.0, sigmas=lambda steps, shift: torch.linspace(1, 0.1, steps, dtype=torch.float64) ** shift
+    )
+
+    def test_euler_steps_are_at_them(self) -> None:
+        sampler = FlowEuler(FlowEuler.Options(), context(self.SCHEDULE, 3))
+        torch.testing.assert_close(sampler.timesteps, torch.tensor([1000.0, 1000 * 0.55**4, 0.1]))
+        other = FlowEuler(FlowEuler.Options(shift=1.0), context(self.SCHEDULE, 3))
+        torch.testing.assert_close(other.timesteps, torch.tensor([1000.0, 550.0, 100.0]))
+
+    def test_a_scheduler_that_takes_sigmas_gets_them(self) -> None:
+        config = {"shift": 9.0, "invert_sigmas": True, "shift_terminal": 0.5, "use_dynamic_shifting": True}
+        schedule = dataclasses.replace(self.SCHEDULE, config=config)
+        sampler = adapted("FlowMatchEulerDiscreteScheduler", schedule, steps=3)
+        euler = FlowEuler(FlowEuler.Options(), context(schedule, 3))
+        torch.testing.assert_close(sampler.timesteps, euler.timesteps)
+        for found, wanted in zip(run(sampler, randn(0)), run(euler, randn(0)), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

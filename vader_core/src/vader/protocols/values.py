@@ -105,7 +105,9 @@ class NoiseSchedule:
         alphas_cumprod: ``(train_timesteps,)`` float64, for epsilon, v and sample; None for flow.
         train_timesteps: length of the training schedule; a flow at sigma 1 sees this as its timestep.
         shift: constant timestep shift of a flow, 1 for none (Esser et al. 2024, section 5.3.2).
-        config: a diffusers scheduler configuration that says the same, for the ``diffusers`` sampler.
+        config: a diffusers scheduler configuration that says the same, for the samplers ``diffusers`` and ``pipeline``.
+        sigmas: ``(steps, shift) -> (steps,)`` float64, a flow's noise level at each step, from 1 down, where a model's
+            own pipeline has others than training's, evenly spaced and shifted.
     """
 
     prediction: Prediction
@@ -113,6 +115,7 @@ class NoiseSchedule:
     train_timesteps: int = 1000
     shift: float = 1.0
     config: Mapping[str, Any] = field(default_factory=dict)
+    sigmas: Callable[[int, float], Tensor] | None = None
 
     def levels(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise level at training's timesteps: ``latents = signal * clean + sigma * noise``.

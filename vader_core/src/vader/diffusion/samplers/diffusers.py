@@ -115,7 +115,11 @@ class DiffusersScheduler:
         config = _config(kind, self._schedule, overrides)
         try:
             scheduler = kind(**config)
-            scheduler.set_timesteps(self._steps, device="cpu")
+            if _spaced(kind, self._schedule):
+                given = self._schedule.sigmas(self._steps, self._schedule.shift).tolist()  # type: ignore[misc]
+                scheduler.set_timesteps(sigmas=given, device="cpu")
+            else:
+                scheduler.set_timesteps(self._steps, device="cpu")
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"{self._name} cannot be built for {self._steps} steps: {reason}") from error
@@ -239,6 +243,8 @@ def _decided(kind: Any, schedule: NoiseSchedule, accepted: Sequence[str]) -> dic
         found["prediction_type"] = _PREDICTION_TYPES[schedule.prediction]
     elif "flow_shift" in accepted:
         found |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": schedule.shift}
+    elif _spaced(kind, schedule):  # shifted already, and from noise to clean
+        found |= {"shift": 1.0, "shift_terminal": None, "invert_sigmas": False}
     else:
         found["shift"] = schedule.shift
     if "use_dynamic_shifting" in accepted:
@@ -250,6 +256,12 @@ def _decided(kind: Any, schedule: NoiseSchedule, accepted: Sequence[str]) -> dic
             f"One that can is DPMSolverMultistepScheduler."
         )
     return found
+
+
+def _spaced(kind: Any, schedule: NoiseSchedule) -> bool:
+    """Whether a scheduler takes the sigmas that the schedule has of its own."""
+    sigmas = "sigmas" in inspect.signature(kind.set_timesteps).parameters
+    return schedule.sigmas is not None and sigmas and "shift" in inspect.signature(kind.__init__).parameters
 
 
 def _levels(scheduler: Any, schedule: NoiseSchedule, steps: int) -> list[tuple[float, float]]:

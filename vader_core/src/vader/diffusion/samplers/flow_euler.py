@@ -28,7 +28,8 @@ class FlowEuler:
 
     Sigmas are linear from 1 to 1 / train_timesteps, then 0, each shifted by ``s sigma / (1 + (s - 1) sigma)``
     (Esser et al. 2024, arXiv 2403.03206, eq. 23), the first and last shifted twice at the ends of training's range as
-    diffusers' FlowMatchEulerDiscreteScheduler has it, whose numbers these are.
+    diffusers' FlowMatchEulerDiscreteScheduler has it, whose numbers these are. A schedule with sigmas of its own has
+    those.
     """
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("flow",)
@@ -43,8 +44,11 @@ class FlowEuler:
         self._eta = context.eta
         shift = options.shift if options.shift is not None else schedule.shift
         total = schedule.train_timesteps
-        low = _shifted(torch.tensor(1 / total, dtype=torch.float64), shift)
-        sigmas = _shifted(torch.linspace(1.0, float(low), context.steps, dtype=torch.float64), shift)
+        if schedule.sigmas is not None:
+            sigmas = schedule.sigmas(context.steps, shift)
+        else:
+            low = shifted(torch.tensor(1 / total, dtype=torch.float64), shift)
+            sigmas = shifted(torch.linspace(1.0, float(low), context.steps, dtype=torch.float64), shift)
         self._sigmas = torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
         self.timesteps = (sigmas * total).float().to(context.device)
 
@@ -84,5 +88,6 @@ def flow_step(
     return StepOutput(mean + std * noise, original, mean, latents.new_tensor(std))
 
 
-def _shifted(sigma: Tensor, shift: float) -> Tensor:
+def shifted(sigma: Tensor, shift: float) -> Tensor:
+    """Noise levels of a flow with a timestep shift (Esser et al. 2024, arXiv 2403.03206, eq. 23)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
