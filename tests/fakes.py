@@ -254,6 +254,22 @@ class PromptLength:
         return (frames.detach() > 0.5).to(frames.dtype).mean(dim=(1, 2, 3, 4)) + letters
 
 
+class Nearness:
+    """Scores latents: higher when their mean is nearer that of their prompt's embedding; less so in noise."""
+
+    input: ClassVar[str] = "latents"
+    needs_prompt: ClassVar[bool] = True
+    Options = vader.Options
+
+    def __init__(self, options: vader.Options) -> None:
+        pass
+
+    def score(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """``(b c f h w)`` -> ``(b,)``, at most 0."""
+        wanted = conditioning.positive["embeds"].mean((1, 2)).to(latents.dtype)
+        return -(latents.mean((1, 2, 3, 4)) - wanted).square() / (1 + timestep / 1000)
+
+
 class FakePrompts:
     """Gives prompts of a list, at random."""
 

@@ -74,7 +74,7 @@ def measure(spec: dict) -> Measured:
         parameter.register_post_accumulate_grad_hook(lambda p: gradients.update({id(p): _bytes([p.grad])}))
     optimization = TrainStep(
         plan.spec.train, engine, denoiser, prepared, parameters, method, plan.prompts, encode, Counters(),
-        context.timer,
+        context.timer, context.objective,
     )  # fmt: skip
     optimization.step(0)
     gc.collect()

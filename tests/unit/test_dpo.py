@@ -91,7 +91,7 @@ def test_the_preferred_clip_is_the_one_with_the_higher_reward(noised: list[tuple
     ours, given = method(made), batch(made)
     (loss,) = ours.losses([given], 0)
     clean = noised[0][0]
-    judged = context(made).decode_and_score(clean, [0, 1], given.prompts).reward
+    judged = context(made).decode_and_score(clean, [0, 1], given).reward
     assert (judged[:2] > judged[2:]).all()
     assert sorted(judged.tolist()) == pytest.approx(sorted(loss.reward.tolist()), rel=1e-9)
 
@@ -128,7 +128,7 @@ def test_best_and_worst_of_more_than_two(noised: list[tuple[Tensor, ...]]) -> No
     made = backbone()
     given = batch(made, ["a red circle"] * 4, SEEDS)
     (loss,) = method(made, group_size=4).losses([given], 0)
-    judged = context(made).decode_and_score(noised[0][0], [0, 1], given.prompts[:2]).reward
+    judged = context(made).decode_and_score(noised[0][0], [0, 1], batch(made, ["a red circle"] * 2, SEEDS[:2])).reward
     assert judged.tolist() == pytest.approx([float(loss.reward.max()), float(loss.reward.min())])
 
 

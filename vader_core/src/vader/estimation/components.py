@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from vader.errors import VaderError, WeightsError
 from vader.estimation.fake_device import STAGE, Machine
-from vader.protocols import Backbone, MetaBuildable, Prompt, Reward, Runtime, Video
+from vader.protocols import Backbone, LatentReward, MetaBuildable, Reward, Runtime, Video, capability
 from vader.resolve import build
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
-from vader.shapes import Frames, Scores
+from vader.shapes import Frames, Latents, Scores
 from vader.weights import lora
 
 _DEPTH = 4
@@ -26,9 +26,12 @@ _DEPTH = 4
 class NotCounted:
     """Stands for a reward that cannot be built here: it keeps the gradient's way open and counts nothing."""
 
-    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores:
-        """``(b f c h w)`` -> ``(b,)``."""
-        return frames.mean(dim=(1, 2, 3, 4))
+    def __init__(self, sees: str = "frames") -> None:
+        self.input = sees
+
+    def score(self, clips: Frames | Latents, *others: Any) -> Scores:
+        """``(b ...)``, frames or latents -> ``(b,)``."""
+        return clips.flatten(1).mean(1)
 
 
 class Attempt:
@@ -40,16 +43,18 @@ class Attempt:
         missing: where it is said.
     """
 
-    def __init__(self, key: str, reward: Reward, missing: dict[str, str]) -> None:
+    def __init__(self, key: str, reward: Reward | LatentReward, missing: dict[str, str]) -> None:
         self._key, self.reward, self._missing = key, reward, missing
+        self.input = capability(reward, "input")
 
-    def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores | Mapping[str, Scores]:
-        """See :class:`vader.protocols.Reward`."""
+    def score(self, clips: Frames | Latents, *others: Any) -> Scores | Mapping[str, Scores]:
+        """See :class:`vader.protocols.Reward` and :class:`vader.protocols.LatentReward`."""
         try:
-            return self.reward.score(frames, prompts)
+            given: Scores | Mapping[str, Scores] = self.reward.score(clips, *others)
+            return given
         except Exception as error:  # a component may fail in any way on tensors without bytes
             self._missing[f"activations of reward {self._key}"] = f"{type(error).__name__}: {first_line(error)}"
-            return NotCounted().score(frames, prompts)
+            return NotCounted().score(clips)
 
 
 @contextmanager
@@ -120,13 +125,15 @@ def backbone_of(plan: Plan, machine: Machine, dtype: torch.dtype) -> tuple[Backb
     return backbone, [parameter for parameter in backbone.denoiser.parameters() if parameter.requires_grad]
 
 
-def reward_of(part: ResolvedComponent, machine: Machine, dtype: torch.dtype, video: Video) -> Reward:
-    """A reward without bytes, for these clips.
+def reward_of(
+    part: ResolvedComponent, machine: Machine, dtype: torch.dtype, video: Video, backbone: Backbone
+) -> Reward | LatentReward:
+    """A reward without bytes, for these clips and, where it scores latents, of this backbone.
 
     Raises:
         Exception: whatever its constructor raises.
     """
-    reward, homes = meta_init(part, machine.device, dtype, video=video)
+    reward, homes = meta_init(part, machine.device, dtype, video=video, backbone=backbone)
     if isinstance(reward, nn.Module):
         reward.requires_grad_(False).eval()
     dress(machine, reward, homes)

@@ -20,7 +20,7 @@ from vader.estimation.components import (
 from vader.estimation.fake_device import STAGE, Machine
 from vader.estimation.memory_tracker import Account, LiveBytes, storages
 from vader.estimation.watched_step import watch_step
-from vader.protocols import Backbone, Reward, Video
+from vader.protocols import Backbone, LatentReward, Reward, Video
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
@@ -84,9 +84,9 @@ def estimate(spec: Spec, overrides: Sequence[str] = (), device: str | None = Non
         warnings.simplefilter("ignore")  # libraries warn of devices that are only pretended
         backbone, parameters = backbone_of(plan, machine, dtype)
         isolated = {reward.key for reward in (*plan.spec.rewards, *plan.spec.validation.rewards) if reward.isolate}
-        rewards = _rewards(plan.rewards, isolated, machine, dtype, plan.video, missing)
+        rewards = _rewards(plan.rewards, isolated, machine, dtype, plan.video, backbone, missing)
         others = {key: part for key, part in plan.held_out.items() if key not in rewards}
-        held_out = _rewards(others, isolated, machine, dtype, plan.video, missing)
+        held_out = _rewards(others, isolated, machine, dtype, plan.video, backbone, missing)
         live = LiveBytes()
         cuda = machine.device.type == "cuda"
         training, validation = watch_step(
@@ -120,18 +120,19 @@ def _rewards(
     machine: Machine,
     dtype: torch.dtype,
     video: Video,
+    backbone: Backbone,
     missing: dict[str, str],
-) -> dict[str, Reward]:
+) -> dict[str, Reward | LatentReward]:
     """Rewards without bytes; notes those that cannot be built."""
-    made: dict[str, Reward] = {}
+    made: dict[str, Reward | LatentReward] = {}
     for key, part in parts.items():
         if key in isolated:
             missing[f"reward {key}"] = "it runs in a process of its own (isolate)"
             made[key] = NotCounted()
             continue
         try:
-            made[key] = Attempt(key, reward_of(part, machine, dtype, video), missing)
+            made[key] = Attempt(key, reward_of(part, machine, dtype, video, backbone), missing)
         except Exception as error:  # a component's constructor may fail in any way
             missing[f"reward {key}"] = first_line(error)
-            made[key] = NotCounted()
+            made[key] = NotCounted(part.capability("input"))
     return made

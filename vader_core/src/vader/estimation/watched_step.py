@@ -16,7 +16,7 @@ from vader.diffusion.rollout import OnStep
 from vader.estimation.components import networks
 from vader.estimation.memory_tracker import Account, LiveBytes, is_fake, storages
 from vader.methods.context import RolloutContext
-from vader.protocols import Backbone, Branch, Conditioning, Prompt, Reward
+from vader.protocols import Backbone, Branch, Conditioning, LatentReward, Prompt, Reward
 from vader.resolve import build
 from vader.resolve.plan import Plan
 from vader.runs.train_step import Counters, TrainStep
@@ -73,6 +73,12 @@ class WatchedContext(RolloutContext):
         self._in_backward(frames, DECODING)
         with self.live.running(REWARDS):
             return super().score(frames, prompts)
+
+    def score_latents(self, latents: Latents, timestep: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
+        """See :class:`RolloutContext`."""
+        self._in_backward(latents, WINDOW)
+        with self.live.running(REWARDS):
+            return super().score_latents(latents, timestep, conditioning)
 
     def _in_backward(self, tensor: Tensor, phase: str) -> None:
         """When a tensor's gradient is there, what made it is next."""
@@ -139,8 +145,8 @@ def watch_step(
     plan: Plan,
     backbone: Backbone,
     parameters: list[nn.Parameter],
-    rewards: Mapping[str, Reward],
-    held_out: Mapping[str, Reward],
+    rewards: Mapping[str, Reward | LatentReward],
+    held_out: Mapping[str, Reward | LatentReward],
     live: LiveBytes,
     running: Callable[[], AbstractContextManager[Any]] = nullcontext,
     *,
@@ -167,6 +173,8 @@ def watch_step(
     context = build.assemble_context(plan, backbone, backbone.denoiser, rewards, _DEVICE)
     kept = {item.name: getattr(context, item.name) for item in fields(context)}
     context = WatchedContext(**kept, live=live)
+    for scale in context.objective.scales.values():
+        scale.start([-1.0, 1.0])
     encode = _WatchedEncoder(backbone, live)
     with running(), live:
         _hold_weights(live, backbone, parameters, {**rewards, **held_out})
@@ -206,6 +214,7 @@ def _optimizer_step(
         encode,
         Counters(),
         context.timer,
+        context.objective,
     )
     with live.running(UPDATE):
         if single:
@@ -222,7 +231,7 @@ def _optimizer_step(
 
 
 def _hold_weights(
-    live: LiveBytes, backbone: Backbone, parameters: list[nn.Parameter], rewards: Mapping[str, Reward]
+    live: LiveBytes, backbone: Backbone, parameters: list[nn.Parameter], rewards: Mapping[str, Reward | LatentReward]
 ) -> None:
     """Put weights into rows: the adapter, then each network, the denoiser last, since others may be parts of it."""
     live.hold(parameters, ADAPTER)

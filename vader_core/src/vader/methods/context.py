@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,20 @@ from vader.diffusion.gradient import Draw, Window
 from vader.diffusion.guidance import Branches, Recompute
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
+from vader.methods.contrast import Contrast
 from vader.methods.objective import Objective
 from vader.protocols import (
     Backbone,
     Batch,
     Branch,
     Conditioning,
+    LatentReward,
     Prompt,
     Reward,
     Sampler,
     VariesGuidance,
     Video,
+    capability,
     score_and_parts,
 )
 from vader.shapes import Frames, Latents, Scores
@@ -65,7 +68,7 @@ class ScoredClips:
     """Clips that have been made and judged.
 
     Args:
-        latents: ``(b ...)``, clean.
+        latents: ``(b ...)``, where the rollout ended.
         scores: raw scores by reward, and their parts, each ``(b,)``.
         reward: their weighted combination, ``(b,)``.
     """
@@ -77,6 +80,11 @@ class ScoredClips:
     def detached_scores(self) -> dict[str, Scores]:
         """Raw scores without their graph, for logs."""
         return {key: score.detach() for key, score in self.scores.items()}
+
+
+def sees_latents(reward: Reward | LatentReward) -> TypeGuard[LatentReward]:
+    """Whether a reward scores latents, and not frames."""
+    return bool(capability(reward, "input") == "latents")
 
 
 @dataclass(frozen=True)
@@ -99,13 +107,14 @@ class RolloutContext:
         device: where latents are born.
         timer: measures phases.
         gather: ``[of this process] -> [of every process, by rank]``, for small values; every process must call it.
+        contrasts: by key, of the rewards that are scored relative to themselves.
     """
 
     backbone: Backbone
     denoiser: nn.Module
     sampler: Sampler
     video: Video
-    rewards: Mapping[str, Reward]
+    rewards: Mapping[str, Reward | LatentReward]
     objective: Objective
     draw_window: Draw
     choose_frames: Callable[[random.Random], list[int]]
@@ -116,6 +125,7 @@ class RolloutContext:
     device: torch.device
     timer: PhaseTimer = field(repr=False)
     gather: Callable[[list[Any]], list[Any]] = list
+    contrasts: Mapping[str, Contrast] = field(default_factory=dict)
 
     def predict(self, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
         """One call of the prepared denoiser."""
@@ -155,8 +165,24 @@ class RolloutContext:
         with self.timer("decode"):
             return self.backbone.decode(latents, frames)
 
+    @cached_property
+    def latent_rewards(self) -> dict[str, LatentReward]:
+        """The rewards that see latents."""
+        return {key: reward for key, reward in self.rewards.items() if sees_latents(reward)}
+
+    @cached_property
+    def frame_rewards(self) -> dict[str, Reward]:
+        """The rewards that see frames; without any nothing need be decoded."""
+        return {key: cast(Reward, reward) for key, reward in self.rewards.items() if not sees_latents(reward)}
+
+    def timestep_after(self, step: int) -> Tensor:
+        """The timestep, a scalar, of the latents that step ``step`` gives; 0 after the last one, -1 or N - 1."""
+        times = self.sampler.timesteps
+        return times[step + 1] if 0 <= step < len(times) - 1 else times.new_zeros(())
+
     def score(self, frames: Frames, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """Raw scores by reward, each ``(b,)``, and after them their parts, as ``REWARD/PART``, without gradient.
+        """Raw scores of :attr:`frame_rewards`, each ``(b,)``, and after them their parts, as ``REWARD/PART``, without
+        gradient.
 
         Raises:
             ValueError: a reward gave scores of another shape.
@@ -164,24 +190,70 @@ class RolloutContext:
         scores: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
         with self.timer("reward"):
-            for key, reward in self.rewards.items():
-                given = reward.score(frames, prompts)
-                try:
-                    scores[key], named = score_and_parts(given, len(prompts))
-                except ValueError as error:
-                    raise ValueError(f"reward {key!r} {error}") from error
-                parts |= {f"{key}/{name}": part for name, part in named.items()}
+            for key, reward in self.frame_rewards.items():
+                contrast = self.contrasts.get(key)
+                given = contrast.score(reward, frames, prompts) if contrast else reward.score(frames, prompts)
+                scores[key], named = _checked(key, given, len(prompts))
+                parts |= named
         return scores | parts
+
+    def score_latents(self, latents: Latents, timestep: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
+        """Raw scores of :attr:`latent_rewards`, each ``(b,)``.
+
+        Args:
+            latents: ``(b ...)``.
+            timestep: scalar, that of all of them (:meth:`timestep_after`).
+            conditioning: of the ``b`` prompts.
+
+        Raises:
+            ValueError: a reward gave scores of another shape.
+        """
+        at = timestep.to(latents.device).expand(len(latents))
+        with self.timer("reward"):
+            return {
+                key: _checked(key, reward.score(latents, at, conditioning), len(latents))[0]
+                for key, reward in self.latent_rewards.items()
+            }
+
+    def judge(
+        self,
+        latents: Latents,
+        timestep: Tensor,
+        frames: Frames | None,
+        prompts: Sequence[Prompt],
+        conditioning: Conditioning,
+    ) -> dict[str, Tensor]:
+        """Raw scores of every reward, in their order, each ``(b,)``, and after them the parts of :meth:`score`.
+
+        Args:
+            latents: ``(b ...)``.
+            timestep: scalar, theirs.
+            frames: decoded from them; None when no reward sees frames.
+            prompts: of the ``b`` clips.
+            conditioning: of the same prompts.
+        """
+        found = self.score(frames, prompts) if frames is not None else {}
+        if self.latent_rewards:
+            found |= self.score_latents(latents, timestep, conditioning)
+        return {key: found[key] for key in self.rewards} | found
 
     def sample_and_score(self, batch: Batch, window: Window, on_step: OnStep | None = None) -> ScoredClips:
         """Make and judge a batch's clips, with gradient in the window; frames are chosen by the batch's chance."""
         chosen = self.choose_frames(batch.rng)
         latents = self.sample(batch.conditioning, batch.seeds, window, on_step)
-        return self.decode_and_score(latents, chosen, batch.prompts)
+        return self.decode_and_score(latents, chosen, batch, -1 if window.original else window.last)
 
-    def decode_and_score(self, latents: Latents, frames: Sequence[int], prompts: Sequence[Prompt]) -> ScoredClips:
-        """Decode the wanted frames of clean latents and judge them."""
-        scores = self.score(self.decode(latents, frames), prompts)
+    def decode_and_score(self, latents: Latents, frames: Sequence[int], batch: Batch, step: int = -1) -> ScoredClips:
+        """Decode the wanted frames of a batch's latents, if any reward sees frames, and judge them.
+
+        Args:
+            latents: ``(b ...)``.
+            frames: indices from 0.
+            batch: whose clips they are.
+            step: that gave the latents; -1 for clean ones, the only ones that decode to a clip.
+        """
+        pixels = self.decode(latents, frames) if self.frame_rewards else None
+        scores = self.judge(latents, self.timestep_after(step), pixels, batch.prompts, batch.conditioning)
         return ScoredClips(latents, scores, self.objective.reward(scores))
 
     def predict_at(self, conditioning: Conditioning, latents: Latents, i: int, *, recompute: Recompute) -> Tensor:
@@ -217,3 +289,16 @@ class RolloutContext:
         with self.base():
             reference = self.predict_at(conditioning, latents, i, recompute=False)
         return (upcast(prediction) - upcast(reference)).square().flatten(1).mean(1) / 2
+
+
+def _checked(key: str, given: Any, clips: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The score that counts of what a reward gave, and its parts, named after it.
+
+    Raises:
+        ValueError: they are not one a clip.
+    """
+    try:
+        score, parts = score_and_parts(given, clips)
+    except ValueError as error:
+        raise ValueError(f"reward {key!r} {error}") from error
+    return score, {f"{key}/{name}": part for name, part in parts.items()}

@@ -73,9 +73,7 @@ class RewardGradient:
             noise = context.noise([derive(seed, "renoise", draw) for seed in batch.seeds]).draw()
             latents = add_noise(schedule, clean, noise, timestep)
             prediction = context.predict_at(batch.conditioning, latents, last, recompute=context.recompute is True)
-            made = context.decode_and_score(
-                predicted_clean(schedule, prediction, latents, timestep), chosen, batch.prompts
-            )
+            made = context.decode_and_score(predicted_clean(schedule, prediction, latents, timestep), chosen, batch)
             yield self._loss(batch, made, _Visited(last, latents), draws, {"gradient/k": 1.0})
 
     def _loss(self, batch: Batch, made: ScoredClips, at: _Visited, draws: int, metrics: dict[str, float]) -> Loss:

@@ -18,6 +18,7 @@ from vader.protocols.capabilities import Capability as Capability
 from vader.protocols.capabilities import capabilities_of as capabilities_of
 from vader.protocols.capabilities import capability as capability
 from vader.protocols.components import Backbone as Backbone
+from vader.protocols.components import LatentReward as LatentReward
 from vader.protocols.components import PromptSource as PromptSource
 from vader.protocols.components import Reward as Reward
 from vader.protocols.components import Sampler as Sampler

@@ -5,7 +5,8 @@ Capabilities are class attributes, so that a spec can be judged before any weigh
 
 A component is constructed as ``Component(options)`` or, when its constructor has a parameter of that name,
 ``Component(options, runtime=...)`` (:class:`Runtime`), ``Component(options, video=...)`` (:class:`Video`, the clip that
-``resolve_video`` gave; for backbones and rewards) or ``Sampler(options, context=...)`` (:class:`SamplerContext`).
+``resolve_video`` gave; for backbones and rewards), ``Sampler(options, context=...)`` (:class:`SamplerContext`) or, for a
+reward that sees latents, ``LatentReward(options, backbone=...)``.
 """
 
 from __future__ import annotations
@@ -125,6 +126,30 @@ class Reward(Protocol):
 
         A network with several scores gives them by name, each ``(b,)``: ``score`` is the one that counts, however the
         reward weighs the others in it; they are logged as ``REWARD/NAME``.
+        """
+        ...
+
+
+@runtime_checkable
+class LatentReward(Protocol):
+    """Scores latents, at any timestep: a reward whose class attribute ``input`` is ``latents``.
+
+    Nothing is decoded for it, and a rollout may end at any step for it. Its constructor may ask for the ``backbone``
+    whose latents it is to score. Its other class attributes are those of :class:`Reward`.
+    """
+
+    input: ClassVar[str]
+
+    def score(self, latents: Latents, timestep: Tensor, conditioning: Conditioning) -> Scores:
+        """Scores of ``b`` clips.
+
+        Args:
+            latents: ``(b ...)``.
+            timestep: ``(b,)``, as the denoiser would receive it with these latents; 0 for clean ones.
+            conditioning: of the ``b`` prompts.
+
+        Returns:
+            ``(b,)``.
         """
         ...
 

@@ -50,6 +50,7 @@ class Method(Protocol):
 
     Class attributes:
         needs_gradient: whether every reward must be differentiable.
+        needs_latents: whether every reward must score latents; default False.
     """
 
     needs_gradient: ClassVar[bool]

@@ -167,6 +167,8 @@ def _training_charts(run: RunData) -> Iterator[Chart]:
     named = [("reward", "reward"), *((key, f"score {key.removeprefix('score/')}") for key in scores)]
     if len(scores) == 1 and run.series("reward") == run.series(scores[0]):
         named = [("reward", f"reward = {scores[0].removeprefix('score/')}")]
+    scaled = sorted({key for record in run.records for key in record if key.startswith("normalized/")})
+    named += [(key, f"score {key.removeprefix('normalized/')}, in spreads from its mean") for key in scaled]
     named += [("loss", "loss"), ("grad_norm", "gradient norm"), ("learning_rate", "learning rate")]
     logged = {key for record in run.records for key in record}
     named += [(key, title) for key, title in _OF_METHODS.items() if key in logged]

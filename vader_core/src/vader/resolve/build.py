@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from vader.errors import Problem, SpecError
-from vader.protocols import Reward
+from vader.protocols import LatentReward, Reward
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vader.methods.context import RolloutContext
+    from vader.methods.objective import Objective
     from vader.protocols import Backbone, Sampler, Video
 
 
@@ -30,16 +31,28 @@ class FunctionReward:
 
 
 def assemble_rewards(
-    parts: Mapping[str, ResolvedComponent], device: torch.device, dtype: torch.dtype, video: Video | None = None
-) -> dict[str, Reward]:
-    """Construct rewards, told which clips they will see; those that are modules are moved, frozen, put in eval mode."""
+    parts: Mapping[str, ResolvedComponent],
+    device: torch.device,
+    dtype: torch.dtype,
+    video: Video | None = None,
+    backbone: Backbone | None = None,
+) -> dict[str, Reward | LatentReward]:
+    """Construct rewards; those that are modules are moved, frozen and put in eval mode.
+
+    Args:
+        parts: by key.
+        device: where they live.
+        dtype: of their weights.
+        video: the clips that they will see.
+        backbone: whose latents they may see, before it has an adapter.
+    """
     from torch import nn
 
     from vader.protocols import Runtime
 
-    rewards: dict[str, Reward] = {}
+    rewards: dict[str, Reward | LatentReward] = {}
     for key, part in parts.items():
-        reward = part.build(runtime=Runtime(device, dtype), video=video)
+        reward = part.build(runtime=Runtime(device, dtype), video=video, backbone=backbone)
         if isinstance(reward, nn.Module):
             reward.to(device).requires_grad_(False).eval()
         rewards[key] = reward if hasattr(reward, "score") else FunctionReward(reward)
@@ -95,7 +108,7 @@ def assemble_context(
     plan: Plan,
     backbone: Backbone,
     denoiser: nn.Module,
-    rewards: Mapping[str, Reward],
+    rewards: Mapping[str, Reward | LatentReward],
     device: torch.device,
     gather: Callable[[list[Any]], list[Any]] = list,
 ) -> RolloutContext:
@@ -105,11 +118,12 @@ def assemble_context(
     from vader.diffusion import frames
     from vader.diffusion.gradient import window
     from vader.methods.context import PhaseTimer, RolloutContext
-    from vader.methods.objective import Objective, Term
+    from vader.methods.contrast import Contrast
 
     spec = plan.spec
-    named = {reward.key: reward for reward in spec.rewards}
-    terms = [Term(key, named[key].weight, named[key].target) if key in named else Term(key) for key in plan.rewards]
+    contrasts = {
+        reward.key: Contrast(**reward.contrast.model_dump()) for reward in spec.rewards if reward.contrast is not None
+    }
     gradient, steps = spec.gradient, spec.sampler.steps
     by_block = spec.train.gradient_checkpointing and gradient.recompute == "auto"  # no block is to run three times
 
@@ -122,7 +136,7 @@ def assemble_context(
         sampler=assemble_sampler(plan, backbone, device),
         video=plan.video,
         rewards=rewards,
-        objective=Objective(terms),
+        objective=_objective(plan),
         draw_window=window(
             gradient.mode,
             steps,
@@ -139,4 +153,22 @@ def assemble_context(
         device=device,
         timer=PhaseTimer(device),
         gather=gather,
+        contrasts=contrasts,
     )
+
+
+def _objective(plan: Plan) -> Objective:
+    """How the scores of a plan's rewards combine; those passed as objects have weight 1."""
+    from vader.methods.objective import Objective, Term
+    from vader.methods.scales import Scale
+
+    named = {reward.key: reward for reward in plan.spec.rewards}
+    terms = []
+    for key in plan.rewards:
+        spec = named.get(key)
+        if spec is None:
+            terms.append(Term(key))
+            continue
+        scale = Scale(moving=spec.normalize == "running") if spec.normalize != "none" else None
+        terms.append(Term(key, spec.weight, spec.target, spec.threshold, scale))
+    return Objective(terms)

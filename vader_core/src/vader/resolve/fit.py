@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from vader.protocols import ValidatesSpec, Video
 from vader.resolve.components import ResolvedComponent
-from vader.spec import RunSpec
+from vader.spec import RewardSpec, RunSpec
 from vader.spec.consistency import Finding
 
 
@@ -54,8 +54,24 @@ def rewards_fit(
                 "Use it in validation.rewards, or take a method without gradients."
             )
             yield f"rewards.{index}.name", message
+        yield from _input_fits(f"rewards.{index}", reward, part, method)
         if video is not None:
             yield from _frames_suffice(spec, f"rewards.{index}.name", part, video)
+
+
+def _input_fits(
+    path: str, spec: RewardSpec, reward: ResolvedComponent, method: ResolvedComponent | None
+) -> Iterator[Finding]:
+    """It sees what the method, another process or a contrast can give it."""
+    latents = reward.capability("input") == "latents"
+    if method and method.capability("needs_latents") and not latents:
+        message = f"method {method.name!r} ends rollouts at noisy latents, and {reward.name!r} scores frames. "
+        yield f"{path}.name", message + "Use a reward that scores latents, such as 'latent', or reward_gradient."
+    if latents and spec.isolate is not None:
+        yield f"{path}.isolate", f"{reward.name!r} scores latents, which stay in this process. Remove isolate."
+    if spec.contrast is not None and (latents or not reward.capability("needs_prompt")):
+        message = f"{reward.name!r} does not read the prompt's text, so phrases in it change nothing. Remove contrast."
+        yield f"{path}.contrast", message
 
 
 def _frames_suffice(spec: RunSpec, path: str, reward: ResolvedComponent, video: Video) -> Iterator[Finding]:

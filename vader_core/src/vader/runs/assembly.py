@@ -64,9 +64,9 @@ def assemble(plan: Plan, engine: Engine, require_space: Callable[[int], None]) -
     dtype = DTYPES[spec.train.mixed_precision]
     with engine.main_first():
         backbone = build.assemble_backbone(plan, device, dtype)
-        rewards = build.assemble_rewards(plan.rewards, device, dtype, plan.video)
+        rewards = build.assemble_rewards(plan.rewards, device, dtype, plan.video, backbone)
         others = {key: part for key, part in plan.held_out.items() if key not in rewards}
-        held_out = build.assemble_rewards(others, device, dtype, plan.video)
+        held_out = build.assemble_rewards(others, device, dtype, plan.video, backbone)
     parameters = _inject(plan, backbone)
     require_space(_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters))
     encode = ConditioningCache(backbone, device, home=cache_home())
@@ -93,13 +93,15 @@ def _inject(plan: Plan, backbone: Backbone) -> list[nn.Parameter]:
 
 def register(live: Assembly, counters: Counters, engine: Engine) -> Registry:
     """Everything that a checkpoint keeps of a run."""
-    denoiser, optimizer, method = live.backbone.denoiser, live.optimizer, live.method
+    denoiser, optimizer, method, objective = live.backbone.denoiser, live.optimizer, live.method, live.context.objective
     kept = Registry()
     kept.register("adapter", "folder", lambda: partial(lora.save, denoiser), partial(lora.load_into, denoiser))
     kept.register("optimizer", "training", optimizer.state_dict, optimizer.load_state_dict)
     kept.register("scaler", "training", *_optional(engine.scaler))
     kept.register("average", "training", *_optional(live.ema))
     kept.register("methods", "training", method.state_dict, method.load_state_dict, by_process=True)
+    if objective.scales:
+        kept.register("scales", "training", objective.state_dict, objective.load_state_dict)
     kept.register("rng", "process", rng_state, restore_rng_state)
     kept.register("counters", "manifest", partial(asdict, counters), counters.load)
     return kept

@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from vader.errors import NonFiniteError
+from vader.errors import NonFiniteError, Problem, SpecError
 from vader.resolve.plan import Plan
 from vader.runs import checkpoint
 from vader.runs.assembly import Assembly
 from vader.runs.device import peak_bytes
 from vader.runs.engine import Engine
-from vader.runs.events import RunResult
+from vader.runs.events import RunResult, Validation
 from vader.runs.folder import RunFolder
 from vader.runs.keeping import AdapterKeeper
 from vader.runs.signals import StopSignals
@@ -71,6 +71,7 @@ class Course:
             live.encode,
             counters,
             live.context.timer,
+            live.context.objective,
         )
         self._validator = Validator(
             plan,
@@ -152,7 +153,24 @@ class Course:
         with self._keeper.weights():
             done = self._validator.at(self._step)
             self._learnt = self._keeper.after_validation(self._step, self._validator.done)
+        self._start_scales(done)
         self._emit("validation_finished", validation=done)
+
+    def _start_scales(self, done: Validation) -> None:
+        """Give scales that have not begun the scores of the base model.
+
+        Raises:
+            SpecError: they have no spread.
+        """
+        for key, scale in self._live.context.objective.scales.items():
+            if scale.started:
+                continue
+            try:
+                scale.start([clip.scores[key] for clip in done.clips])
+            except ValueError as error:
+                index = [reward.key for reward in self._spec.rewards].index(key)
+                message = f"{error}, so {key!r} cannot be divided by it. Use normalize: none, or other prompts."
+                raise SpecError([Problem(f"rewards.{index}.normalize", message)]) from error
 
     def _finish(self, stopped: str | None) -> RunResult:
         metrics = {key: value for key, value in self._metrics.items() if math.isfinite(value)}

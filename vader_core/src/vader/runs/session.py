@@ -94,7 +94,7 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
     shape = adapter_source.shape_of(plan.backbone, init) if init is not None else None
     backbone = build.assemble_backbone(plan, device, dtype)
     judges = {**plan.rewards, **plan.held_out} if scored else {}
-    rewards = build.assemble_rewards(judges, device, dtype, plan.video)
+    rewards = build.assemble_rewards(judges, device, dtype, plan.video, backbone)
     if shape is not None and init is not None:
         tensors = adapter_source.tensors(plan.backbone, init)
         seed = derive(plan.spec.train.seed, "adapter")

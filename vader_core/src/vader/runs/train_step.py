@@ -15,6 +15,7 @@ from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.seeding import derive, stream
 from vader.errors import NonFiniteError
 from vader.methods.context import PhaseTimer
+from vader.methods.objective import Objective
 from vader.protocols import Batch, Loss, Method, PromptSource
 from vader.spec import TrainSpec
 from vader.weights.lora import set_dropout
@@ -90,6 +91,7 @@ class TrainStep:
         encode: conditioning of prompts.
         counters: from an interrupted run, or new.
         timer: measures phases.
+        objective: whose scales follow the scores.
     """
 
     def __init__(
@@ -104,10 +106,12 @@ class TrainStep:
         encode: ConditioningCache,
         counters: Counters,
         timer: PhaseTimer,
+        objective: Objective,
     ) -> None:
         self._spec, self._engine, self._denoiser = spec, engine, denoiser
         self._optimizer, self._parameters, self._method = optimizer, parameters, method
         self._prompts, self._encode, self.counters, self._timer = prompts, encode, counters, timer
+        self._objective = objective
 
     def step(self, step: int) -> tuple[dict[str, float], str | None]:
         """Optimizer step ``step``, counted from 0.
@@ -124,7 +128,7 @@ class TrainStep:
         set_dropout(self._denoiser, True)
         losses = self._backward(step)
         set_dropout(self._denoiser, False)
-        metrics = self._gather(losses)
+        metrics = self._gather(losses, fresh=step % self._method.inner_epochs == 0)
         with self._timer("optimizer"):
             norm = float(self._engine.clip_grad_norm(self._parameters, self._spec.max_grad_norm))
             metrics.update(grad_norm=norm, learning_rate=rate)
@@ -162,12 +166,20 @@ class TrainStep:
             losses.append(loss)
         return losses
 
-    def _gather(self, losses: list[Loss]) -> dict[str, float]:
-        """Means over micro-steps and processes; the method's own metrics are means over micro-steps."""
+    def _gather(self, losses: list[Loss], *, fresh: bool) -> dict[str, float]:
+        """Means over micro-steps and processes; the method's own metrics are means over micro-steps.
+
+        Args:
+            losses: of the optimizer step.
+            fresh: whether its clips were made for it; then the scales of rewards follow their scores.
+        """
         gather = self._engine.gather
 
+        def all_of(tensors: list[Tensor]) -> Tensor:
+            return gather(torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors]))
+
         def mean(tensors: list[Tensor]) -> float:
-            return float(gather(torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors])).mean())
+            return float(all_of(tensors).mean())
 
         metrics = {
             "loss": mean([loss.value for loss in losses]) * self._method.passes,
@@ -175,6 +187,10 @@ class TrainStep:
         }
         for key in losses[0].scores:
             metrics[f"score/{key}"] = mean([loss.scores[key] for loss in losses])
+        for key, scale in self._objective.scales.items():
+            metrics[f"normalized/{key}"] = (metrics[f"score/{key}"] - scale.mean) / scale.spread
+            if fresh:
+                scale.follow(all_of([loss.scores[key] for loss in losses]).tolist())
         for key in losses[0].metrics:
             metrics[key] = sum(loss.metrics[key] for loss in losses) / len(losses)
         return metrics

@@ -53,11 +53,10 @@ def score_clips(
     for start in range(0, len(indices), batch_size):
         rows = indices[start : start + batch_size]
         texts = [prompts[row] for row in rows]
-        latents = context.sample(
-            encode(texts), [seeds[row] for row in rows], no_gradient(len(context.sampler.timesteps))
-        )
+        conditioning, steps = encode(texts), len(context.sampler.timesteps)
+        latents = context.sample(conditioning, [seeds[row] for row in rows], no_gradient(steps))
         frames = context.decode(latents, None)
-        scores = context.score(frames, texts)
+        scores = context.judge(latents, context.timestep_after(-1), frames, texts, conditioning)
         for place, row in enumerate(rows):
             values = {key: float(score[place]) for key, score in scores.items()}
             made.append(ValidationClip(row, prompts[row].text, seeds[row], values, keep(row, frames[place])))

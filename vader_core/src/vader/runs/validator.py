@@ -93,7 +93,7 @@ class Validator:
 
 def _settings(plan: Plan) -> str:
     """Names everything a validation depends on besides the adapter."""
-    spec = plan.spec.model_dump(mode="json")
+    spec = plan.spec.said()
     shown = ("save_clips", "batch_size")
     spec["validation"] = {key: value for key, value in spec["validation"].items() if key not in shown}
     parts = [spec[key] for key in ("validation", "backbone", "video", "sampler", "rewards", "prompts")]

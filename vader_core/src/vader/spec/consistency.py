@@ -19,6 +19,20 @@ def inconsistencies(spec: RunSpec) -> Iterator[Finding]:
     if spec.train.warmup_steps >= spec.train.steps and spec.train.warmup_steps > 0:
         yield "train.warmup_steps", f"{spec.train.warmup_steps} is not less than train.steps = {spec.train.steps}."
     yield from _duplicate_labels(spec)
+    yield from _terms(spec)
+
+
+def _terms(spec: RunSpec) -> Iterator[Finding]:
+    """What a reward's term aims at, and the validation that its scale comes from."""
+    for index, reward in enumerate(spec.rewards):
+        if reward.target is not None and reward.threshold is not None:
+            yield f"rewards.{index}.threshold", "a reward has a threshold or a target, not both. Remove one of the two."
+        if reward.normalize != "none" and spec.validation.clips < 2:
+            message = (
+                f"{reward.normalize} takes the spread of the scores from the first validation, which has "
+                f"{spec.validation.clips} clips. Set validation.clips to 2 or more (32 give a sound spread)."
+            )
+            yield f"rewards.{index}.normalize", message
 
 
 def _gradient(spec: RunSpec) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -104,11 +105,28 @@ class ScoreSpec(ComponentSpec):
         return self.label or self.name
 
 
+class ContrastSpec(Options):
+    """A reward relative to itself: (1 + k) times the score for one phrase, minus that for another (SRPO)."""
+
+    positive: str = Field(description="Phrase in front of the prompt; or a text with {prompt} in it.")
+    negative: str = Field(description="The same of what is subtracted.")
+    k: float = Field(0.0, ge=0, description="How much more the positive phrase counts.")
+
+
 class RewardSpec(ScoreSpec):
-    """A reward and its part in the loss: maximised, or drawn to a target."""
+    """A reward and its part in the loss: maximised, raised to a threshold, or drawn to a target."""
 
     weight: float = Field(1.0, ge=0, description="Factor of this reward's term.")
     target: float | None = Field(None, description="Score to come near to (L1). Null: maximise.")
+    threshold: float | None = Field(None, description="Score above which nothing more is gained. Null: none.")
+    normalize: Literal["none", "running", "base"] = Field(
+        "none",
+        description="Divide the term by the scores' spread: base: that of the first validation; running: moving from "
+        "there with the scores of each optimizer step.",
+    )
+    contrast: ContrastSpec | None = Field(
+        None, description="Score by two phrases in the prompt, one against the other. Null: by the prompt."
+    )
 
 
 class GradientSpec(Options):
@@ -231,9 +249,16 @@ class RunSpec(Options):
         data = self.model_dump(mode="json")
         return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))
 
+    def said(self) -> dict[str, Any]:
+        """The spec as plain data, without what earlier versions did not know, where it is as it was then."""
+        data = self.model_dump(mode="json")
+        for path, default in ADDED_FIELDS.items():
+            _leave_out(data, path, default)
+        return data
+
     def digest(self) -> str:
         """SHA-256 of all that decides the numbers of a run: not the folder, nor how often things are written."""
-        data = self.model_dump(mode="json")
+        data = self.said()
         for path in FREE_ON_RESUME:
             section: dict[str, Any] = data
             *parents, last = path.split(".")
@@ -256,6 +281,24 @@ FREE_ON_RESUME = (
     "train.max_nonfinite",
 )
 """Fields that may change between an interrupted run and its resumption."""
+
+ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
+    {"rewards.*.threshold": None, "rewards.*.normalize": "none", "rewards.*.contrast": None}
+)
+"""Fields that earlier versions did not have, with the value that does as they did. Digests leave them out then, so that
+runs of those versions can be resumed."""
+
+
+def _leave_out(data: Any, path: str, default: Any) -> None:
+    """Remove a field from a dumped spec if it has its default; ``*`` stands for every item of a list."""
+    first, _, rest = path.partition(".")
+    if first == "*":
+        for item in data:
+            _leave_out(item, rest, default)
+    elif rest:
+        _leave_out(data[first], rest, default)
+    elif data[first] == default:
+        del data[first]
 
 
 def differences(a: RunSpec, b: RunSpec) -> list[str]:
