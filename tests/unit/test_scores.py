@@ -29,6 +29,7 @@ def context(reward: object) -> RolloutContext:
     made = RolloutContext.__new__(RolloutContext)
     object.__setattr__(made, "rewards", {"halves": reward, "plain": Red()})
     object.__setattr__(made, "timer", PhaseTimer(CPU))
+    object.__setattr__(made, "contrasts", {})
     return made
 
 

@@ -29,7 +29,7 @@ class Contrast:
     k: float = 0.0
 
     def score(self, reward: Reward, frames: Frames, prompts: Sequence[Prompt]) -> dict[str, Scores]:
-        """``(b f c h w)`` in [0, 1] and ``b`` prompts -> scores ``(b,)`` by name, as a reward gives them. It is asked twice."""
+        """``(b f c h w)`` in [0, 1] and ``b`` prompts -> scores ``(b,)`` by name. The reward is asked twice."""
         positive = _named(reward.score(frames, [phrased(self.positive, prompt) for prompt in prompts]))
         negative = _named(reward.score(frames, [phrased(self.negative, prompt) for prompt in prompts]))
         return {name: (1 + self.k) * score - negative[name] for name, score in positive.items()}

@@ -5,8 +5,8 @@ Capabilities are class attributes, so that a spec can be judged before any weigh
 
 A component is constructed as ``Component(options)`` or, when its constructor has a parameter of that name,
 ``Component(options, runtime=...)`` (:class:`Runtime`), ``Component(options, video=...)`` (:class:`Video`, the clip that
-``resolve_video`` gave; for backbones and rewards), ``Sampler(options, context=...)`` (:class:`SamplerContext`) or, for a
-reward that sees latents, ``LatentReward(options, backbone=...)``.
+``resolve_video`` gave; for backbones and rewards), ``Sampler(options, context=...)`` (:class:`SamplerContext`) or
+``LatentReward(options, backbone=...)``.
 """
 
 from __future__ import annotations
