@@ -8,7 +8,10 @@ OFFERED: dict[str, dict[str, tuple[str, ...]]] = {
         "reward": ("shapes_accuracy", "shapes_alignment", "shapes_colourfulness", "shapes_motion"),
         "prompts": ("shapes",),
     },
-    "vader-plugin-diffusers": {"backbone": ("wan",)},
+    "vader-plugin-diffusers": {
+        "backbone": ("cogvideox", "cogvideox_i2v", "wan", "wan22", "wan22_i2v", "wan22_ti2v", "wan_i2v"),
+        "sampler": ("cogvideox_dpm",),
+    },
     "vader-plugin-modelscope": {"backbone": ("modelscope",)},
     "vader-plugin-videocrafter": {"backbone": ("videocrafter2",), "sampler": ("videocrafter_ddim",)},
     "vader-plugin-opensora": {"backbone": ("opensora",), "sampler": ("opensora_rflow",)},

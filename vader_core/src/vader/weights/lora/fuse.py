@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from vader.errors import WeightsError
 from vader.weights.files import shown
 from vader.weights.lora.adapter import Adapter
 from vader.weights.lora.names import DOWN, UP
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-@torch.no_grad()
+
 def fuse(denoiser: nn.Module, adapter: Adapter, scale: float, source: str) -> None:
     """Add an adapter's update to a denoiser's weights, summed in float32 and rounded once to their dtype.
 
@@ -42,9 +42,12 @@ def fuse(denoiser: nn.Module, adapter: Adapter, scale: float, source: str) -> No
 
 
 def _add(parameter: Tensor, update: Tensor, factor: float) -> None:
+    import torch
+
     wide = torch.promote_types(parameter.dtype, torch.float32)
     added = factor * update.to(parameter.device, wide).reshape(parameter.shape)
-    parameter.copy_(parameter.to(wide) + added)
+    with torch.no_grad():
+        parameter.copy_(parameter.to(wide) + added)
 
 
 def _check(denoiser: nn.Module, source: str, what: str, changed: Sequence[str], wrong: Sequence[str]) -> None:
