@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import VaderError, WeightsError, sdk
-from vader.sdk import AdapterSpec, load_pickled, read_adapter, write_adapter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 _TEXT = "text_encoder."
 
 
-def read(path: Path, backbone: Any, options: Any) -> tuple[AdapterSpec, dict[str, Tensor]]:
+def read(path: Path, backbone: Any, options: Any) -> tuple[sdk.AdapterSpec, dict[str, Tensor]]:
     """A LoRA in the reference's format: what it is, and its tensors by plain name.
 
     Its layers have no names, so they come from the configuration of the UNet that it was trained on; no weight of that
@@ -58,7 +57,7 @@ def read(path: Path, backbone: Any, options: Any) -> tuple[AdapterSpec, dict[str
     for name, (up, down) in zip(layers, pairs, strict=True):
         state[f"{name}.lora_A.weight"] = _filled(down, 0, rank)
         state[f"{name}.lora_B.weight"] = _filled(up, 1, rank)
-    return AdapterSpec(rank=rank, alpha=rank, target_modules=tuple(layers), init=str(path)), state
+    return sdk.AdapterSpec(rank=rank, alpha=rank, target_modules=tuple(layers), init=str(path)), state
 
 
 def split(source: str | Path, output: str | Path) -> dict[str, Path]:
@@ -76,7 +75,7 @@ def split(source: str | Path, output: str | Path) -> dict[str, Path]:
     Raises:
         vader.WeightsError: there is no peft adapter at ``source``.
     """
-    adapter = read_adapter(Path(source).expanduser())
+    adapter = sdk.read_adapter(Path(source).expanduser())
     state = adapter.state
     text = {name.removeprefix(_TEXT): tensor for name, tensor in state.items() if name.startswith(_TEXT)}
     unet = {name: tensor for name, tensor in state.items() if not name.startswith(_TEXT)}
@@ -88,7 +87,7 @@ def split(source: str | Path, output: str | Path) -> dict[str, Path]:
         made[part].mkdir(parents=True, exist_ok=True)
         targets = tuple(sorted({name.rpartition(".lora_")[0] for name in tensors}))
         spec = adapter.spec.model_copy(update={"target_modules": targets})
-        write_adapter(made[part], tensors, spec)
+        sdk.write_adapter(made[part], tensors, spec)
     return made
 
 
@@ -101,7 +100,7 @@ def _read_pairs(path: Path) -> list[tuple[Tensor, Tensor]]:
     import torch
 
     expected = "Expected a list [up, down, up, down, ...] of tensors, as the reference writes *_unet.pt."
-    found = load_pickled(path, repr(str(path)), expected)
+    found = sdk.load_pickled(path, repr(str(path)), expected)
     if not isinstance(found, list) or not found or not all(isinstance(tensor, torch.Tensor) for tensor in found):
         raise WeightsError(f"{str(path)!r} holds {_what(found)}. {expected}")
     if len(found) % 2:
