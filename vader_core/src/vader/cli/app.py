@@ -20,6 +20,7 @@ from vader.errors import VaderError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vader.protocols import Prompt
     from vader.runs.events import Validation
     from vader.spec import RunSpec
 
@@ -187,7 +188,12 @@ def _compare(console: Console, before: Validation, after: Validation) -> None:
 def generate(
     source: Source,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be repeated.")] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Image that the clips begin with: one for all prompts, or one for each.")
+    ] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option(help="File of prompts: text with one a line, or .yaml, .jsonl, .csv with images.")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seed of the noise; may be repeated.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the clips.")] = Path("clips"),
     adapter: Adapter = None,
@@ -200,10 +206,11 @@ def generate(
 ) -> None:
     """Make clips from prompts, with a run's adapter or without."""
     from vader.errors import Problem, SpecError
-    from vader.prompts.file import read_prompts
+    from vader.prompts.rows import read_rows
 
+    prompts = _with_images(prompt or [], image or [])
     try:
-        prompts = [*(prompt or []), *(read_prompts(prompts_file) if prompts_file else [])]
+        prompts += [row for row, _ in read_rows(prompts_file)] if prompts_file else []
     except ValueError as error:
         raise SpecError([Problem("--prompts-file", str(error))]) from error
     if not prompts:
@@ -230,6 +237,28 @@ def generate(
     )
     for clip in made:
         typer.echo(f"{clip.file}  seed {clip.seed}  {clip.prompt}")
+
+
+def _with_images(texts: list[str], images: list[Path]) -> list[Prompt]:
+    """The prompts of the command line.
+
+    Raises:
+        SpecError: there are neither as many images as texts nor one, or one cannot be read.
+    """
+    from vader.backbones.images import opened
+    from vader.errors import Problem, SpecError
+    from vader.protocols import Prompt
+
+    if images and len(images) not in (1, len(texts)):
+        message = f"{len(images)} images for {len(texts)} prompts; expected one for all, or one for each --prompt."
+        raise SpecError([Problem("--image", message)], "the command")
+    for path in images:
+        try:
+            opened(path.expanduser())
+        except ValueError as error:
+            raise SpecError([Problem("--image", str(error))], "the command") from error
+    given: list[Path | None] = [path.expanduser() for path in images] or [None]
+    return [Prompt(text, image=given[index % len(given)]) for index, text in enumerate(texts)]
 
 
 @app.command()

@@ -1,11 +1,11 @@
-"""Prompts from a text file: one a line, `#` comments, and weights."""
+"""Prompts from a file; in a text file one a line, `#` comments, and weights."""
 
 from __future__ import annotations
 
 import math
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -22,24 +22,29 @@ class FileOptions(Options):
 
     path: str = Field(
         min_length=1,
-        description="Text file with one prompt a line; a line that starts with # is a comment, and one that starts "
-        "with a number in brackets, as in [3] a fox, is drawn that many times as often as the others.",
+        description="Text file with one prompt a line (# begins a comment; [3] a fox is drawn 3 times as often), or "
+        ".yaml, .jsonl or .csv whose rows have text, and may have image (relative to the file), weight, metadata.",
     )
 
 
 class FilePrompts:
-    """Draws from the lines of a text file, each as often as its weight says.
+    """Draws from the prompts of a file, each as often as its weight says.
 
     Raises:
-        ValueError: the file cannot be read, holds no prompt, or has a weight that is none.
+        ValueError: the file cannot be read, holds no prompt, or a row is wrong: a weight, or an image.
     """
 
     Options = FileOptions
 
     def __init__(self, options: FileOptions) -> None:
-        lines = read_weighted(Path(options.path))
-        self._prompts = [Prompt(text) for text, _ in lines]
-        self._weights = [weight for _, weight in lines]
+        from vader.prompts.rows import read_rows
+
+        rows = read_rows(Path(options.path))
+        self._prompts, self._weights = [prompt for prompt, _ in rows], [weight for _, weight in rows]
+
+    def held(self) -> Sequence[Prompt]:
+        """See :class:`vader.protocols.HoldsPrompts`."""
+        return self._prompts
 
     def draw(self, n: int, rng: random.Random) -> list[Prompt]:
         """See :class:`vader.protocols.PromptSource`."""
@@ -61,18 +66,27 @@ def read_weighted(path: Path) -> list[tuple[str, float]]:
     Raises:
         ValueError: see :class:`FilePrompts`.
     """
-    try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(
-            f"cannot read the prompt file {str(path)!r}: {reason}. Expected UTF-8 text, one prompt a line."
-        ) from error
+    lines = read_text(path).splitlines()
     stripped = ((number, line.strip()) for number, line in enumerate(lines, 1))
     wanted = [(number, line) for number, line in stripped if line and not line.startswith("#")]
     if not wanted:
         raise ValueError(f"the prompt file {str(path)!r} holds no prompt. Add at least one line that is not a comment.")
     return [_weighted(line, f"line {number} of the prompt file {str(path)!r}") for number, line in wanted]
+
+
+def read_text(path: Path) -> str:
+    """The text of a prompt file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return path.expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(
+            f"cannot read the prompt file {str(path)!r}: {reason}. Expected UTF-8 text, one prompt a line."
+        ) from error
 
 
 def _weighted(line: str, where: str) -> tuple[str, float]:

@@ -108,6 +108,15 @@ class CachesConditioning(Protocol):
 
 
 @runtime_checkable
+class HoldsPrompts(Protocol):
+    """A prompt source that can show all it draws from, so that a spec is judged by every prompt."""
+
+    def held(self) -> Sequence[Prompt]:
+        """Its prompts."""
+        ...
+
+
+@runtime_checkable
 class NamedPromptSets(Protocol):
     """A prompt source that holds sets of prompts with names; ``vader prompts`` lists and prints them."""
 
@@ -135,6 +144,7 @@ ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
         VariesGuidance: ("backbone",),
         LimitsAdapters: ("backbone",),
         CachesConditioning: ("backbone",),
+        HoldsPrompts: ("prompts",),
         NamedPromptSets: ("prompts",),
         ValidatesSpec: ("method",),
     }

@@ -55,6 +55,8 @@ class Card:
     seed: int
     media: tuple[Media, ...]
     scores: tuple[ScoreLine, ...]
+    image: Media | None = None
+    """That the prompt gave."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,14 @@ def gallery(run: RunData, comparison: Comparison | None) -> Gallery:
         paths = _paths(run, comparison, clips)
         if not paths:
             continue
-        spent += sum(path.stat().st_size for path in paths.values())
+        image = _image(run, comparison, clips[0])
+        spent += sum(path.stat().st_size for path in [*paths.values(), *([image] if image else [])])
         if spent > BUDGET:
             left_out += 1
             continue
+        shown = _media("given image", image, None) if image is not None else None
         media = tuple(_media(label, path, size) for label, path in paths.items())
-        cards.append(Card(clips[0].prompt, clips[0].seed, media, _lines(clips)))
+        cards.append(Card(clips[0].prompt, clips[0].seed, media, _lines(clips), shown))
     return Gallery(tuple(cards), left_out)
 
 
@@ -102,6 +106,12 @@ def _paths(run: RunData, comparison: Comparison, clips: tuple[ValidationClip, ..
             return {}
         paths[f"step {validation.step}" if name == "only" else f"{name} \N{MIDDLE DOT} step {validation.step}"] = path
     return paths
+
+
+def _image(run: RunData, comparison: Comparison, clip: ValidationClip) -> Path | None:
+    """The image that a clip's prompt gave."""
+    path = run.clip_path(comparison.before.step, clip.image or "")
+    return path if clip.image is not None and path.suffix.lower() in TYPES and path.is_file() else None
 
 
 def _size_asked_for(run: RunData) -> ClipSize | None:

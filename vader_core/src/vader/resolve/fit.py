@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from vader.protocols import ValidatesSpec, Video
+from vader.backbones.images import unwanted
+from vader.protocols import Prompt, ValidatesSpec, Video
 from vader.resolve.components import ResolvedComponent
 from vader.spec import RewardSpec, RunSpec
 from vader.spec.consistency import Finding
@@ -31,6 +32,14 @@ def clip_fits(spec: RunSpec, backbone: ResolvedComponent, video: Video) -> Itera
         yield "frames.index", f"{spec.frames.index} is past the last frame. {expected}"
     if spec.train.gradient_checkpointing and not backbone.capability("gradient_checkpointing"):
         yield "train.gradient_checkpointing", f"backbone {backbone.name!r} has none; set it to false."
+
+
+def prompts_fit(backbone: ResolvedComponent, prompts: Iterable[Prompt], path: str) -> Iterator[Finding]:
+    """The backbone can make clips of every prompt: each has an image where one is needed, and none where none is."""
+    wrong = list(filter(None, (unwanted(backbone.capability("takes_image"), prompt) for prompt in prompts)))
+    if wrong:
+        more = f" And so {len(wrong) - 1} more." if len(wrong) > 1 else ""
+        yield path, f"backbone {backbone.name!r}: {wrong[0]}{more}"
 
 
 def rewards_fit(

@@ -5,6 +5,7 @@ Nothing is asked but class attributes, cheap constructors and, for an adapter th
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,16 +14,19 @@ from pydantic import ValidationError
 
 from vader.errors import Problem, SpecError, WeightsError
 from vader.plugins.inventory import require_sound
-from vader.protocols import PromptSource, Video
+from vader.protocols import HoldsPrompts, PromptSource, Video
 from vader.resolve import adapter_source
 from vader.resolve.components import ComponentResolver, ResolvedComponent
-from vader.resolve.fit import clip_fits, method_fits, rewards_fit, sampler_fits
+from vader.resolve.fit import clip_fits, method_fits, prompts_fit, rewards_fit, sampler_fits
 from vader.resolve.machine import machine_fits
 from vader.resolve.plan import Plan
 from vader.spec import RunSpec
 from vader.spec.consistency import Finding, inconsistencies
 from vader.spec.form import form_problems
 from vader.spec.reading import Loc, SpecSource, read_source
+
+_LOOKED_AT = 64
+"""Prompts that are drawn to be judged, of a source that cannot show all it has."""
 
 Spec = RunSpec | Mapping[str, Any] | str | Path
 
@@ -108,8 +112,8 @@ class _Walk:
             self._say(method_fits(spec, method, sampler))
         spec, initial = self._adapter(spec, backbone, download)
         frozen = self._frozen(spec, backbone, download)
-        prompts = self._prompts(("prompts",))
-        validation = self._prompts(("validation", "prompts")) if spec.validation.prompts else prompts
+        prompts = self._prompts(("prompts",), backbone)
+        validation = self._prompts(("validation", "prompts"), backbone) if spec.validation.prompts else prompts
         if self.problems:
             return None
         assert backbone is not None
@@ -208,13 +212,17 @@ class _Walk:
                 self._say([(f"backbone.frozen_adapters.{index}.init", str(error))])
         return tuple(found)
 
-    def _prompts(self, loc: Loc) -> PromptSource | None:
-        """A prompt source, opened: it says itself what it cannot read."""
+    def _prompts(self, loc: Loc, backbone: ResolvedComponent | None) -> PromptSource | None:
+        """A prompt source, opened: it says itself what it cannot read; the backbone can make clips of its prompts."""
         part = self._parts.found.get(loc)
         if part is None:
             return None
         try:
-            return cast(PromptSource, part.build())
+            source = cast(PromptSource, part.build())
         except ValueError as error:
             self.problems.append(self._source.problem((*loc, "options"), str(error)))
             return None
+        if backbone is not None:
+            held = source.held() if isinstance(source, HoldsPrompts) else source.draw(_LOOKED_AT, random.Random(0))
+            self._say(prompts_fit(backbone, held, ".".join(map(str, (*loc, "options")))))
+        return source

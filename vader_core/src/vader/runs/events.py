@@ -61,6 +61,8 @@ class ValidationClip:
     seed: int
     scores: Mapping[str, float]
     file: str | None = None
+    image: str | None = None
+    """File of the image that the prompt gave, beside the clip's."""
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,13 @@ class Generated:
     seed: int
     frames: Tensor
     file: Path | None
+    image: Path | None = None
+    """The prompt's image."""
 
 
 def generate(
     source: Spec,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Prompt],
     *,
     seeds: Sequence[int] = (0,),
     adapter: str | Path | None = None,
@@ -48,7 +50,7 @@ def generate(
     Args:
         source: a spec in any form (base model, or the spec's initial adapter), or the path of a run folder (with its
             adapter).
-        prompts: at least one.
+        prompts: at least one; those of image-to-video are ``vader.Prompt(text, image=Path(...))``.
         seeds: of the noise; a clip depends on its seed and prompt, not on the batch it is made in.
         adapter: an adapter's folder or .safetensors file, in place of the run's own.
         adapter_scale: of the adapter's update; 0 gives the base model's clip bit for bit.
@@ -62,17 +64,18 @@ def generate(
 
     Raises:
         ValueError: no prompt, no seed, or an unknown file type.
-        SpecError: the spec is wrong.
+        SpecError: the spec is wrong; or a prompt's image is, or it lacks one that the model needs.
         WeightsError: weights or adapter cannot be loaded.
     """
     if not prompts or not seeds:
         raise ValueError("generate needs at least one prompt and one seed.")
     if file_type not in ("mp4", "gif", "png"):
         raise ValueError(f"cannot write clips as {file_type!r}; expected mp4, gif or png.")
-    session = open_session(source, overrides, adapter, scored=False)
+    asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    session = open_session(source, overrides, adapter, scored=False, prompts=asked)
     session.set_scale(adapter_scale)
     context = session.context
-    wanted = [(prompt, seed) for prompt in prompts for seed in seeds]
+    wanted = [(prompt, seed) for prompt in asked for seed in seeds]
     made: list[Generated] = []
     folder = Path(output).expanduser() if output is not None else None
     fps = session.plan.video.fps or 8.0
@@ -84,7 +87,7 @@ def generate(
     for start in range(0, len(wanted), batch_size):
         rows = wanted[start : start + batch_size]
         with torch.no_grad():
-            conditioning = session.encode([Prompt(prompt) for prompt, _ in rows])
+            conditioning = session.encode([prompt for prompt, _ in rows])
             noise = [derive(seed, "generate") for _, seed in rows]
             frames = context.decode(
                 context.sample(conditioning, noise, no_gradient(len(context.sampler.timesteps))), None
@@ -93,7 +96,7 @@ def generate(
             file = folder / f"clip-{len(made):03d}-seed-{seed}.{file_type}" if folder is not None else None
             if file is not None:
                 write_clip(file, clip, fps, scale=enlarge)
-            made.append(Generated(prompt, seed, clip, file))
+            made.append(Generated(prompt.text, seed, clip, file, prompt.image))
         progress(len(made), len(wanted))
     if grid and folder is not None:
         write_clip(folder / f"grid.{file_type}", tile([clip.frames for clip in made], len(seeds)), fps, scale=enlarge)

@@ -9,9 +9,11 @@ from typing import Any
 
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.seeding import derive
-from vader.errors import WeightsError
+from vader.errors import Problem, SpecError, WeightsError
 from vader.methods.context import RolloutContext
+from vader.protocols import Prompt
 from vader.resolve import adapter_source, build
+from vader.resolve.fit import prompts_fit
 from vader.resolve.plan import Plan
 from vader.resolve.validate import resolve
 from vader.runs import checkpoint
@@ -72,7 +74,14 @@ def newest_adapter(folder: RunFolder) -> Path:
     return found.adapter
 
 
-def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | None, *, scored: bool) -> Session:
+def open_session(
+    source: Any,
+    overrides: Sequence[str],
+    adapter: str | Path | None,
+    *,
+    scored: bool,
+    prompts: Sequence[Prompt] = (),
+) -> Session:
     """Load a model for making clips.
 
     Args:
@@ -80,6 +89,7 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
         overrides: dotted ``path=value`` strings.
         adapter: an adapter's folder, file or name on the hub, in place of the run's own.
         scored: load the rewards, training and held-out.
+        prompts: that clips will be made of, besides the spec's.
 
     Raises:
         SpecError: the spec is wrong.
@@ -88,6 +98,9 @@ def open_session(source: Any, overrides: Sequence[str], adapter: str | Path | No
     spec_source, path = locate(source, adapter)
     own = ["backbone.adapter.init=null"] if path is not None else []  # what training started from need not be there
     plan = resolve(spec_source, [*overrides, *own], training=False, here=True)
+    unfit = [Problem(path, message) for path, message in prompts_fit(plan.backbone, prompts, "prompts")]
+    if unfit:
+        raise SpecError(unfit, "the prompts given")
     engine = Engine(plan.spec)
     device, dtype = engine.device, DTYPES[plan.spec.train.mixed_precision]
     init = path or plan.initial_adapter

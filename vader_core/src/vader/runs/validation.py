@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from vader.backbones.images import opened
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.frames import write_clip
 from vader.diffusion.gradient import no_gradient
@@ -17,6 +18,7 @@ from vader.runs.events import ValidationClip
 from vader.runs.folder import written_scale
 from vader.shapes import Frames
 from vader.spec import ValidationSpec
+from vader.storage import write_with
 
 Keep = Callable[[int, Frames], str | None]
 """Given a clip's index and its frames ``(f c h w)``, writes it and gives the file's name, or None."""
@@ -61,6 +63,23 @@ def score_clips(
             values = {key: float(score[place]) for key, score in scores.items()}
             made.append(ValidationClip(row, prompts[row].text, seeds[row], values, keep(row, frames[place])))
     return made
+
+
+def write_image(folder: Path, index: int, prompt: Prompt, frames: tuple[int, int]) -> str | None:
+    """Write a prompt's image as its clip's model sees it, stretched to the clip's size; the file's name, if it has one.
+
+    Args:
+        folder: of the clips.
+        index: of the clip.
+        prompt: of the clip.
+        frames: their height and width.
+    """
+    if prompt.image is None:
+        return None
+    name, scale = f"image-{index:03d}.png", written_scale(*frames)
+    picture = opened(prompt.image).resize((frames[1], frames[0])).resize((frames[1] * scale, frames[0] * scale), 0)
+    write_with(folder / name, lambda file: picture.save(file, "PNG"))
+    return name
 
 
 def clip_writer(folder: Path, count: int, fps: float) -> Keep:

@@ -37,6 +37,7 @@ def write_validation(folder: Path, validation: Validation, settings: str) -> Non
             "seed": clip.seed,
             "scores": {key: value if math.isfinite(value) else None for key, value in clip.scores.items()},
             "file": clip.file,
+            "image": clip.image,
         }
         for clip in validation.clips
     ]
@@ -57,7 +58,7 @@ def read_validation(folder: Path) -> SavedValidation | None:
 
 
 def _clip(item: Mapping[str, Any]) -> ValidationClip:
-    given, file, index, seed = (item.get(key) for key in ("scores", "file", "index", "seed"))
+    given, file, index, seed, image = (item.get(key) for key in ("scores", "file", "index", "seed", "image"))
     scores = {str(key): _score(value) for key, value in given.items()} if isinstance(given, dict) else {}
     return ValidationClip(
         index=index if isinstance(index, int) else 0,
@@ -65,6 +66,7 @@ def _clip(item: Mapping[str, Any]) -> ValidationClip:
         seed=seed if isinstance(seed, int) else 0,
         scores=scores,
         file=Path(file).name if isinstance(file, str) and file else None,
+        image=Path(image).name if isinstance(image, str) and image else None,
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 from vader.diffusion.conditioning import ConditioningCache
 from vader.methods.context import RolloutContext
@@ -14,7 +15,7 @@ from vader.runs.engine import Engine
 from vader.runs.events import Validation
 from vader.runs.folder import RunFolder, written_size
 from vader.runs.random_state import restore_rng_state, rng_state
-from vader.runs.validation import chosen, clip_writer, score_clips
+from vader.runs.validation import chosen, clip_writer, score_clips, write_image
 from vader.shapes import Frames
 
 Progress = Callable[[int, int, int], None]
@@ -82,6 +83,11 @@ class Validator:
             return write(index, frames)
 
         made = score_clips(self._context, self._encode, prompts, seeds, mine, size, keep)
+        shape = video.height, video.width
+        made = [
+            replace(clip, image=write_image(folder, clip.index, prompts[clip.index], shape)) if clip.file else clip
+            for clip in made
+        ]
         clips = sorted(engine.gather_objects(made), key=lambda clip: clip.index)
         validation = Validation(step, tuple(clips), written_size(video.frames, video.height, video.width, fps))
         if engine.is_main:

@@ -17,6 +17,7 @@ _PUBLIC = {
     "ExportsNative": "vader.protocols:ExportsNative",
     "Convertible": "vader.protocols:Convertible",
     "MetaBuildable": "vader.protocols:MetaBuildable",
+    "HoldsPrompts": "vader.protocols:HoldsPrompts",
     "NamedPromptSets": "vader.protocols:NamedPromptSets",
     "ValidatesSpec": "vader.protocols:ValidatesSpec",
     "VariesGuidance": "vader.protocols:VariesGuidance",
@@ -131,6 +132,7 @@ if TYPE_CHECKING:
     from vader.protocols import CachesConditioning as CachesConditioning
     from vader.protocols import Convertible as Convertible
     from vader.protocols import ExportsNative as ExportsNative
+    from vader.protocols import HoldsPrompts as HoldsPrompts
     from vader.protocols import LimitsAdapters as LimitsAdapters
     from vader.protocols import MetaBuildable as MetaBuildable
     from vader.protocols import NamedPromptSets as NamedPromptSets
