@@ -187,6 +187,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"method": {"name": "dpo"}, "gradient": {"recompute": False}}, "gradient.recompute: method dpo has no gradient"),
     ({"method": {"name": "ddpo"}, "sampler": {"eta": 0}}, "sampler.eta: method ddpo needs noise in every step"),
+    ({"method": {"name": "ddpo"}, "rollout": {"coarse_steps": 2}}, "rollout: method ddpo trains the very steps"),
     (
         {"method": {"name": "ddpo"}, "sampler": {"name": "diffusers", "options": {"scheduler": "DDIMScheduler"}}},
         "sampler.name: method ddpo needs single steps with noise",

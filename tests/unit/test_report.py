@@ -233,6 +233,19 @@ def test_skipped_steps_are_counted_and_named(folder: Path) -> None:
     assert not re.search(r"(?:points|[xy][12]?|c[xy])=\"[^\"]*(?:nan|inf)", html)
 
 
+def test_shortcuts_of_training_are_told(folder: Path) -> None:
+    rollout = {"reuse": {"every": 2, "from_step": 3}, "guidance_every": 4, "cache": "FirstBlockCacheConfig"}
+    told = "Before the gradient window training left out denoiser calls:"
+    assert told not in text_of(folder)
+    changed = RunSpec.model_validate({**spec().model_dump(), "rollout": rollout})
+    (folder / "spec.yaml").write_text(changed.to_yaml())
+    found = text_of(folder)
+    assert f"{told} one prediction for 2 steps, from step 3 to before the gradient window; both guidance" in found
+    assert (
+        "at one prediction of 4; a cache of blocks (FirstBlockCacheConfig). Validation clips were made in full" in found
+    )
+
+
 def test_resumed_run_counts_repeated_steps_once(folder: Path) -> None:
     write_metrics(folder, [record(1), record(2), record(3), record(2, reward=0.9), record(3, reward=0.8)])
     assert [(line["step"], line["reward"]) for line in read_run(folder).records] == [(1, 0.1), (2, 0.9), (3, 0.8)]

@@ -18,7 +18,7 @@ Predict = Callable[[Latents, Tensor, Branch], Tensor]
 Branches = Literal["both", "conditional"]
 """Guidance branches that carry gradient."""
 
-Recompute = bool | Literal["auto"]
+Recompute = Literal["auto", True, False]
 """Whether calls of the denoiser with gradient are made again in backward, in place of keeping what they compute.
 
 False: they are kept. "auto": they are made again, both branches in one call. True: they are made again, each branch by
@@ -58,17 +58,30 @@ def guided(
     """
     if scale == 1.0:
         return _call(recompute, predict, latents, timestep, conditioning.positive)
+    conditional, unconditional = both_branches(predict, latents, timestep, conditioning, scale, branches, recompute)
+    return unconditional + scale * (conditional - unconditional)
+
+
+def both_branches(
+    predict: Predict,
+    latents: Latents,
+    timestep: Tensor,
+    conditioning: Conditioning,
+    scale: float,
+    branches: Branches = "both",
+    recompute: Recompute = False,
+) -> tuple[Tensor, Tensor]:
+    """The conditional and the unconditional prediction; see :func:`guided`."""
     if conditioning.negative is None:
         raise ValueError(f"guidance_scale is {scale:g}, but the backbone has no negative branch; expected 1.")
     apart = torch.is_grad_enabled() and (branches == "conditional" or recompute is True)
     positive, negative = conditioning.positive, conditioning.negative
     if not apart and _alike(positive, negative):
         conditional, unconditional = _call(recompute, _both, predict, latents, timestep, positive, negative).chunk(2)
-    else:
-        conditional = _call(recompute, predict, latents, timestep, positive)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and branches == "both"):
-            unconditional = _call(recompute, predict, latents, timestep, negative)
-    return unconditional + scale * (conditional - unconditional)
+        return conditional, unconditional
+    conditional = _call(recompute, predict, latents, timestep, positive)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and branches == "both"):
+        return conditional, _call(recompute, predict, latents, timestep, negative)
 
 
 def _alike(one: Branch, other: Branch) -> bool:

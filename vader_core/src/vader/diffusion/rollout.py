@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
 from vader.diffusion.gradient import Window
 from vader.diffusion.guidance import Branches, Predict, Recompute, guided
+from vader.diffusion.shortcuts import FreeSteps, Shortcuts
 from vader.protocols import Conditioning, Sampler, StepOutput
 from vader.shapes import Latents
 
@@ -46,6 +48,7 @@ def rollout(
     guidance_scale: float | Sequence[float] = 1.0,
     branches: Branches = "both",
     recompute: Recompute = "auto",
+    shortcuts: Shortcuts | None = None,
     on_step: OnStep | None = None,
 ) -> Latents:
     """Denoise a batch of clips.
@@ -63,6 +66,7 @@ def rollout(
         guidance_scale: 1 is off; a sequence has one for each step.
         branches: guidance branches that carry gradient.
         recompute: see :data:`vader.diffusion.guidance.Recompute`.
+        shortcuts: what is left out before the window; None for nothing.
         on_step: called after each step.
 
     Returns:
@@ -71,24 +75,45 @@ def rollout(
     kept = window.first_in_backward if recompute == "auto" else -1
     scales = [guidance_scale] * (window.last + 1) if isinstance(guidance_scale, int | float) else guidance_scale
     latents = noise.draw()
-    for i in range(window.last + 1):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and i >= window.start):
-            output = predict_step(
-                predict,
-                sampler,
-                conditioning,
-                latents.detach() if window.detach_input else latents,
-                i,
-                guidance_scale=scales[i],
-                branches=branches,
-                recompute=False if i == kept else recompute,
-                differentiate=i in window,
-            )
-            step = sampler.step(output, i, latents, noise.draw())
-        if on_step is not None:
-            on_step(i, latents, step)
-        latents = step.pred_x0 if window.original and i == window.last else step.prev
+    with ExitStack() as before_window:
+        free = _free_steps(predict, conditioning, shortcuts, window, before_window)
+        for i in range(window.last + 1):
+            if i == window.start:
+                before_window.close()
+            with torch.set_grad_enabled(torch.is_grad_enabled() and i >= window.start):
+                if free is not None and i < window.start:
+                    output = free(i, latents, sampler.timesteps[i].expand(len(conditioning)), scales[i])
+                else:
+                    output = predict_step(
+                        predict,
+                        sampler,
+                        conditioning,
+                        latents.detach() if window.detach_input else latents,
+                        i,
+                        guidance_scale=scales[i],
+                        branches=branches,
+                        recompute=False if i == kept else recompute,
+                        differentiate=i in window,
+                    )
+                step = sampler.step(output, i, latents, noise.draw())
+            if on_step is not None:
+                on_step(i, latents, step)
+            latents = step.pred_x0 if window.original and i == window.last else step.prev
     return latents
+
+
+def _free_steps(
+    predict: Predict,
+    conditioning: Conditioning,
+    shortcuts: Shortcuts | None,
+    window: Window,
+    before_window: ExitStack,
+) -> FreeSteps | None:
+    """Predictions of the steps before the window where there are shortcuts; their cache ends with ``before_window``."""
+    if shortcuts is None:
+        return None
+    cached = before_window.enter_context(shortcuts.cache(predict, conditioning))
+    return FreeSteps(cached, conditioning, shortcuts.plan(min(window.start, window.last + 1)))
 
 
 def predict_step(

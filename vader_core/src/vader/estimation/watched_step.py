@@ -172,7 +172,7 @@ def watch_step(
     """
     context = build.assemble_context(plan, backbone, backbone.denoiser, rewards, _DEVICE)
     kept = {item.name: getattr(context, item.name) for item in fields(context)}
-    context = WatchedContext(**kept, live=live)
+    context = WatchedContext(**{**kept, "shortcuts": None}, live=live)
     for scale in context.objective.scales.values():
         scale.start([-1.0, 1.0])
     encode = _WatchedEncoder(backbone, live)

@@ -17,6 +17,7 @@ from vader.diffusion.gradient import Draw, Window
 from vader.diffusion.guidance import Branches, Recompute
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
+from vader.diffusion.shortcuts import Shortcuts
 from vader.methods.contrast import Contrast
 from vader.methods.objective import Objective
 from vader.protocols import (
@@ -106,6 +107,7 @@ class RolloutContext:
         renoise: how many re-noised last steps are averaged in place of the window; None for the window.
         device: where latents are born.
         timer: measures phases.
+        shortcuts: what rollouts leave out where no gradient is; None for nothing.
         gather: ``[of this process] -> [of every process, by rank]``, for small values; every process must call it.
         contrasts: by key, of the rewards that are scored relative to themselves.
     """
@@ -124,6 +126,7 @@ class RolloutContext:
     renoise: int | None
     device: torch.device
     timer: PhaseTimer = field(repr=False)
+    shortcuts: Shortcuts | None = None
     gather: Callable[[list[Any]], list[Any]] = list
     contrasts: Mapping[str, Contrast] = field(default_factory=dict)
 
@@ -157,6 +160,7 @@ class RolloutContext:
                 guidance_scale=self.guidance_scales,
                 branches=self.branches,
                 recompute=self.recompute,
+                shortcuts=self.shortcuts,
                 on_step=on_step,
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from vader.spec import GradientSpec, RunSpec
+from vader.spec import GradientSpec, RolloutSpec, RunSpec
 
 Finding = tuple[str, str]
 """Dotted path and message."""
@@ -14,6 +14,8 @@ Finding = tuple[str, str]
 def no_window(method: str, spec: RunSpec) -> Iterator[Finding]:
     """A method without a gradient window takes no field of ``gradient`` but ``branches``."""
     default = GradientSpec(branches=spec.gradient.branches)
+    if spec.gradient.recompute is True:  # the default once, which spec.yaml of earlier runs has
+        default = default.model_copy(update={"recompute": True})
     for name in GradientSpec.model_fields:
         if getattr(spec.gradient, name) != getattr(default, name):
             yield f"gradient.{name}", f"method {method} has no gradient window. Remove it."
@@ -38,6 +40,8 @@ def random_steps(method: str, spec: RunSpec, sampler: Any) -> Iterator[Finding]:
         yield "sampler.name", message
     elif spec.sampler.eta == 0:
         yield "sampler.eta", f"method {method} needs noise in every step; expected above 0 (1 is usual), found 0."
+    if spec.rollout != RolloutSpec():
+        yield "rollout", f"method {method} trains the very steps that were taken; none may be left out. Remove it."
     if spec.backbone.adapter.dropout:
         message = f"dropout makes the probability ratios of method {method} random. Set it to 0."
         yield "backbone.adapter.dropout", message

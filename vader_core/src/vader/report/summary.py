@@ -8,6 +8,7 @@ from typing import Literal
 from vader.report.comparison import Comparison, Score, role_of, score_keys, trained_rewards, trend, values_of
 from vader.report.numbers import mean_text, plain
 from vader.report.reading import RunData
+from vader.spec import RolloutSpec
 
 Kind = Literal["good", "bad", "neutral"]
 SMALL = 0.2
@@ -36,7 +37,7 @@ class Summary:
     warnings: tuple[str, ...]
     """Signs that the result is not what it seems."""
     notices: tuple[str, ...]
-    """Mishaps of the run."""
+    """Shortcuts and mishaps of the run."""
     progress: str | None
     """``unfinished: n of N optimizer steps``; None for a complete run."""
 
@@ -53,7 +54,9 @@ def summarise(run: RunData, comparison: Comparison | None) -> Summary:
     else:
         headline, details = _unpaired(run, comparison)
         verdict = Diagnosis("bad", "Possible reward hacking") if hacking else Diagnosis("neutral", "Not measured")
-    return Summary(_subject(run), verdict, headline, details, tuple(hacking), _skipped(run), _progress(run))
+    return Summary(
+        _subject(run), verdict, headline, details, tuple(hacking), (*_left_out(run), *_skipped(run)), _progress(run)
+    )
 
 
 def _subject(run: RunData) -> str:
@@ -150,6 +153,29 @@ def _risen(run: RunData, comparison: Comparison) -> list[str]:
     if not all_judged and course and course.last > course.first:
         risen.append(f"the training reward rose from {plain(course.first)} to {plain(course.last)}")
     return risen
+
+
+def _left_out(run: RunData) -> tuple[str, ...]:
+    """The shortcuts of training's rollouts."""
+    if run.spec is None or run.spec.rollout == RolloutSpec():
+        return ()
+    rollout, said = run.spec.rollout, list[str]()
+    if rollout.reuse is not None:
+        end = "the gradient window" if rollout.reuse.to_step is None else f"step {rollout.reuse.to_step}"
+        said.append(
+            f"one prediction for {rollout.reuse.every} steps, from step {rollout.reuse.from_step} to before {end}"
+        )
+    if rollout.coarse_steps is not None:
+        said.append(f"{rollout.coarse_steps} predictions in place of one a step")
+    if rollout.guidance_every > 1:
+        said.append(f"both guidance branches at one prediction of {rollout.guidance_every}")
+    if rollout.cache is not None:
+        options = "".join(f", {name} {value}" for name, value in rollout.cache.options.items())
+        said.append(f"a cache of blocks ({rollout.cache.name}{options})")
+    return (
+        f"Before the gradient window training left out denoiser calls: {'; '.join(said)}. "
+        "Validation clips were made in full.",
+    )
 
 
 def _skipped(run: RunData) -> tuple[str, ...]:

@@ -9,11 +9,13 @@ from vader.errors import Problem, SpecError
 from vader.protocols import LatentReward, Reward
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
+from vader.spec import RolloutSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from vader.diffusion.shortcuts import Shortcuts
     from vader.methods.context import RolloutContext
     from vader.methods.objective import Objective
     from vader.protocols import Backbone, Sampler, Video
@@ -152,6 +154,7 @@ def assemble_context(
         renoise=gradient.renoise,
         device=device,
         timer=PhaseTimer(device),
+        shortcuts=_shortcuts(spec.rollout, backbone) if spec.rollout != RolloutSpec() else None,
         gather=gather,
         contrasts=contrasts,
     )
@@ -172,3 +175,17 @@ def _objective(plan: Plan) -> Objective:
         scale = Scale(moving=spec.normalize == "running") if spec.normalize != "none" else None
         terms.append(Term(key, spec.weight, spec.target, spec.threshold, scale))
     return Objective(terms)
+
+
+def _shortcuts(spec: RolloutSpec, backbone: Backbone) -> Shortcuts:
+    """What the section ``rollout`` asks for.
+
+    Raises:
+        SpecError: the loaded denoiser has no such cache.
+    """
+    from vader.backbones.block_cache import BlockCache
+    from vader.diffusion.shortcuts import Shortcuts, no_cache
+
+    reuse = spec.reuse.model_dump() if spec.reuse is not None else {}
+    cache = BlockCache(backbone.denoiser, spec.cache.name, spec.cache.options) if spec.cache is not None else no_cache
+    return Shortcuts(**reuse, coarse_steps=spec.coarse_steps, guidance_every=spec.guidance_every, cache=cache)

@@ -76,7 +76,7 @@ def assemble(plan: Plan, engine: Engine, require_space: Callable[[int], None]) -
     ema = Average(parameters, decay) if decay is not None else None
     context = build.assemble_context(plan, backbone, denoiser, rewards, device, engine.gather_objects)
     method: Method = plan.method.build(context=context)
-    validating = replace(context, rewards={**rewards, **held_out})
+    validating = replace(context, rewards={**rewards, **held_out}, shortcuts=None)
     return Assembly(backbone, denoiser, parameters, optimizer, ema, method, context, validating, encode)
 
 

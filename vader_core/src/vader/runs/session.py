@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,5 +113,5 @@ def open_session(
         seed = derive(plan.spec.train.seed, "adapter")
         lora.inject(backbone.denoiser, shape, (), seed, tensors, build.without_adapter(backbone))
     denoiser = engine.prepare_for_inference(backbone.denoiser)
-    context = build.assemble_context(plan, backbone, denoiser, rewards, device)
+    context = replace(build.assemble_context(plan, backbone, denoiser, rewards, device), shortcuts=None)
     return Session(plan, context, ConditioningCache(backbone, device, home=cache_home()), init)

@@ -7,6 +7,7 @@ from vader.spec.models import EarlyStopSpec as EarlyStopSpec
 from vader.spec.models import GradientSpec as GradientSpec
 from vader.spec.models import IsolateSpec as IsolateSpec
 from vader.spec.models import RewardSpec as RewardSpec
+from vader.spec.models import RolloutSpec as RolloutSpec
 from vader.spec.models import RunSpec as RunSpec
 from vader.spec.models import ScoreSpec as ScoreSpec
 from vader.spec.models import TrainSpec as TrainSpec

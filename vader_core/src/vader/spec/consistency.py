@@ -14,6 +14,7 @@ Finding = tuple[str, str]
 def inconsistencies(spec: RunSpec) -> Iterator[Finding]:
     """Fields that do not go together, by the spec alone."""
     yield from _gradient(spec)
+    yield from _rollout(spec)
     yield from _early_stop(spec)
     yield from _frames(spec)
     if spec.train.warmup_steps >= spec.train.steps and spec.train.warmup_steps > 0:
@@ -64,6 +65,24 @@ def _gradient(spec: RunSpec) -> Iterator[Finding]:
             yield f"gradient.{name}", "renoise already decodes one predicted step. Remove one of the two."
     if gradient.renoise is not None and gradient.mode != "last":
         yield "gradient.renoise", f"it re-noises the last step; mode {gradient.mode} is another. Use mode: last."
+
+
+def _rollout(spec: RunSpec) -> Iterator[Finding]:
+    """Fields of ``rollout`` that do not go together, or not with the number of denoising steps."""
+    rollout, steps = spec.rollout, spec.sampler.steps
+    if rollout.reuse is not None and rollout.coarse_steps is not None:
+        yield "rollout.coarse_steps", "reuse says already which steps make a prediction. Remove one of the two."
+    if rollout.coarse_steps is not None and rollout.coarse_steps > steps:
+        message = f"{rollout.coarse_steps} is more than sampler.steps = {steps}. Expected 1 to {steps}."
+        yield "rollout.coarse_steps", message
+    if rollout.reuse is not None:
+        start, end = rollout.reuse.from_step, rollout.reuse.to_step or steps
+        if start >= end:
+            name = "sampler.steps" if rollout.reuse.to_step is None else "to_step"
+            yield "rollout.reuse.from_step", f"{start} is not before {name} = {end}. Expected 0 to {end - 1}."
+    if rollout.guidance_every > 1 and spec.sampler.guidance_scale == 1:
+        message = "there is no guidance at sampler.guidance_scale 1. Remove it, or set a scale."
+        yield "rollout.guidance_every", message
 
 
 def _early_stop(spec: RunSpec) -> Iterator[Finding]:

@@ -149,11 +149,45 @@ class GradientSpec(Options):
         None, ge=1, description="Average this many re-noised last steps of a finished clip (DRaFT-LV); mode last."
     )
     branches: Literal["both", "conditional"] = Field("both", description="Guidance branches that carry gradient.")
-    recompute: Literal["auto"] | bool = Field(
+    recompute: Literal["auto", True, False] = Field(
         "auto",
         description="Recompute denoiser calls in backward, so that memory does not grow with K. auto: those of every "
         "step but the last, both branches at once; with train.gradient_checkpointing its blocks alone. true: all, each "
         "branch by itself: least memory. false: none.",
+    )
+
+
+class ReuseSpec(Options):
+    """Predictions that are used again at the next steps."""
+
+    every: int = Field(2, ge=2, description="Every n-th of these steps makes a prediction.")
+    from_step: int = Field(0, ge=0, description="The first of these steps; before it each makes a prediction.")
+    to_step: int | None = Field(
+        None, ge=1, description="The step after the last of these. Null: the gradient window's first."
+    )
+
+
+class CacheSpec(Options):
+    """A cache of diffusers."""
+
+    name: Literal["FirstBlockCacheConfig", "MagCacheConfig", "PyramidAttentionBroadcastConfig"] = Field(
+        description="Class of its configuration in diffusers."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of that class.")
+
+
+class RolloutSpec(Options):
+    """What training's rollouts leave out before the gradient window; validation and generation leave out nothing."""
+
+    reuse: ReuseSpec | None = Field(None, description="Use predictions again. Null: every step makes its own.")
+    coarse_steps: int | None = Field(
+        None, ge=1, description="How many steps make a prediction, evenly spread, in place of reuse. Null: all."
+    )
+    guidance_every: int = Field(
+        1, ge=1, description="Every n-th prediction calls both guidance branches; others use their difference again."
+    )
+    cache: Annotated[CacheSpec | None, BeforeValidator(_named)] = Field(
+        None, description="Leave out blocks of the denoiser where little changes, as diffusers does. Null: none."
     )
 
 
@@ -234,6 +268,9 @@ class RunSpec(Options):
         default_factory=lambda: ComponentSpec(name="reward_gradient"), description="How scores become a loss."
     )
     gradient: GradientSpec = Field(default_factory=GradientSpec, description="The gradient window.")
+    rollout: RolloutSpec = Field(
+        default_factory=RolloutSpec, description="Denoiser calls that training leaves out before the gradient window."
+    )
     frames: FramesSpec = Field(default_factory=FramesSpec, description="Frames that are decoded and scored.")
     train: TrainSpec = Field(default_factory=TrainSpec, description="The optimisation.")
     validation: ValidationSpec = Field(
