@@ -42,7 +42,7 @@ class OneMore(Sound):
     def __init__(self, options: Any, context: SamplerContext) -> None:
         super().__init__(options, context)
         self.timesteps = torch.cat([self.timesteps, self.timesteps[-1:] * 0])
-        self._alpha, self._alpha_prev = (torch.cat([a, a[-1:]]) for a in (self._alpha, self._alpha_prev))
+        self._alpha, self._alpha_prev = ([*a, a[-1]] for a in (self._alpha, self._alpha_prev))
 
 
 class Upwards(Sound):

@@ -80,7 +80,7 @@ def test_divergence_and_its_gradient_equal_the_formula() -> None:
     for x, time in zip(visited, where.sampler.timesteps, strict=True):
         at = time.expand(len(x))
         candidates.append((guided(made, x, at) - guided(base, x, at).detach()).square().mean() / 2)
-    near = [float(one.detach()) == pytest.approx(held.metrics["kl"], rel=1e-9) for one in candidates]
+    near = [float(one.detach()) == pytest.approx(float(held.metrics["kl"]), rel=1e-9) for one in candidates]
     assert sum(near) == 1, "the divergence is that of one of the steps"
     divergence = candidates[near.index(True)]
     expected = plain.value + 0.5 * divergence
@@ -95,7 +95,7 @@ def test_every_step_is_visited_by_the_divergence() -> None:
     method, given = RewardGradient(RewardGradient.Options(kl_weight=1.0), where), batch(made)
     for _ in range(60):
         (loss,) = method.losses([given], 0)
-        seen[round(loss.metrics["kl"], 9)] += 1
+        seen[round(float(loss.metrics["kl"]), 9)] += 1
     assert len(seen) == STEPS
     assert min(seen.values()) >= 5
 

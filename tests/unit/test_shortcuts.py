@@ -107,9 +107,10 @@ def test_coarse_steps_are_longer_steps_of_a_first_order_sampler(make: Any) -> No
     longer = make()
     keep = [0, 2]
     if hasattr(longer, "_sigmas"):
-        longer._sigmas = sampler._sigmas[[*keep, STEPS]]
+        longer._sigmas = [sampler._sigmas[i] for i in (*keep, STEPS)]
     else:
-        longer._alpha, longer._alpha_prev = sampler._alpha[keep], sampler._alpha_prev[[1, STEPS - 1]]
+        longer._alpha = [sampler._alpha[i] for i in keep]
+        longer._alpha_prev = [sampler._alpha_prev[i] for i in (1, STEPS - 1)]
     longer.timesteps = sampler.timesteps[keep]
     expected, _ = made(longer, no_gradient(2), None, scale=1.0)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

@@ -59,7 +59,7 @@ class CogVideoXDPM:
             aim = (1 + 1 / (2 * ratio)) * clean - 1 / (2 * ratio) * self._clean
         self._clean = clean
         mean, std = scale * latents + ahead * aim, math.sqrt((1 - following) * (1 - decay**2))
-        return StepOutput(mean + std * noise, clean, mean, latents.new_tensor(std))
+        return StepOutput(mean + std * noise, clean, mean, latents.new_full((), std))
 
     def _predicted(self, output: Tensor, latents: Tensor, alpha: float) -> Any:
         signal, sigma = math.sqrt(alpha), math.sqrt(1 - alpha)

@@ -54,7 +54,8 @@ def per_clip(scores: Tensor, frames: Tensor) -> Tensor:
 
 def normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """``(x - mean) / std`` per channel."""
-    return (x - x.new_tensor(mean).view(3, 1, 1)) / x.new_tensor(std).view(3, 1, 1)
+    middle, spread = (torch.tensor([*values], dtype=x.dtype).view(3, 1, 1) for values in (mean, std))
+    return (x - middle.to(x.device, non_blocking=True)) / spread.to(x.device, non_blocking=True)
 
 
 def resize(x: Tensor, size: tuple[int, int], mode: Mode, *, antialias: bool = True) -> Tensor:

@@ -66,7 +66,7 @@ class VideoCrafterDDIM:
         std = self._eta * ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)) ** 0.5
         original = (latents - (1 - alpha) ** 0.5 * model_output) / (alpha**0.5 * scale)
         mean = alpha_prev**0.5 * scale_prev * original + (1 - alpha_prev - std**2) ** 0.5 * model_output
-        return StepOutput(mean + std * noise, original, mean, latents.new_tensor(std))
+        return StepOutput(mean + std * noise, original, mean, latents.new_full((), std))
 
 
 def _levels(table: Tensor, timesteps: Tensor) -> list[tuple[float, float]]:

@@ -24,7 +24,7 @@ DISK_BYTES = 20 * 2**30
 
 
 class ConditioningCache:
-    """Encodes each prompt once, alone, without gradient, and keeps it on the CPU.
+    """Encodes each prompt once, alone, without gradient, and keeps it on the CPU, pinned for a CUDA device.
 
     Alone, because a text encoder's numbers depend on the batch it runs in, and a resumed run meets other batches. Equal
     tensors, such as the negative prompt's, are kept once. With a backbone that names all that decides its numbers
@@ -63,10 +63,17 @@ class ConditioningCache:
         return Conditioning(positive, {name: self._stacked([row[name] for row in negatives]) for name in negatives[0]})
 
     def _stacked(self, tensors: list[Tensor]) -> Tensor:
-        """Rows as one tensor on the device; a row that all share is not copied."""
+        """Rows as one tensor on the device; a row that all share is not copied. The host does not wait."""
         if all(tensor is tensors[0] for tensor in tensors):
-            return tensors[0].to(self._device).expand(len(tensors), *tensors[0].shape[1:])
-        return torch.cat(tensors).to(self._device)
+            return self._moved(tensors[0]).expand(len(tensors), *tensors[0].shape[1:])
+        return torch.cat([self._moved(tensor) for tensor in tensors])
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        """The tensor in memory that a CUDA device copies from by itself."""
+        return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def _row(self, prompt: Prompt) -> Conditioning:
         key = self._key(prompt)
@@ -91,11 +98,11 @@ class ConditioningCache:
         return hashlib.sha256(f"{prompt.text}\0{digest}".encode()).hexdigest()
 
     def _keep(self, key: str, row: Conditioning) -> None:
-        positive, shared = row.positive, _shared(row)
+        positive, shared = {name: self._pinned(tensor) for name, tensor in row.positive.items()}, _shared(row)
         own = {name: tensor for name, tensor in (row.negative or {}).items() if name not in shared}
         negative = {name: positive[name] for name in shared}
         negative |= {name: self._once(name, tensor) for name, tensor in own.items()}
-        self._rows[key] = Conditioning(row.positive, negative if row.negative is not None else None)
+        self._rows[key] = Conditioning(positive, negative if row.negative is not None else None)
         self._bytes += _size(row.positive)
         while self._bytes > self._limit and len(self._rows) > 1:
             _, oldest = self._rows.popitem(last=False)
@@ -105,7 +112,7 @@ class ConditioningCache:
         """The tensor of that name that is kept already, if it is equal; else this one, kept from now on."""
         known = self._shared.get(name)
         if known is None or known.shape != tensor.shape or not torch.equal(known, tensor):
-            self._shared[name] = known = tensor.contiguous()
+            self._shared[name] = known = self._pinned(tensor.contiguous())
         return known
 
 

@@ -196,13 +196,13 @@ class DDPO:
         clipped = ratio.clamp(1 - self._options.clip_range, 1 + self._options.clip_range)
         value = torch.maximum(-made.advantages * ratio, -made.advantages * clipped).mean()
         metrics = {
-            "ddpo/clip_fraction": float((ratio != clipped).float().mean()),
-            "ddpo/ratio_deviation": float((ratio.detach() - 1).abs().mean()),
+            "ddpo/clip_fraction": (ratio != clipped).float().mean(),
+            "ddpo/ratio_deviation": (ratio.detach() - 1).abs().mean(),
         }
         if self._options.kl_weight:
             divergence = context.divergence(prediction, batch.conditioning, latents, i).mean()
             value = value + self._options.kl_weight * divergence
-            metrics["kl"] = float(divergence.detach())
+            metrics["kl"] = divergence.detach()
         return Loss(value / self.passes, made.scores, made.reward, metrics)
 
     def state_dict(self) -> dict[str, Any]:

@@ -131,8 +131,8 @@ class DPO:
         margin = -self._options.beta / 2 * (ours - base)
         count = pairs.decided.sum().clamp(min=1)
         value = -(functional.logsigmoid(margin) * pairs.decided).sum() / count
-        agreed = float(((margin.detach() > 0) * pairs.decided).sum() / count)
-        metrics = {"dpo/agreement": agreed, "dpo/decided": float(pairs.decided.mean())}
+        agreed = ((margin.detach() > 0) * pairs.decided).sum() / count
+        metrics = {"dpo/agreement": agreed, "dpo/decided": pairs.decided.mean()}
         return Loss(value / self.passes, pairs.scores, pairs.reward, metrics)
 
     def state_dict(self) -> dict[str, Any]:

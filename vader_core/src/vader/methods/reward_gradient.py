@@ -76,12 +76,14 @@ class RewardGradient:
             made = context.decode_and_score(predicted_clean(schedule, prediction, latents, timestep), chosen, batch)
             yield self._loss(batch, made, _Visited(last, latents), draws, {"gradient/k": 1.0})
 
-    def _loss(self, batch: Batch, made: ScoredClips, at: _Visited, draws: int, metrics: dict[str, float]) -> Loss:
+    def _loss(
+        self, batch: Batch, made: ScoredClips, at: _Visited, draws: int, metrics: dict[str, float | Tensor]
+    ) -> Loss:
         value = -made.reward.mean()
         if self._kl_weight:
             divergence = self._divergence(batch, at)
             value = value + self._kl_weight * divergence
-            metrics["kl"] = float(divergence.detach())
+            metrics["kl"] = divergence.detach()
         return Loss(value / draws, made.detached_scores(), made.reward.detach(), metrics)
 
     def _divergence(self, batch: Batch, at: _Visited) -> Tensor:

@@ -33,13 +33,13 @@ class Loss:
         value: scalar tensor to be minimised, a mean over the clips of a batch; the passes of a batch add up.
         scores: raw scores per reward, each ``(b,)``, detached.
         reward: ``(b,)``, the weighted combination, detached, for logs.
-        metrics: further scalars for the log.
+        metrics: further scalars for the log; tensors are read when the optimizer step is done, with all else.
     """
 
     value: Tensor
     scores: Mapping[str, Tensor]
     reward: Tensor
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float | Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -70,10 +70,10 @@ def assemble(plan: Plan, engine: Engine, require_space: Callable[[int], None]) -
     parameters = _inject(plan, backbone)
     require_space(_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters))
     encode = ConditioningCache(backbone, device, home=cache_home())
-    adamw = torch.optim.AdamW(parameters, lr=spec.train.learning_rate, weight_decay=spec.train.weight_decay)
+    rate, decay = spec.train.learning_rate, spec.train.weight_decay
+    adamw = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=device.type == "cuda" or None)
     denoiser, optimizer = engine.prepare(backbone.denoiser, adamw)
-    decay = spec.train.ema_decay
-    ema = Average(parameters, decay) if decay is not None else None
+    ema = Average(parameters, spec.train.ema_decay) if spec.train.ema_decay is not None else None
     context = build.assemble_context(plan, backbone, denoiser, rewards, device, engine.gather_objects)
     method: Method = plan.method.build(context=context)
     validating = replace(context, rewards={**rewards, **held_out}, shortcuts=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -128,10 +128,10 @@ class TrainStep:
         set_dropout(self._denoiser, True)
         losses = self._backward(step)
         set_dropout(self._denoiser, False)
-        metrics = self._gather(losses, fresh=step % self._method.inner_epochs == 0)
         with self._timer("optimizer"):
-            norm = float(self._engine.clip_grad_norm(self._parameters, self._spec.max_grad_norm))
-            metrics.update(grad_norm=norm, learning_rate=rate)
+            norm = self._engine.clip_grad_norm(self._parameters, self._spec.max_grad_norm)
+            metrics = self._gather(losses, norm, fresh=step % self._method.inner_epochs == 0)
+            metrics.update(learning_rate=rate)
             notice = self._apply(step, metrics)
             self._optimizer.zero_grad(set_to_none=True)
         return metrics, notice
@@ -166,34 +166,38 @@ class TrainStep:
             losses.append(loss)
         return losses
 
-    def _gather(self, losses: list[Loss], *, fresh: bool) -> dict[str, float]:
+    def _gather(self, losses: list[Loss], norm: Tensor, *, fresh: bool) -> dict[str, float]:
         """Means over micro-steps and processes; the method's own metrics are means over micro-steps.
+
+        Here an optimizer step waits for its device, and nowhere else: all figures are read at once.
 
         Args:
             losses: of the optimizer step.
+            norm: of the gradient.
             fresh: whether its clips were made for it; then the scales of rewards follow their scores.
         """
-        gather = self._engine.gather
-
-        def all_of(tensors: list[Tensor]) -> Tensor:
-            return gather(torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors]))
-
-        def mean(tensors: list[Tensor]) -> float:
-            return float(all_of(tensors).mean())
-
-        metrics = {
-            "loss": mean([loss.value for loss in losses]) * self._method.passes,
-            "reward": mean([loss.reward for loss in losses]),
-        }
-        for key in losses[0].scores:
-            metrics[f"score/{key}"] = mean([loss.scores[key] for loss in losses])
+        shared = {"loss": [loss.value for loss in losses], "reward": [loss.reward for loss in losses]}
+        shared |= {f"score/{key}": [loss.scores[key] for loss in losses] for key in losses[0].scores}
+        own: dict[str, list[Any]] = {key: [loss.metrics[key] for loss in losses] for key in losses[0].metrics}
+        unread = {key: values for key, values in own.items() if isinstance(values[0], Tensor)}
+        read = self._read({**shared, **unread, "grad_norm": [norm]})
+        metrics = {key: float(read[key].mean()) for key in shared}
+        metrics["loss"] *= self._method.passes
         for key, scale in self._objective.scales.items():
             metrics[f"normalized/{key}"] = (metrics[f"score/{key}"] - scale.mean) / scale.spread
             if fresh:
-                scale.follow(all_of([loss.scores[key] for loss in losses]).tolist())
-        for key in losses[0].metrics:
-            metrics[key] = sum(loss.metrics[key] for loss in losses) / len(losses)
-        return metrics
+                scale.follow(read[f"score/{key}"].reshape(-1).tolist())
+        metrics |= {key: sum(values) / len(values) for key, values in own.items() if key not in unread}
+        mine = self._engine.process_index
+        return metrics | {key: float(read[key][mine].mean()) for key in (*unread, "grad_norm")}
+
+    def _read(self, series: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+        """Numbers by name, ``(processes, n)`` float32 on the CPU: one gathering, one copy."""
+        flat = {key: [one.detach().float().reshape(-1) for one in tensors] for key, tensors in series.items()}
+        sizes = [sum(map(len, tensors)) for tensors in flat.values()]
+        joined = torch.cat([one for tensors in flat.values() for one in tensors])
+        gathered = self._engine.gather(joined).reshape(self._engine.num_processes, -1).cpu()
+        return dict(zip(flat, torch.split(gathered, sizes, dim=1), strict=True))
 
     def _apply(self, step: int, metrics: dict[str, float]) -> str | None:
         """Take the step, or skip it when loss or gradient is not finite."""

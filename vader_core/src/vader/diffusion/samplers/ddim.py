@@ -52,18 +52,18 @@ class DDIM:
         timesteps = _timesteps(options, context.steps, total)
         self.timesteps = timesteps.to(context.device)
         alphas = schedule.alphas_cumprod.double()
-        self._alpha = alphas[timesteps]
+        self._alpha: list[float] = alphas[timesteps].tolist()
         final = torch.ones(1, dtype=torch.float64) if options.final_alpha_one else alphas[:1]
-        self._alpha_prev = torch.cat([alphas[timesteps[1:]], final])
+        self._alpha_prev: list[float] = torch.cat([alphas[timesteps[1:]], final]).tolist()
 
     def step(self, model_output: Tensor, i: int, latents: Latents, noise: Tensor) -> StepOutput:
         """See :class:`vader.protocols.Sampler`."""
-        alpha, alpha_prev = float(self._alpha[i]), float(self._alpha_prev[i])
+        alpha, alpha_prev = self._alpha[i], self._alpha_prev[i]
         original, epsilon = self._split(model_output, latents, alpha)
         variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
         std = self._eta * max(variance, 0.0) ** 0.5
         mean = alpha_prev**0.5 * original + max(1 - alpha_prev - std**2, 0.0) ** 0.5 * epsilon
-        return StepOutput(mean + std * noise, original, mean, latents.new_tensor(std))
+        return StepOutput(mean + std * noise, original, mean, latents.new_full((), std))
 
     def _split(self, output: Tensor, latents: Latents, alpha: float) -> tuple[Tensor, Tensor]:
         """Predicted clean latents and noise, from whatever the denoiser predicts."""

@@ -81,7 +81,7 @@ class DiffusersScheduler:
         std = self._std[i]
         prev = mean + std * noise if std else mean
         original = self._original(output, i, latents)
-        return StepOutput(prev, original, mean, latents.new_tensor(std))
+        return StepOutput(prev, original, mean, latents.new_full((), std))
 
     def _advance(self, output: Tensor, i: int, latents: Tensor, noise: Tensor) -> Tensor:
         """The scheduler's own step, from and to latents of our scale. Step 0 starts it anew."""

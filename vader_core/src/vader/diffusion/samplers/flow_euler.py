@@ -49,12 +49,12 @@ class FlowEuler:
         else:
             low = shifted(torch.tensor(1 / total, dtype=torch.float64), shift)
             sigmas = shifted(torch.linspace(1.0, float(low), context.steps, dtype=torch.float64), shift)
-        self._sigmas = torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+        self._sigmas: list[float] = [*sigmas.tolist(), 0.0]
         self.timesteps = (sigmas * total).float().to(context.device)
 
     def step(self, model_output: Tensor, i: int, latents: Latents, noise: Tensor) -> StepOutput:
         """See :class:`vader.protocols.Sampler`."""
-        return flow_step(model_output, latents, noise, float(self._sigmas[i]), float(self._sigmas[i + 1]), self._eta)
+        return flow_step(model_output, latents, noise, self._sigmas[i], self._sigmas[i + 1], self._eta)
 
 
 def flow_step(
@@ -85,7 +85,7 @@ def flow_step(
         return StepOutput(euler, original, euler, latents.new_zeros(()))
     predicted_noise = latents + (1 - sigma) * output
     mean = euler + (max(following**2 - std**2, 0.0) ** 0.5 - following) * predicted_noise
-    return StepOutput(mean + std * noise, original, mean, latents.new_tensor(std))
+    return StepOutput(mean + std * noise, original, mean, latents.new_full((), std))
 
 
 def shifted(sigma: Tensor, shift: float) -> Tensor:
