@@ -26,7 +26,7 @@ from tests.integration.harness import (
 import vader
 from vader.plugins import registry
 from vader.runs import checkpoint
-from vader.weights import lora
+from vader.weights import lora, sealed
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -72,15 +72,8 @@ def itself_a_file(tmp_path: Path) -> Path:
     return tmp_path / "file"
 
 
-def checkpoints_a_file(tmp_path: Path) -> Path:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoints").write_text("in the way")
-    return tmp_path / "run"
-
-
-def samples_a_file(tmp_path: Path) -> Path:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "samples").write_text("in the way")
+def a_link_to_nothing(tmp_path: Path) -> Path:
+    (tmp_path / "run").symlink_to(tmp_path / "unmounted")
     return tmp_path / "run"
 
 
@@ -92,7 +85,7 @@ def kernel_owned(tmp_path: Path) -> Path:
     return Path("/proc/vader/run")
 
 
-PLACES = [below_a_file, itself_a_file, checkpoints_a_file, samples_a_file, too_long, kernel_owned]
+PLACES = [below_a_file, itself_a_file, a_link_to_nothing, too_long, kernel_owned]
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
@@ -118,7 +111,7 @@ def test_no_room_is_refused_before_weights_load(tmp_path: Path, monkeypatch: pyt
 def test_no_room_for_the_adapter_is_refused_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the adapter's size is known, a few copies of it with optimizer state must fit."""
+    """Once the adapter's size is known, what will be kept must fit: three checkpoints, and the adapter twice."""
     seen: list[int] = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 0, 65 * 2**20))
     inject = lora.inject
@@ -128,7 +121,7 @@ def test_no_room_for_the_adapter_is_refused_before_the_first_step(
         return [torch.nn.Parameter(torch.empty(2**22, device="meta"))]
 
     monkeypatch.setattr(lora, "inject", large)
-    with pytest.raises(vader.RunFolderError, match="65 MiB free; the run needs at least 80 MiB"):
+    with pytest.raises(vader.RunFolderError, match="65 MiB free; the run needs at least 208 MiB"):
         vader.train(tiny(tmp_path / "run"), listeners=[At(1, lambda: seen.append(1))])
     assert seen == []
 
@@ -155,7 +148,7 @@ def at_second(function: Callable[..., Any]) -> Callable[..., Any]:
 WRITERS: dict[str, tuple[Any, str]] = {
     "adapter": (lora, "save"),
     "optimizer": (torch, "save"),
-    "manifest": (checkpoint, "write_json"),
+    "manifest": (sealed, "write_json"),
     "folder": (checkpoint, "sync_folder"),
 }
 

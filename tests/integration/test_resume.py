@@ -62,6 +62,10 @@ def copy(stopped: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
@@ -306,15 +310,15 @@ def test_any_changed_byte_of_a_manifest_is_noticed(copy: Path) -> None:
     assert unnoticed == []
 
 
-def test_all_damaged_starts_anew_and_says_so(unbroken: Path, copy: Path) -> None:
+def test_all_damaged_stops_and_says_the_ways_out(copy: Path) -> None:
     for path in (copy / "checkpoints").iterdir():
         flip(path / "optimizer.pt")
-    result, notices = resume(copy)
-    assert "step-000004" in notices.texts[0]
-    assert "step-000002" in notices.texts[1]
-    assert "from the beginning" in notices.texts[-1]
-    assert result.step == STEPS
-    assert_same_run(copy, unbroken)
+    before = contents(copy)
+    with pytest.raises(vader.CheckpointError) as error:
+        resume(copy)
+    for said in ("step-000004", "step-000002", "5 optimizer steps", "another folder", "move this one away"):
+        assert said in str(error.value)
+    assert contents(copy) == before, "history was touched"
 
 
 @pytest.mark.parametrize("tail", ['{"step": 6, "loss": 0.1', '{"step"', "\x00\x00\x00", '{"step": 6}\n{"st'])

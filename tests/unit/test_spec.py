@@ -239,6 +239,8 @@ class TestDigest:
             {"train": {"device": "cpu"}},
             {"train": {"checkpoint_every": 7}},
             {"train": {"validate_every": 7}},
+            {"train": {"keep_checkpoints": 2}},
+            {"train": {"processes": 2}},
             {"train": {"max_nonfinite": 7}},
         ],
     )
@@ -247,7 +249,7 @@ class TestDigest:
         assert differences(changed(), changed(**sections)) == []
 
     def test_free_fields_are_pinned(self) -> None:
-        assert len(FREE_ON_RESUME) == 10
+        assert len(FREE_ON_RESUME) == 12
 
     @pytest.mark.parametrize(
         ("sections", "says"),

@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 
 def write_text(path: Path, text: str) -> None:
     """Write under a temporary name in the same folder, flush to disk, rename."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """See :func:`write_text`."""
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        sync(file)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            sync(file)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_with(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -53,6 +64,16 @@ def sync(file: IO[Any]) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write as JSON, like :func:`write_text`. Values that are not JSON are an error."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file in a folder to disk, at any depth, and its entries."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():
+            sync_folder(path)
 
 
 def sync_folder(folder: Path) -> None:

@@ -25,9 +25,6 @@ from vader.storage import cache_home
 from vader.weights import lora
 from vader.weights.lora.ema import Average
 
-_BYTES_PER_PARAMETER = 20
-"""Room that a run needs on disk for each parameter that trains."""
-
 
 @dataclass(frozen=True)
 class Assembly:
@@ -49,13 +46,13 @@ class Assembly:
     encode: ConditioningCache
 
 
-def assemble(plan: Plan, engine: Engine, require_space: Callable[[int], None]) -> Assembly:
+def assemble(plan: Plan, engine: Engine, require_room: Callable[[int], None]) -> Assembly:
     """Load a run's weights, put the adapter on, and prepare what trains.
 
     Args:
         plan: of the run.
         engine: of the run.
-        require_space: told how many bytes the run will write.
+        require_room: told how many parameters train, before what trains takes memory.
 
     Raises:
         WeightsError: weights or the initial adapter cannot be loaded.
@@ -68,7 +65,7 @@ def assemble(plan: Plan, engine: Engine, require_space: Callable[[int], None]) -
         others = {key: part for key, part in plan.held_out.items() if key not in rewards}
         held_out = build.assemble_rewards(others, device, dtype, plan.video, backbone)
     parameters = _inject(plan, backbone)
-    require_space(_BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters))
+    require_room(sum(parameter.numel() for parameter in parameters))
     encode = ConditioningCache(backbone, device, home=cache_home())
     rate, decay = spec.train.learning_rate, spec.train.weight_decay
     adamw = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=device.type == "cuda" or None)

@@ -7,24 +7,31 @@ them is registered with :class:`vader.runs.stateful.Registry`; :func:`save` and 
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
-from vader.errors import CheckpointError
+from vader.errors import CheckpointError, RunFolderError
 from vader.runs.folder import ADAPTER, step_folder, step_folders
 from vader.runs.stateful import Registry
-from vader.storage import sync_folder, write_json
+from vader.storage import sync_folder, sync_tree
+from vader.weights import sealed
+from vader.weights.lora import DIFFUSERS_FILE, DIFFUSERS_FILE_2, PEFT_CONFIG, PEFT_FILE
 
-_MANIFEST = "manifest.json"
 _TRAINING = "optimizer.pt"
+_OWN = re.compile(
+    "|".join([*map(re.escape, (DIFFUSERS_FILE, DIFFUSERS_FILE_2, PEFT_CONFIG, PEFT_FILE, sealed.MANIFEST)), r"rng-\d+\.json"])
+)
+"""Names of ours in the folders that are replaced, besides those that the new one has."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,7 @@ def save(
         for name, values in placed["process"].items():
             for rank, value in enumerate(values):
                 (folder / _process_file(name, rank)).write_text(json.dumps(value), encoding="utf-8")
-        files = {str(file.relative_to(folder)): _sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-        manifest = {"step": step, "digest": digest, "processes": processes, **placed["manifest"], "files": files}
-        write_json(folder / _MANIFEST, {**manifest, "sha256": _sealed(manifest)})
+        sealed.seal(folder, {"step": step, "digest": digest, "processes": processes, **placed["manifest"]})
 
     final = checkpoints / step_folder(step)
     replace_folder(final, write, f"checkpoint of step {step}")
@@ -100,34 +105,68 @@ def restore(found: Checkpoint, registry: Registry, rank: int) -> None:
                 kept.restore(value[rank] if kept.by_process else value)
 
 
+def take_average(found: Checkpoint, parameters: Sequence[nn.Parameter]) -> bool:
+    """Give the parameters of an adapter the values of the moving average that a checkpoint keeps.
+
+    Args:
+        found: a verified checkpoint.
+        parameters: of an adapter of the same shape, in the order of training.
+
+    Returns:
+        Whether it keeps one.
+
+    Raises:
+        CheckpointError: it is of another adapter.
+    """
+    training = torch.load(found.path / _TRAINING, map_location="cpu", weights_only=True)
+    state = training.get("average")
+    if state is None:
+        return False
+    average = state["average"]
+    if [tensor.shape for tensor in average] != [parameter.shape for parameter in parameters]:
+        raise CheckpointError(f"{found.path.name}: its moving average is of another adapter than its spec's.")
+    with torch.no_grad():
+        for parameter, value in zip(parameters, average, strict=True):
+            parameter.copy_(value)
+    return True
+
+
 def _process_file(name: str, rank: int) -> str:
     return f"{name}-{rank}.json"
 
 
 def replace_folder(final: Path, write: Callable[[Path], None], called: str = "the adapter") -> None:
-    """Write a folder under a temporary name, flush it, rename it.
+    """Write a folder under a temporary name, flush it, and put it in the place of the one of that name.
+
+    That takes two renames, old one away and new one in; :func:`recover` mends a death between them. Files in the old
+    one that are not ours move to the new one.
 
     Args:
-        final: the folder; one of that name is replaced.
+        final: the folder.
         write: fills an empty folder.
         called: what it is, for the message.
 
     Raises:
         CheckpointError: it could not be written.
     """
-    partial = final.with_name(f".{final.name}.partial")
+    partial, old = _beside(final, "partial"), _beside(final, "old")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        recover(final)
         partial.mkdir(parents=True)
         write(partial)
+        sync_tree(partial)
         sync_folder(partial)
         if final.is_dir():
-            shutil.rmtree(final)
-        final.unlink(missing_ok=True)
+            final.replace(old)
+        elif final.exists():
+            final.replace(_free(final))
         partial.replace(final)
         sync_folder(final.parent)
+        if old.is_dir():
+            _hand_over(old, final)
     except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            recover(final)
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
             f"{called} could not be written to {str(final.parent)!r}: {reason}. "
@@ -135,14 +174,73 @@ def replace_folder(final: Path, write: Callable[[Path], None], called: str = "th
         ) from error
 
 
-def _sealed(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's own values."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def recover(final: Path) -> None:
+    """Mend what a death in :func:`replace_folder` or :func:`discard` has left: the old folder comes back, or goes.
+
+    Raises:
+        OSError: something cannot be moved.
+    """
+    partial, old = _beside(final, "partial"), _beside(final, "old")
+    shutil.rmtree(partial, ignore_errors=True)
+    if old.is_dir() and not final.exists():
+        old.replace(final)
+    if old.is_dir():
+        _hand_over(old, final)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def replaced(final: Path) -> Path:
+    """Where a folder is to be read: the old one, if a death has left no new one in its place."""
+    old = _beside(final, "old")
+    return old if old.is_dir() and not final.exists() else final
+
+
+def _beside(final: Path, kind: str) -> Path:
+    return final.with_name(f".{final.name}.{kind}")
+
+
+def _free(path: Path) -> Path:
+    """A name beside a file that is in a folder's way."""
+    names = (path.with_name(f"{path.name}.aside{number or ''}") for number in range(10**6))
+    return next(name for name in names if not name.exists())
+
+
+def _hand_over(old: Path, new: Path) -> None:
+    """Remove an old folder, file by file of ours; what else it holds moves to the new one."""
+    for entry in list(old.iterdir()):
+        target = new / entry.name
+        if entry.is_dir() and not entry.is_symlink():
+            if target.is_dir():
+                _hand_over(entry, target)
+            else:
+                entry.replace(_free(target) if target.exists() else target)
+        elif _OWN.fullmatch(entry.name) or target.is_file():
+            entry.unlink()
+        else:
+            entry.replace(_free(target) if target.exists() else target)
+    old.rmdir()
+
+
+def discard(found: Path) -> bool:
+    """Remove a checkpoint, unless it holds files that are not ours.
+
+    Returns:
+        Whether it is gone.
+
+    Raises:
+        CheckpointError: it cannot be removed.
+    """
+    try:
+        own = {*sealed.read(found)["files"], sealed.MANIFEST}
+        if any(path.relative_to(found).as_posix() not in own for path in found.rglob("*") if not path.is_dir()):
+            return False
+        partial = _beside(found, "partial")
+        found.replace(partial)
+        shutil.rmtree(partial)
+    except sealed.Damaged:
+        return False
+    except OSError as error:
+        raise CheckpointError(f"{str(found)!r} could not be removed: {error.strerror}. Remove it by hand.") from error
+    return True
 
 
 def verify(path: Path) -> Checkpoint:
@@ -150,28 +248,42 @@ def verify(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: something is missing, truncated or altered.
+        RunFolderError: the system does not let it be read, which says nothing of what is in it.
     """
     try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        if manifest.pop("sha256") != _sealed(manifest):
-            raise CheckpointError(f"{path.name}: {_MANIFEST} is damaged (its own SHA-256 differs).")
-        for name, expected in manifest["files"].items():
-            if _sha256(path / name) != expected:
-                raise CheckpointError(f"{path.name}: {name} is damaged (its SHA-256 differs from the manifest's).")
+        manifest = sealed.read(path)
+        sealed.check(path, manifest)
+        if step_folder(manifest["step"]) != path.name:
+            raise CheckpointError(f"{path.name}: it is the checkpoint of step {manifest['step']}, under another name.")
         return Checkpoint(path, manifest["step"], manifest["digest"], manifest["processes"], manifest)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path.name}: damaged or incomplete ({type(error).__name__}: {error}).") from error
+    except (sealed.Damaged, KeyError) as error:
+        raise CheckpointError(f"{path.name}: {error}.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def newest(checkpoints: Path, notice: Callable[[str], None]) -> Checkpoint | None:
-    """The newest sound checkpoint; damaged ones are passed over, with a notice each. None when there is none."""
-    paths = step_folders(checkpoints)[::-1]
+    """The newest sound checkpoint; damaged ones are passed over, with a notice each. None when there is none.
+
+    Raises:
+        RunFolderError: the system does not let one be read, or the folder.
+    """
+    try:
+        paths = step_folders(checkpoints)[::-1]
+    except OSError as error:
+        raise _unreadable(checkpoints, error) from error
     for path in paths:
         try:
             return verify(path)
         except CheckpointError as error:
-            last = path == paths[-1]
             notice(
-                f"checkpoint {error} {'The run starts from the beginning' if last else 'The one before it is used'}."
+                f"checkpoint {error} {'There is none before it' if path == paths[-1] else 'The one before it is used'}."
             )
     return None
+
+
+def _unreadable(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"{str(path)!r} cannot be read: {error.strerror or error}. Nothing was changed: correct permissions or mount "
+        "the volume, then resume the run."
+    )

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from vader.errors import NonFiniteError, Problem, SpecError
 from vader.resolve.plan import Plan
-from vader.runs import checkpoint
 from vader.runs.assembly import Assembly
 from vader.runs.device import peak_bytes
 from vader.runs.engine import Engine
 from vader.runs.events import RunResult, Validation
 from vader.runs.folder import RunFolder
 from vader.runs.keeping import AdapterKeeper
+from vader.runs.retention import Checkpoints
 from vader.runs.signals import StopSignals
-from vader.runs.stateful import Registry
 from vader.runs.train_step import Counters, TrainStep
 from vader.runs.validator import Validator
 
@@ -37,7 +37,7 @@ class Course:
         engine: of the run.
         folder: of the run.
         live: what it works with.
-        registry: what its checkpoints keep.
+        checkpoints: of the run.
         counters: of skipped optimizer steps.
         step: optimizer steps done.
         emit: fires events.
@@ -49,13 +49,13 @@ class Course:
         engine: Engine,
         folder: RunFolder,
         live: Assembly,
-        registry: Registry,
+        checkpoints: Checkpoints,
         counters: Counters,
         step: int,
         emit: Emit,
     ) -> None:
         self._spec, self._engine, self._folder, self._live = plan.spec, engine, folder, live
-        self._registry, self._counters, self._emit = registry, counters, emit
+        self._checkpoints, self._counters, self._emit = checkpoints, counters, emit
         self._step = self._saved = step  # the latter of the newest checkpoint
         self._metrics: dict[str, float] = {}
         self._learnt = False  # whether the score of train.early_stop no longer rises
@@ -133,19 +133,8 @@ class Course:
             self._emit("notice", text=notice)
 
     def _save(self) -> None:
-        state = self._registry.collect(self._engine.gather_objects, main=self._engine.is_main)
-        if self._engine.is_main:
-            path = checkpoint.save(
-                self._folder.checkpoints,
-                self._step,
-                digest=self._spec.digest(),
-                processes=self._engine.num_processes,
-                registry=self._registry,
-                state=state,
-            )
-            self._emit("checkpoint_saved", step=self._step, path=path)
+        self._checkpoints.save(self._step, self._validator.done, partial(self._emit, "checkpoint_saved"))
         self._saved = self._step
-        self._engine.wait()
 
     def _validate_if_due(self) -> None:
         if not self._validator.due(self._step):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from vader.runs.events import Validation
-from vader.spec import EarlyStopSpec
+from vader.spec import EarlyStopSpec, RunSpec
 
 
 def best(spec: EarlyStopSpec, validations: Sequence[Validation]) -> Validation:
@@ -18,6 +18,24 @@ def best(spec: EarlyStopSpec, validations: Sequence[Validation]) -> Validation:
         return mean if math.isfinite(mean) else -math.inf
 
     return max(validations, key=score)
+
+
+def best_of_run(spec: RunSpec, validations: Sequence[Validation]) -> Validation:
+    """The best validation of a run: by the score of ``train.early_stop``, without it by what the run trains for."""
+    if spec.train.early_stop is not None:
+        return best(spec.train.early_stop, validations)
+
+    def reward(validation: Validation) -> float:
+        terms = [
+            one.weight * (score if one.target is None else -abs(score - one.target))
+            for clip in validation.clips
+            for one in spec.rewards
+            if (score := clip.scores.get(one.key)) is not None
+        ]
+        mean = math.fsum(terms) / max(1, len(validation.clips))
+        return mean if math.isfinite(mean) else -math.inf
+
+    return max(validations, key=reward)
 
 
 def exhausted(spec: EarlyStopSpec, validations: Sequence[Validation]) -> bool:

@@ -2,33 +2,40 @@
 
 ::
 
-    spec.yaml  metrics.jsonl  environment.json  report.html
+    .vader-run  spec.yaml  metrics.jsonl  environment.json  report.html  code/
     checkpoints/step-000100/    samples/step-000100/{validation.json, clip-000.mp4}    adapter/    best/
 
-Reading is forgiving, because a report is wanted most when a run went wrong: what cannot be read is left out.
+Reading is forgiving, because a report is wanted most when a run went wrong: what cannot be read is left out. Nothing
+but these names is ever written, replaced or removed: whatever else lies in the folder is the user's.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vader.errors import RunFolderError
+from vader.errors import RunFolderError, VaderError
+from vader.runs import metrics_file
 from vader.runs.events import ClipSize, Validation
-from vader.runs.validation_file import FILE as VALIDATION
+from vader.runs.lock import MARK
+from vader.runs.metrics_file import Record as Record
 from vader.runs.validation_file import SavedValidation, read_validation, write_validation
 from vader.spec import RunSpec
 from vader.storage import write_json, write_text
 
 SPEC, METRICS, ENVIRONMENT, REPORT = "spec.yaml", "metrics.jsonl", "environment.json", "report.html"
 CHECKPOINTS, SAMPLES, ADAPTER, BEST = "checkpoints", "samples", "adapter", "best"
-
-Record = Mapping[str, Any]
-"""One line of metrics.jsonl."""
+_STEP = re.compile(r"step-\d{6,}")
+_EMPTY = {MARK, "lost+found"}
+"""What an empty folder may hold: the mark of a run that has not begun, and what file systems put into every one."""
 
 
 def step_folder(step: int) -> str:
@@ -37,8 +44,16 @@ def step_folder(step: int) -> str:
 
 
 def step_folders(parent: Path) -> list[Path]:
-    """What is in a folder by optimizer step, in order."""
-    return sorted(parent.glob("step-*"))
+    """What is in a folder by optimizer step, in order; other names are somebody else's.
+
+    Raises:
+        OSError: the folder is there and cannot be read.
+    """
+    try:
+        names = [entry.name for entry in os.scandir(parent)]
+    except FileNotFoundError:
+        return []
+    return [parent / name for name in sorted(names, key=lambda name: (len(name), name)) if _STEP.fullmatch(name)]
 
 
 def written_scale(height: int, width: int) -> int:
@@ -113,8 +128,43 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether it holds a run."""
-        return self.described or bool(step_folders(self.checkpoints))
+        """Whether it holds a run that has made an optimizer step."""
+        validated = [path for path in step_folders(self.samples) if path.name != step_folder(0)]
+        made = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        return made or bool(step_folders(self.checkpoints) or validated) or self.adapter.exists() or self.best.exists()
+
+    def require_ours(self) -> bool:
+        """Check that the folder is a run's, or nobody's: it is not there, or empty.
+
+        Returns:
+            Whether it is a run's.
+
+        Raises:
+            RunFolderError: it holds something else, or cannot be read.
+        """
+        try:
+            names = sorted(entry.name for entry in os.scandir(self.path))
+        except FileNotFoundError:
+            if self.path.is_symlink():
+                raise self._unwritable("it is a link to nothing") from None
+            return False
+        except OSError as error:
+            raise self._unwritable(error.strerror or str(error)) from error
+        if not set(names) - _EMPTY:
+            return False
+        if MARK in names or self._of_an_earlier_version():
+            return True
+        others = [name for name in names if name not in _EMPTY]
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise RunFolderError(
+            f"output: {str(self.path)!r} holds files that are not a run's ({shown}), and is left as it is. "
+            f"Choose a new or an empty folder, such as {str(self.path / 'run')!r}."
+        )
+
+    def _of_an_earlier_version(self) -> bool:
+        """Whether it has no mark, but a spec beside what nobody else writes."""
+        saved = any((step / "manifest.json").is_file() for step in step_folders(self.checkpoints))
+        return self.described and (saved or "versions" in self.read_environment())
 
     def require_run(self) -> None:
         """Check that it is the folder of a run.
@@ -125,45 +175,68 @@ class RunFolder:
         if not self.described:
             raise RunFolderError(f"{str(self.path)!r} is not the folder of a run: it has no {SPEC}.")
 
+    def require_writable(self) -> None:
+        """Check, leaving no trace, that the folder can be written, or made.
+
+        Raises:
+            RunFolderError: it cannot.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self._nearest()):
+                pass
+        except OSError as error:
+            raise self._unwritable(error.strerror or str(error)) from error
+
     def require_space(self, needed: int) -> None:
         """Check that there is room.
 
         Raises:
             RunFolderError: fewer than ``needed`` bytes are free.
         """
-        free = shutil.disk_usage(self.path).free
+        free = shutil.disk_usage(self._nearest()).free
         if free < needed:
             raise RunFolderError(
                 f"output: {str(self.path)!r} has {free / 2**20:.0f} MiB free; "
                 f"the run needs at least {needed / 2**20:.0f} MiB."
             )
 
+    def _nearest(self) -> Path:
+        """The folder, or the nearest above it that is there."""
+        return next(path for path in (self.path, *self.path.absolute().parents) if os.path.lexists(path))
+
+    def _unwritable(self, reason: str) -> RunFolderError:
+        return RunFolderError(
+            f"output: cannot write to {str(self.path)!r}: {reason}. Choose a writable folder ('output:' in the spec)."
+        )
+
     def make(self) -> None:
-        """Make the folder and those in it.
+        """Make the folder and those in it that every run has.
 
         Raises:
             RunFolderError: it cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".probe.partial"
-            probe.write_text("probe", encoding="utf-8")
-            probe.unlink()
-            for folder in (self.checkpoints, self.samples):
-                folder.mkdir(exist_ok=True)
+            for folder in (self.path, self.checkpoints, self.samples):
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunFolderError(
-                f"output: cannot write to {str(self.path)!r}: {error.strerror}. "
-                "Choose a writable folder ('output:' in the spec)."
-            ) from error
-
-    def clear_partial(self) -> None:
-        """Remove what an interrupted write left behind, at any depth."""
-        depths = (".*.partial*", "*/.*.partial*", "*/*/.*.partial*")
-        for left in [path for pattern in depths for path in self.path.glob(pattern)]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            raise self._unwritable(error.strerror or str(error)) from error
 
     # -- what is written and read
+
+    @contextmanager
+    def writing(self, what: Path) -> Iterator[None]:
+        """What the system says of a file that it does not write is an error of the run folder.
+
+        Raises:
+            RunFolderError: something in ``what`` could not be written.
+        """
+        try:
+            yield
+        except VaderError:
+            raise
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RunFolderError(f"cannot write {str(what)!r}: {reason}. Correct that, then resume the run.") from error
 
     def write_spec(self, spec: RunSpec) -> None:
         """Write ``spec.yaml``."""
@@ -183,40 +256,20 @@ class RunFolder:
         return found if isinstance(found, dict) else {}
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add the line of an optimizer step; values that are not finite become null.
+        """See :func:`vader.runs.metrics_file.append`."""
+        metrics_file.append(self.metrics, step, metrics)
 
-        Raises:
-            RunFolderError: it cannot be written.
-        """
-        line = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-        try:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **line}) + "\n")
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot write {str(self.metrics)!r}: {error.strerror}. Make room, then resume the run."
-            ) from error
+    def flush_metrics(self) -> None:
+        """See :func:`vader.runs.metrics_file.flush`."""
+        metrics_file.flush(self.metrics)
 
     def read_metrics(self) -> list[Record]:
-        """The lines by step, each step once; torn lines are left out.
+        """See :func:`vader.runs.metrics_file.read`."""
+        return metrics_file.read(self.metrics)
 
-        A run resumed from an earlier checkpoint repeats steps: what came after that point goes.
-        """
-        records: list[Record] = []
-        for line in _text(self.metrics).splitlines():
-            record = _json(line)
-            if not isinstance(record, dict) or finite(record.get("step")) is None:
-                continue
-            while records and records[-1]["step"] >= record["step"]:
-                records.pop()
-            records.append(record)
-        return records
-
-    def trim_metrics(self, step: int) -> None:
-        """Drop lines of optimizer steps after ``step``: they will be made again. Torn lines go too."""
-        if self.metrics.is_file():
-            kept = [line for line in self.read_metrics() if line["step"] <= step]
-            write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+    def trim_metrics(self, step: int) -> int:
+        """See :func:`vader.runs.metrics_file.trim`."""
+        return metrics_file.trim(self.metrics, step)
 
     def write_validation(self, validation: Validation, settings: str) -> None:
         """Write the result of a validation beside its clips. ``settings`` names what it was made with."""
@@ -224,12 +277,14 @@ class RunFolder:
 
     def read_validation(self, step: int) -> SavedValidation | None:
         """The validation after ``step`` optimizer steps, if there is one that can be read."""
-        return read_validation(self.validation(step))
+        found = read_validation(self.validation(step))
+        return found if found is not None and found.validation.step == step else None
 
     def read_validations(self) -> list[SavedValidation]:
-        """Every validation that can be read, by step."""
-        read = [read_validation(path.parent) for path in self.samples.glob(f"step-*/{VALIDATION}")]
-        return sorted((one for one in read if one is not None), key=lambda one: one.validation.step)
+        """Every validation that can be read, by step. One that tells another step than its folder's is damaged."""
+        read = {path.name: read_validation(path) for path in step_folders(self.samples)}
+        sound = [one for name, one in read.items() if one is not None and step_folder(one.validation.step) == name]
+        return sorted(sound, key=lambda one: one.validation.step)
 
 
 def finite(value: object) -> float | None:

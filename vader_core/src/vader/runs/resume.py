@@ -1,67 +1,167 @@
-"""The way into a run, in one walk: open its folder, choose the checkpoint, take up what it keeps."""
+"""The way into a run: judge its folder and choose the checkpoint; when all is loaded, begin; take up what is kept.
+
+Until the run begins its folder is looked at and nothing in it is changed, so that a mistake costs nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from yaml import YAMLError
 
 from vader.diffusion.seeding import derive
 from vader.errors import CheckpointError, RunFolderError
-from vader.runs import checkpoint
+from vader.runs import checkpoint, cleaning
+from vader.runs.changes import changes
 from vader.runs.checkpoint import Checkpoint
 from vader.runs.engine import Engine
-from vader.runs.folder import SPEC, RunFolder
+from vader.runs.folder import CHECKPOINTS, METRICS, SPEC, RunFolder
+from vader.runs.lock import RunLock
+from vader.runs.metrics_file import ASIDE
 from vader.runs.stateful import Registry
 from vader.spec import RunSpec, differences, load_run_spec
 
 _SPARE_BYTES = 64 * 2**20
 
 
-def open_folder(folder: RunFolder, spec: RunSpec, *, resume: bool, notice: Callable[[str], None]) -> Checkpoint | None:
-    """Make the folder ready for a run, before any weight is loaded. The main process alone does it.
+@dataclass
+class Entry:
+    """A run folder on the way into it. The main process alone has one.
 
     Args:
         folder: of the run.
-        spec: the resolved spec, written to ``spec.yaml``.
+        spec: the resolved spec.
         resume: go on from the newest sound checkpoint, or begin when there is none.
-        notice: told of damaged checkpoints.
-
-    Returns:
-        The checkpoint to resume from.
-
-    Raises:
-        RunFolderError: it cannot be written, has no room, holds another run, or holds this one
-            and ``resume`` is off.
+        lock: of the folder.
+        notice: told what a user should know.
     """
-    folder.make()
-    folder.require_space(_SPARE_BYTES)
-    described = folder.described
-    if folder.begun:
-        _require_same_run(folder, spec, resume)
-    folder.clear_partial()
-    found = checkpoint.newest(folder.checkpoints, notice)
-    if found and not described and found.digest != spec.digest():
-        raise RunFolderError(f"output: {str(found.path)!r} is of another spec, and {SPEC} is gone. Use another folder.")
-    folder.trim_metrics(found.step if found else 0)
-    folder.write_spec(spec)
-    return found
+
+    folder: RunFolder
+    spec: RunSpec
+    resume: bool
+    lock: RunLock
+    notice: Callable[[str], None]
+
+    def look(self) -> Checkpoint | None:
+        """Judge the folder, before any weight is loaded; nothing in it changes. A run's folder is locked from here on.
+
+        Returns:
+            The checkpoint to resume from.
+
+        Raises:
+            RunFolderError: it cannot be written or read, has no room, holds something else, another run, or this one
+                and ``resume`` is off.
+            CheckpointError: optimizer steps were made, and no sound checkpoint holds them.
+        """
+        try:
+            self.folder.require_ours()
+            self.folder.require_writable()
+            self.folder.require_space(_SPARE_BYTES)
+            self.lock.take(create=False)
+            return self._found() if self.folder.begun else None
+        except RunFolderError:
+            raise
+        except OSError as error:
+            raise _failed(self.folder, error) from error
+
+    def begin(self, found: Checkpoint | None) -> None:
+        """Make the folder ready: weights are loaded, and the first optimizer step is near.
+
+        Args:
+            found: what :meth:`look` gave.
+
+        Raises:
+            RunFolderError: it cannot be written, or another run was here in the meantime.
+        """
+        try:
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            if not self.lock.held:
+                self._come_first()
+            if not self.folder.begun:
+                cleaning.forget(self.folder)
+            if found is None:
+                self.lock.begin()
+            else:
+                self.lock.note_checkpoint()
+            self.folder.make()
+            cleaning.clear(self.folder)
+            unread = self.folder.trim_metrics(found.step if found else 0)
+            if unread:
+                self.notice(f"{unread} lines of {METRICS} could not be read; they are set aside in {ASIDE}.")
+            self.folder.write_spec(self.spec)
+        except RunFolderError:
+            raise
+        except OSError as error:
+            raise _failed(self.folder, error) from error
+
+    def _come_first(self) -> None:
+        """Take the lock of a folder that had none, and see that no other run has begun there since."""
+        begun = self.folder.begun
+        self.folder.require_ours()
+        self.lock.take(create=True)
+        if not begun and self.folder.begun:
+            raise RunFolderError(f"output: another run has just begun in {str(self.folder.path)!r}.")
+
+    def _found(self) -> Checkpoint | None:
+        """The checkpoint of a run that has begun."""
+        folder, spec = self.folder, self.spec
+        before = self._require_same_run()
+        damaged: list[str] = []
+        found = checkpoint.newest(folder.checkpoints, damaged.append)
+        if found is None:
+            self._require_nothing_lost(damaged)
+            self.notice("the run had ended before its first checkpoint; it begins again.")
+            return None
+        for text in damaged:
+            self.notice(text)
+        if before is None and not _made_for(found, spec):
+            raise RunFolderError(
+                f"output: {str(found.path)!r} is of another spec, and {SPEC} is gone. Use another folder."
+            )
+        for text in changes(before, spec, found.step) if before is not None else ():
+            self.notice(text)
+        return found
+
+    def _require_nothing_lost(self, damaged: list[str]) -> None:
+        """Without a sound checkpoint a run begins again only if it never had one."""
+        folder = self.folder
+        if not self.lock.has_saved and not damaged:
+            return
+        steps = [int(record["step"]) for record in folder.read_metrics()]
+        made = f"{METRICS} tells of {steps[-1]} optimizer steps" if steps else "a checkpoint was written"
+        said = "".join(f"\n  {text}" for text in damaged)
+        raise CheckpointError(
+            f"{str(folder.path)!r} holds a run that cannot be resumed: {made}, and {CHECKPOINTS} holds no sound "
+            f"checkpoint.{said}\nPut its checkpoints back (is a volume not mounted?) and resume; or begin anew in "
+            "another folder ('output:' in the spec); or move this one away."
+        )
+
+    def _require_same_run(self) -> RunSpec | None:
+        """The spec that the run was started with, None if it is gone."""
+        folder = self.folder
+        if not self.resume:
+            raise RunFolderError(
+                f"output: {str(folder.path)!r} already holds a run. "
+                "Resume it with --resume (resume=True), or choose another folder."
+            )
+        before = _started_with(folder) if folder.described else None
+        changed = differences(before, self.spec) if before is not None else []
+        if changed:
+            listed = "".join(f"\n  {change}" for change in changed)
+            raise RunFolderError(
+                f"output: {str(folder.path)!r} holds a run of another spec; resuming would mix them:{listed}\n"
+                "Use the spec it was started with, or another folder."
+            )
+        return before
 
 
-def _require_same_run(folder: RunFolder, spec: RunSpec, resume: bool) -> None:
-    if not resume:
-        raise RunFolderError(
-            f"output: {str(folder.path)!r} already holds a run. "
-            "Resume it with --resume (resume=True), or choose another folder."
-        )
-    changed = differences(_started_with(folder), spec) if folder.described else []
-    if changed:
-        listed = "".join(f"\n  {change}" for change in changed)
-        raise RunFolderError(
-            f"output: {str(folder.path)!r} holds a run of another spec; resuming would mix them:{listed}\n"
-            "Use the spec it was started with, or another folder."
-        )
+def _failed(folder: RunFolder, error: OSError) -> RunFolderError:
+    named = f" ({error.filename})" if error.filename else ""
+    return RunFolderError(
+        f"output: {str(folder.path)!r}: {error.strerror or error}{named}. Correct that, then try again."
+    )
 
 
 def _started_with(folder: RunFolder) -> RunSpec:
@@ -69,6 +169,11 @@ def _started_with(folder: RunFolder) -> RunSpec:
         return load_run_spec(folder.path)
     except (ValueError, YAMLError) as error:
         raise RunFolderError(f"output: {str(folder.spec)!r} has been changed and is no spec now: {error}") from error
+
+
+def _made_for(found: Checkpoint, spec: RunSpec) -> bool:
+    """Whether a checkpoint is of this spec; in how many processes it is run does not matter."""
+    return found.digest in (spec.digest(), spec.digest(processes=found.processes))
 
 
 def take_up(found: Checkpoint | None, registry: Registry, spec: RunSpec, engine: Engine) -> int:
@@ -91,10 +196,10 @@ def take_up(found: Checkpoint | None, registry: Registry, spec: RunSpec, engine:
         return 0
     if found.processes != engine.num_processes:
         raise CheckpointError(
-            f"{found.path.name} was written by {found.processes} processes; this run has "
-            f"{engine.num_processes}. Resume with --processes {found.processes}."
+            f"{found.path.name} was written by {found.processes} processes; this run has {engine.num_processes}. "
+            f"Resume with --processes {found.processes}, or with a launcher that starts as many."
         )
-    if found.digest != spec.digest():
+    if not _made_for(found, spec):
         raise CheckpointError(
             f"{found.path.name} was written for another spec than this folder's. "
             "Remove it, or resume in the folder it comes from."

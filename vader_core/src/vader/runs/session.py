@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.seeding import derive
-from vader.errors import Problem, SpecError, WeightsError
+from vader.errors import CheckpointError, Problem, SpecError, WeightsError
 from vader.methods.context import RolloutContext
 from vader.protocols import Prompt
 from vader.resolve import adapter_source, build
@@ -64,14 +66,24 @@ def newest_adapter(folder: RunFolder) -> Path:
     Raises:
         WeightsError: the folder holds neither.
     """
-    if (folder.adapter / lora.PEFT_FILE).is_file():
-        return folder.adapter
+    final = checkpoint.replaced(folder.adapter)
+    if (final / lora.PEFT_FILE).is_file():
+        return final
     found = checkpoint.newest(folder.checkpoints, lambda _: None)
     if found is None:
         raise WeightsError(
-            f"{str(folder.path)!r} holds no adapter yet: no checkpoint has been written. Train it, or name one."
+            f"{str(folder.path)!r} holds no adapter yet: it has no sound checkpoint. Train it, or name one."
         )
     return found.adapter
+
+
+def _take_average(path: Path, parameters: Sequence[nn.Parameter]) -> None:
+    """For an adapter of a checkpoint: the moving average instead, where the run has one, as its validations do."""
+    try:
+        found = checkpoint.verify(path.parent)
+    except CheckpointError:
+        return
+    checkpoint.take_average(found, parameters)
 
 
 def open_session(
@@ -111,7 +123,9 @@ def open_session(
     if shape is not None and init is not None:
         tensors = adapter_source.tensors(plan.backbone, init)
         seed = derive(plan.spec.train.seed, "adapter")
-        lora.inject(backbone.denoiser, shape, (), seed, tensors, build.without_adapter(backbone))
+        parameters = lora.inject(backbone.denoiser, shape, (), seed, tensors, build.without_adapter(backbone))
+        if adapter is None and path is not None:
+            _take_average(path, parameters)
     denoiser = engine.prepare_for_inference(backbone.denoiser)
     context = replace(build.assemble_context(plan, backbone, denoiser, rewards, device), shortcuts=None)
     return Session(plan, context, ConditioningCache(backbone, device, home=cache_home()), init)

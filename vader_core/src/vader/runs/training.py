@@ -18,10 +18,12 @@ from vader.runs.course import Course
 from vader.runs.engine import Engine
 from vader.runs.environment import environment
 from vader.runs.events import Listeners, Run, RunResult
-from vader.runs.folder import RunFolder
+from vader.runs.folder import RunFolder, step_folders
 from vader.runs.launch import require_processes
 from vader.runs.listeners import MetricsFile, Trackers
-from vader.runs.resume import open_folder, take_up
+from vader.runs.lock import RunLock
+from vader.runs.resume import Entry, take_up
+from vader.runs.retention import Checkpoints, room
 from vader.runs.train_step import Counters
 
 
@@ -55,40 +57,46 @@ def train(
     plan = resolve(spec, overrides, rewards, here=True)
     require_processes(plan.spec.train.processes)
     engine = Engine(plan.spec)
+    folder, notices = RunFolder(Path(plan.spec.output).expanduser()), list[str]()
+    lock = RunLock(folder.path, notices.append)
     try:
-        return _run(plan, engine, resume, listeners)
+        return _run(plan, engine, Entry(folder, plan.spec, resume, lock, notices.append), notices, listeners)
     finally:
         engine.finish_trackers()
+        lock.release()
 
 
-def _run(plan: Plan, engine: Engine, resume: bool, listeners: Sequence[object]) -> RunResult:
-    """Open the folder, load, take up a checkpoint, train."""
-    folder, notices = RunFolder(Path(plan.spec.output).expanduser()), list[str]()
-    found = _open(plan, engine, folder, resume, notices)
-    live = assemble(plan, engine, folder.require_space)
+def _run(plan: Plan, engine: Engine, entry: Entry, notices: list[str], listeners: Sequence[object]) -> RunResult:
+    """Judge the folder, load, begin, take up a checkpoint, train."""
+    folder, spec = entry.folder, plan.spec
+    found = entry.look() if engine.is_main else None
+    engine.wait()
+    if not engine.is_main:
+        found = checkpoint.newest(folder.checkpoints, lambda _: None)
+    step, there = found.step if found else 0, len(step_folders(folder.checkpoints))
+    live = assemble(plan, engine, lambda parameters: folder.require_space(room(spec, parameters, step, there)))
     counters = Counters()
     registry = register(live, counters, engine)
-    step = take_up(found, registry, plan.spec, engine)
-    run = Run(folder.path, plan.spec, step, engine.num_processes, plan.video.fps or 8.0)
+    if engine.is_main:
+        entry.begin(found)
+        notices += _describe(plan, engine, folder)
+    engine.wait()
+    step = take_up(found, registry, spec, engine)
+    run = Run(folder.path, spec, step, engine.num_processes, plan.video.fps or 8.0)
     emit = partial(_listeners(folder, engine, plan, listeners).emit, run=run)
-    course = Course(plan, engine, folder, live, registry, counters, step, emit)
+    checkpoints = Checkpoints(spec, engine, folder, entry.lock, registry)
+    course = Course(plan, engine, folder, live, checkpoints, counters, step, emit)
     return course.run(notices)
 
 
-def _open(
-    plan: Plan, engine: Engine, folder: RunFolder, resume: bool, notices: list[str]
-) -> checkpoint.Checkpoint | None:
-    """The checkpoint to resume from; the main process has made the folder ready and described the run in it."""
-    found = None
-    if engine.is_main:
-        found = open_folder(folder, plan.spec, resume=resume, notice=notices.append)
-        here = {"device": str(engine.device), "processes": engine.num_processes, "threads": torch.get_num_threads()}
+def _describe(plan: Plan, engine: Engine, folder: RunFolder) -> list[str]:
+    """Write down what the run is made with; notices."""
+    here = {"device": str(engine.device), "processes": engine.num_processes, "threads": torch.get_num_threads()}
+    with folder.writing(folder.path):
         folder.write_environment({**environment(), **here})
         named = {reward.key for reward in plan.spec.rewards}
         passed = {key: part.component for key, part in plan.rewards.items() if key not in named}
-        notices += code_record.record(folder.path, plan.spec, passed)
-    engine.wait()
-    return found if engine.is_main else checkpoint.newest(folder.checkpoints, lambda _: None)
+        return code_record.record(folder.path, plan.spec, passed)
 
 
 def _listeners(folder: RunFolder, engine: Engine, plan: Plan, others: Sequence[object]) -> Listeners:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -22,10 +23,12 @@ class SavedValidation:
     Args:
         validation: a score that was not finite is NaN.
         settings: names what it was made with, so that another is not taken for it.
+        sound: whether it is what was written; versions that wrote no digest are believed.
     """
 
     validation: Validation
     settings: Any
+    sound: bool = True
 
 
 def write_validation(folder: Path, validation: Validation, settings: str) -> None:
@@ -42,19 +45,27 @@ def write_validation(folder: Path, validation: Validation, settings: str) -> Non
         for clip in validation.clips
     ]
     size = asdict(validation.size) if validation.size is not None else None
-    write_json(folder / FILE, {"step": validation.step, "settings": settings, "size": size, "clips": clips})
+    data = {"step": validation.step, "settings": settings, "size": size, "clips": clips}
+    write_json(folder / FILE, {**data, "sha256": _digest(data)})
 
 
 def read_validation(folder: Path) -> SavedValidation | None:
     """What a validation's folder holds; None when there is nothing that can be read."""
     try:
         data = json.loads((folder / FILE).read_text(encoding="utf-8", errors="replace"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(data, dict) or not isinstance(data.get("step"), int):
         return None
-    clips = tuple(_clip(item) for item in data.get("clips") or () if isinstance(item, dict))
-    return SavedValidation(Validation(data["step"], clips, _size(data.get("size"))), data.get("settings"))
+    expected = data.pop("sha256", None)
+    given = data.get("clips")
+    clips = tuple(_clip(item) for item in (given if isinstance(given, list) else ()) if isinstance(item, dict))
+    sound = expected is None or expected == _digest(data)
+    return SavedValidation(Validation(data["step"], clips, _size(data.get("size"))), data.get("settings"), sound)
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _clip(item: Mapping[str, Any]) -> ValidationClip:

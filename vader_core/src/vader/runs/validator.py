@@ -16,6 +16,7 @@ from vader.runs.events import Validation
 from vader.runs.folder import RunFolder, written_size
 from vader.runs.random_state import restore_rng_state, rng_state
 from vader.runs.validation import chosen, clip_writer, score_clips, write_image
+from vader.runs.validation_file import SavedValidation
 from vader.shapes import Frames
 
 Progress = Callable[[int, int, int], None]
@@ -54,9 +55,12 @@ class Validator:
         return self._spec.validation.clips > 0 and (step in (0, self._spec.train.steps) or regular)
 
     def at(self, step: int) -> Validation:
-        """The validation after ``step`` optimizer steps, from disk or made now. Random states stay as they are."""
+        """The validation after ``step`` optimizer steps, from disk if it is whole there, or made now.
+
+        Random states stay as they are.
+        """
         saved = self._folder.read_validation(step)
-        if saved is not None and saved.settings == self._settings:
+        if saved is not None and self._usable(saved):
             return saved.validation
         state = rng_state()
         made = self._make(step)
@@ -64,14 +68,22 @@ class Validator:
         return made
 
     def done(self, step: int) -> tuple[Validation, ...]:
-        """Every validation on disk up to ``step``, in order."""
-        saved = [one.validation for one in self._folder.read_validations() if one.settings == self._settings]
+        """Every whole validation on disk up to ``step``, in order."""
+        try:
+            saved = [one.validation for one in self._folder.read_validations() if self._usable(one)]
+        except OSError:
+            return ()
         return tuple(validation for validation in saved if validation.step <= step)
+
+    def _usable(self, saved: SavedValidation) -> bool:
+        """Whether it was made with these settings and nothing of it is lost."""
+        keys, clips = set(self._context.rewards), saved.validation.clips
+        whole = [clip.index for clip in clips if set(clip.scores) == keys] == list(range(self._spec.validation.clips))
+        return saved.sound and whole and saved.settings == self._settings
 
     def _make(self, step: int) -> Validation:
         engine, spec, video = self._engine, self._spec.validation, self._plan.video
         folder = self._folder.validation(step)
-        folder.mkdir(exist_ok=True)
         prompts, seeds = chosen(spec, self._plan.validation_prompts)
         mine = list(range(engine.process_index, spec.clips, engine.num_processes))
         size = spec.batch_size or self._spec.train.batch_size
@@ -82,16 +94,19 @@ class Validator:
             self._progress(step, next(made_here), len(mine))
             return write(index, frames)
 
-        made = score_clips(self._context, self._encode, prompts, seeds, mine, size, keep)
         shape = video.height, video.width
-        made = [
-            replace(clip, image=write_image(folder, clip.index, prompts[clip.index], shape)) if clip.file else clip
-            for clip in made
-        ]
+        with self._folder.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            made = score_clips(self._context, self._encode, prompts, seeds, mine, size, keep)
+            made = [
+                replace(clip, image=write_image(folder, clip.index, prompts[clip.index], shape)) if clip.file else clip
+                for clip in made
+            ]
         clips = sorted(engine.gather_objects(made), key=lambda clip: clip.index)
         validation = Validation(step, tuple(clips), written_size(video.frames, video.height, video.width, fps))
         if engine.is_main:
-            self._folder.write_validation(validation, self._settings)
+            with self._folder.writing(folder):
+                self._folder.write_validation(validation, self._settings)
         engine.wait()
         self._context.timer.read()
         return validation

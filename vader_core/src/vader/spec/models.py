@@ -232,6 +232,9 @@ class TrainSpec(Options):
     )
     processes: int | None = Field(None, ge=1, description="Processes asked for. Null: as many as the launcher started.")
     checkpoint_every: int = Field(50, ge=1, description="Optimizer steps between checkpoints.")
+    keep_checkpoints: int | None = Field(
+        None, ge=1, description="The newest checkpoints that are kept, besides the best validation's. Null: all."
+    )
     validate_every: int | None = Field(
         None, ge=1, description="Optimizer steps between validations. Null: first and last only."
     )
@@ -293,10 +296,16 @@ class RunSpec(Options):
             _leave_out(data, path, default)
         return data
 
-    def digest(self) -> str:
-        """SHA-256 of all that decides the numbers of a run: not the folder, nor how often things are written."""
+    def digest(self, *, processes: int | None = None) -> str:
+        """SHA-256 of all that decides the numbers of a run: not the folder, nor how often things are written.
+
+        Args:
+            processes: stands for ``train.processes``, which says how a run is started and not what it is; folders of
+                earlier versions have it in their digests.
+        """
         data = self.said()
-        for path in FREE_ON_RESUME:
+        data["train"]["processes"] = processes
+        for path in set(FREE_ON_RESUME) - {"train.processes"}:
             section: dict[str, Any] = data
             *parents, last = path.split(".")
             for parent in parents:
@@ -312,7 +321,9 @@ FREE_ON_RESUME = (
     "gradient.recompute",
     "train.steps",
     "train.device",
+    "train.processes",
     "train.checkpoint_every",
+    "train.keep_checkpoints",
     "train.validate_every",
     "train.early_stop",
     "train.max_nonfinite",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,21 +14,10 @@ from torch import Tensor
 from vader import storage
 from vader.errors import WeightsError
 from vader.weights.files import SAFETENSORS, first_line
+from vader.weights.tensor_file import as_bytes, header
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """What floating-point weights may be converted to."""
-_CODES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, bytes done and bytes in all."""
@@ -86,13 +73,13 @@ def write(conversion: Conversion, target: Path, progress: Progress) -> int:
     """
     if target.suffix.lower() != SAFETENSORS:
         raise WeightsError(f"cannot write {str(target)!r}; expected a name that ends in {SAFETENSORS}.")
-    header = _header(conversion)
+    head = header(conversion.shapes, conversion.dtypes, {"format": "pt"})
     total = sum(map(conversion.size, conversion.shapes))
-    with new_file(target, len(header) + total) as temporary:
+    with new_file(target, len(head) + total) as temporary:
         with temporary.open("wb") as file:
-            file.write(header)
+            file.write(head)
             for name, done in _counted(conversion):
-                file.write(_bytes(conversion.tensor(name)))
+                file.write(as_bytes(conversion.tensor(name)))
                 progress("writing", done, total)
             storage.sync(file)
         _verify(conversion, temporary, progress, total)
@@ -107,23 +94,6 @@ def _counted(conversion: Conversion) -> Iterator[tuple[str, int]]:
         yield name, done
 
 
-def _header(conversion: Conversion) -> bytes:
-    """Length and JSON header of the file. Source: the format of safetensors, whose data starts at a multiple of 8."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    for name, end in _counted(conversion):
-        span = [end - conversion.size(name), end]
-        dtype, shape = _CODES[conversion.dtypes[name]], list(conversion.shapes[name])
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": span}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
-    return memoryview(array)
-
-
 def _verify(conversion: Conversion, file: Path, progress: Progress, total: int) -> None:
     from safetensors import SafetensorError, safe_open
 
@@ -134,7 +104,7 @@ def _verify(conversion: Conversion, file: Path, progress: Progress, total: int) 
             for name, done in _counted(conversion):
                 found, expected = opened.get_tensor(name), conversion.tensor(name)
                 same = found.dtype == expected.dtype and found.shape == expected.shape
-                if not same or _bytes(found) != _bytes(expected):
+                if not same or as_bytes(found) != as_bytes(expected):
                     raise WeightsError(
                         f"{name} in {str(file)!r} is not what was written. Is the disk sound? Try again."
                     )

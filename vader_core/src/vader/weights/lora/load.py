@@ -19,16 +19,17 @@ from vader.weights.lora import peft_config
 from vader.weights.lora.adapter import Adapter, uniform
 from vader.weights.lora.formats import Found, LayerNames, parse
 from vader.weights.lora.names import DIFFUSERS_FILE, METADATA, NAME, PEFT_CONFIG, PEFT_FILE
+from vader.weights.sealed import check_file
 
 
 def locate(path: Path) -> Path:
-    """The file that holds an adapter's tensors.
+    """The file that holds an adapter's tensors; with its configuration it is what a manifest beside it says.
 
     Args:
         path: a folder in peft's or diffusers' layout, or one .safetensors file.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is none, or it is damaged.
     """
     files = [path / PEFT_FILE, path / DIFFUSERS_FILE] if path.is_dir() else [path]
     file = next((candidate for candidate in files if candidate.is_file()), None)
@@ -37,6 +38,8 @@ def locate(path: Path) -> Path:
             f"no adapter at {str(path)!r}. Expected a folder with {PEFT_FILE} or {DIFFUSERS_FILE}, "
             "or a .safetensors file. `vader convert adapter` makes one of a backbone's other formats."
         )
+    for one in (file, file.with_name(PEFT_CONFIG)):
+        check_file(one)
     return file
 
 

@@ -23,6 +23,7 @@ from vader.weights.lora.names import (
     PEFT_PREFIX,
     UP,
 )
+from vader.weights.tensor_file import save_tensors
 
 _DIFFUSERS_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "peft_type")
 
@@ -89,8 +90,6 @@ def write_file(file: Path, adapter: Adapter, name: str, layers: LayerNames, deno
     Raises:
         WeightsError: a layer has no name in that format.
     """
-    from safetensors.torch import save_file
-
     spec, scale = adapter.spec, adapter.scale
     prefix = f"{denoiser_name}." if name == "diffusers" and denoiser_name is not None else None
     metadata, folded = {"format": "pt"}, {}
@@ -106,7 +105,7 @@ def write_file(file: Path, adapter: Adapter, name: str, layers: LayerNames, deno
 
         downs = [written[key].removesuffix(FORMATS[name].ends[0]) for key in written if key.endswith(DOWN)]
         tensors |= {f"{layer}.alpha": torch.tensor(float(spec.alpha or spec.rank)) for layer in downs}
-    save_file(tensors, file, metadata)
+    save_tensors(tensors, file, metadata)
 
 
 def _peft_config(spec: AdapterSpec) -> Any:
@@ -131,11 +130,9 @@ def _write(
     denoiser_name: str | None,
     experts: Sequence[str],
 ) -> None:
-    from safetensors.torch import save_file
-
     config = {key: _jsonable(value) for key, value in peft_config.to_dict().items()}
     own = {"format": "pt", METADATA: json.dumps(config, sort_keys=True)}  # a bare file keeps its alpha
-    save_file({PEFT_PREFIX + name: tensor for name, tensor in state.items()}, folder / PEFT_FILE, own)
+    save_tensors({PEFT_PREFIX + name: tensor for name, tensor in state.items()}, folder / PEFT_FILE, own)
     (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if denoiser_name is not None:
         metadata = {"format": "pt", METADATA: _prefixed(config, denoiser_name)}
@@ -143,7 +140,7 @@ def _write(
             start = f"{expert}." if expert else ""
             mine = {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
             if mine:
-                save_file({f"{denoiser_name}.{name}": tensor for name, tensor in mine.items()}, folder / file, metadata)
+                save_tensors({f"{denoiser_name}.{name}": tensor for name, tensor in mine.items()}, folder / file, metadata)
 
 
 def _jsonable(value: Any) -> Any:
