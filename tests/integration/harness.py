@@ -184,7 +184,7 @@ class At:
             self._action()
 
 
-class Crash(Exception):
+class Crash(vader.VaderError):
     """What a crashing listener raises."""
 
 

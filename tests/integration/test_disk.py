@@ -205,11 +205,11 @@ def test_a_full_disk_at_the_final_adapter(unbroken: Path, tmp_path: Path, monkey
     folder = tmp_path / "run"
     save = lora.save
 
-    def failing(denoiser: torch.nn.Module, target: Path, denoiser_name: str | None = None) -> None:
+    def failing(denoiser: torch.nn.Module, target: Path, **named: Any) -> None:
         if "checkpoints" not in target.parts:
             (target / ADAPTER_FILE).write_bytes(b"half")
             full()
-        save(denoiser, target, denoiser_name)
+        save(denoiser, target, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(lora, "save", failing)
@@ -226,8 +226,8 @@ def test_a_final_adapter_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.
     folder = tmp_path / "run"
     save = lora.save
 
-    def dying(denoiser: torch.nn.Module, target: Path, denoiser_name: str | None = None) -> None:
-        save(denoiser, target, denoiser_name)
+    def dying(denoiser: torch.nn.Module, target: Path, **named: Any) -> None:
+        save(denoiser, target, **named)
         if "checkpoints" not in target.parts:
             (target / ADAPTER_FILE).write_bytes(b"half")
             raise SystemExit(9)

@@ -20,6 +20,7 @@ from tests.integration.harness import (
     At,
     Crash,
     Notices,
+    adapter,
     assert_same_adapter,
     assert_same_run,
     crash,
@@ -343,23 +344,32 @@ def test_leftovers_of_a_killed_writer_are_cleared(unbroken: Path, copy: Path) ->
 
 def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``tests/golden/run_folder_a`` was written before checkpoints were kept by a registry, and clips told no size."""
+    golden = ROOT / "tests" / "golden" / "run_folder_a"
     made = tiny("run", train={"ema_decay": 0.9, "validate_every": 2}, validation={"clips": 2, "save_clips": 0})
     made["backbone"]["name"], made["rewards"][0]["name"] = "./fakes.py:FakeBackbone", "./fakes.py:Brightness"
-    for name in ("old", "unbroken"):
-        (tmp_path / name).mkdir()
-        shutil.copy(FAKES, tmp_path / name / "fakes.py")
-    shutil.copytree(ROOT / "tests" / "golden" / "run_folder_a", tmp_path / "old" / "run")
-    monkeypatch.chdir(tmp_path / "unbroken")
-    whole = vader.train(made)
-    monkeypatch.chdir(tmp_path / "old")
+    shutil.copy(FAKES, tmp_path)
+    shutil.copytree(golden, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
     seen = Notices()
     gone_on = vader.train(made, resume=True, listeners=[seen])
-    assert seen.texts == []
-    assert_same_run(tmp_path / "old" / "run", tmp_path / "unbroken" / "run")
-    assert [one.clips for one in gone_on.validations] == [one.clips for one in whole.validations]
+    assert (seen.texts, gone_on.step) == ([], STEPS)
+    assert records(tmp_path / "run")[:4] == records(golden)
+    assert [line["step"] for line in records(tmp_path / "run")] == list(range(1, STEPS + 1))
     assert [one.size is None for one in gone_on.validations] == [True, True, True, False], "the last one is made anew"
-    states = [torch.load(tmp_path / name / "run/checkpoints/step-000006/optimizer.pt") for name in ("old", "unbroken")]
+    states = [torch.load(path / "optimizer.pt") for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
     assert states[0].keys() == states[1].keys() == {"optimizer", "scaler", "average", "methods"}
-    for one, other in zip(*(state["average"]["average"] for state in states), strict=True):
-        assert torch.equal(one, other)
+    assert [state["average"]["updates"] for state in states] == [4, 6]
     assert session.newest_adapter(RunFolder(Path("run"))) == Path("run/adapter")
+
+
+def test_what_an_earlier_version_saved_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no step left, the adapter that is kept is the moving average that was saved."""
+    made = tiny("run", train={"ema_decay": 0.9, "steps": 4, "schedule": "cosine"}, validation={"clips": 0})
+    made["backbone"]["name"], made["rewards"][0]["name"] = "./fakes.py:FakeBackbone", "./fakes.py:Brightness"
+    shutil.copy(FAKES, tmp_path)
+    shutil.copytree(ROOT / "tests" / "golden" / "run_folder_a", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    vader.train(made, resume=True)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "step-000004" / "optimizer.pt")["average"]["average"]
+    kept = list(adapter(tmp_path / "run" / "adapter").values())
+    assert sorted(float(tensor.double().sum()) for tensor in saved) == sorted(float(one.double().sum()) for one in kept)

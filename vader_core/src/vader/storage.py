@@ -66,6 +66,12 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
+def free_name(path: Path) -> Path:
+    """A name that is not taken, for what is in the way of a file or folder of that name."""
+    names = (path.with_name(f"{path.name}.aside{number or ''}") for number in range(10**6))
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def sync_tree(folder: Path) -> None:
     """Flush every file in a folder to disk, at any depth, and its entries."""
     for path in folder.rglob("*"):

@@ -23,14 +23,13 @@ from torch import nn
 from vader.errors import CheckpointError, RunFolderError
 from vader.runs.folder import ADAPTER, step_folder, step_folders
 from vader.runs.stateful import Registry
-from vader.storage import sync_folder, sync_tree
+from vader.storage import free_name, sync_folder, sync_tree
 from vader.weights import sealed
 from vader.weights.lora import DIFFUSERS_FILE, DIFFUSERS_FILE_2, PEFT_CONFIG, PEFT_FILE
 
 _TRAINING = "optimizer.pt"
-_OWN = re.compile(
-    "|".join([*map(re.escape, (DIFFUSERS_FILE, DIFFUSERS_FILE_2, PEFT_CONFIG, PEFT_FILE, sealed.MANIFEST)), r"rng-\d+\.json"])
-)
+_FILES = (DIFFUSERS_FILE, DIFFUSERS_FILE_2, PEFT_CONFIG, PEFT_FILE, sealed.MANIFEST)
+_OWN = re.compile("|".join([*map(re.escape, _FILES), r"rng-\d+\.json"]))
 """Names of ours in the folders that are replaced, besides those that the new one has."""
 
 
@@ -159,7 +158,7 @@ def replace_folder(final: Path, write: Callable[[Path], None], called: str = "th
         if final.is_dir():
             final.replace(old)
         elif final.exists():
-            final.replace(_free(final))
+            final.replace(free_name(final))
         partial.replace(final)
         sync_folder(final.parent)
         if old.is_dir():
@@ -198,12 +197,6 @@ def _beside(final: Path, kind: str) -> Path:
     return final.with_name(f".{final.name}.{kind}")
 
 
-def _free(path: Path) -> Path:
-    """A name beside a file that is in a folder's way."""
-    names = (path.with_name(f"{path.name}.aside{number or ''}") for number in range(10**6))
-    return next(name for name in names if not name.exists())
-
-
 def _hand_over(old: Path, new: Path) -> None:
     """Remove an old folder, file by file of ours; what else it holds moves to the new one."""
     for entry in list(old.iterdir()):
@@ -212,11 +205,11 @@ def _hand_over(old: Path, new: Path) -> None:
             if target.is_dir():
                 _hand_over(entry, target)
             else:
-                entry.replace(_free(target) if target.exists() else target)
+                entry.replace(free_name(target) if target.exists() else target)
         elif _OWN.fullmatch(entry.name) or target.is_file():
             entry.unlink()
         else:
-            entry.replace(_free(target) if target.exists() else target)
+            entry.replace(free_name(target) if target.exists() else target)
     old.rmdir()
 
 

@@ -29,7 +29,7 @@ from vader.runs.lock import MARK
 from vader.runs.metrics_file import Record as Record
 from vader.runs.validation_file import SavedValidation, read_validation, write_validation
 from vader.spec import RunSpec
-from vader.storage import write_json, write_text
+from vader.storage import free_name, write_json, write_text
 
 SPEC, METRICS, ENVIRONMENT, REPORT = "spec.yaml", "metrics.jsonl", "environment.json", "report.html"
 CHECKPOINTS, SAMPLES, ADAPTER, BEST = "checkpoints", "samples", "adapter", "best"
@@ -220,6 +220,13 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._unwritable(error.strerror or str(error)) from error
+
+    def make_validation(self, step: int) -> None:
+        """Make the folder of a validation; a file in its way is moved aside."""
+        folder = self.validation(step)
+        if folder.exists() and not folder.is_dir():
+            folder.replace(free_name(folder))
+        folder.mkdir(parents=True, exist_ok=True)
 
     # -- what is written and read
 

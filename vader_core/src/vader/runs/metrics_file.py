@@ -66,7 +66,7 @@ def trim(path: Path, step: int) -> int:
     """Keep the lines of the first ``step`` optimizer steps, as they are; the others go to :data:`ASIDE`.
 
     Returns:
-        How many lines could not be read.
+        How many lines could not be read, or stand where their step does not belong.
     """
     lines = _lines(path)
     records = [_record(line) for line in lines]
@@ -79,7 +79,8 @@ def trim(path: Path, step: int) -> int:
             file.write(b"".join(line + b"\n" for line in aside))
             sync(file)
         write_bytes(path, b"".join(lines[index] + b"\n" for index in sorted(kept)))
-    return len(lines) - len(kept) - len(later)
+    again = {index for index in later if index > max(kept, default=-1)}
+    return len(lines) - len(kept) - len(again)
 
 
 def _lines(path: Path) -> list[bytes]:

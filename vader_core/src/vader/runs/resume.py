@@ -172,8 +172,13 @@ def _started_with(folder: RunFolder) -> RunSpec:
 
 
 def _made_for(found: Checkpoint, spec: RunSpec) -> bool:
-    """Whether a checkpoint is of this spec; in how many processes it is run does not matter."""
-    return found.digest in (spec.digest(), spec.digest(processes=found.processes))
+    """Whether a checkpoint is of this spec. Earlier versions had two fields in it that are free now."""
+    earlier = (
+        {"train.processes": processes, "gradient.recompute": recompute}
+        for processes in (None, found.processes)
+        for recompute in (True, False, "auto")
+    )
+    return found.digest in (spec.digest(), *map(spec.digest, earlier))
 
 
 def take_up(found: Checkpoint | None, registry: Registry, spec: RunSpec, engine: Engine) -> int:

@@ -96,7 +96,9 @@ class Validator:
 
         shape = video.height, video.width
         with self._folder.writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            if engine.is_main:
+                self._folder.make_validation(step)
+            engine.wait()
             made = score_clips(self._context, self._encode, prompts, seeds, mine, size, keep)
             made = [
                 replace(clip, image=write_image(folder, clip.index, prompts[clip.index], shape)) if clip.file else clip

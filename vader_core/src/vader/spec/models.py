@@ -296,21 +296,21 @@ class RunSpec(Options):
             _leave_out(data, path, default)
         return data
 
-    def digest(self, *, processes: int | None = None) -> str:
+    def digest(self, earlier: Mapping[str, Any] = MappingProxyType({})) -> str:
         """SHA-256 of all that decides the numbers of a run: not the folder, nor how often things are written.
 
         Args:
-            processes: stands for ``train.processes``, which says how a run is started and not what it is; folders of
-                earlier versions have it in their digests.
+            earlier: values by path of fields that are free now and were not in an earlier version.
         """
         data = self.said()
-        data["train"]["processes"] = processes
-        for path in set(FREE_ON_RESUME) - {"train.processes"}:
+        for path in FREE_ON_RESUME:
             section: dict[str, Any] = data
             *parents, last = path.split(".")
             for parent in parents:
                 section = section[parent]
             section.pop(last)
+            if path in earlier:
+                section[last] = earlier[path]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
@@ -331,7 +331,12 @@ FREE_ON_RESUME = (
 """Fields that may change between an interrupted run and its resumption."""
 
 ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
-    {"rewards.*.threshold": None, "rewards.*.normalize": "none", "rewards.*.contrast": None}
+    {
+        "backbone.frozen_adapters": [],
+        "rewards.*.threshold": None,
+        "rewards.*.normalize": "none",
+        "rewards.*.contrast": None,
+    }
 )
 """Fields that earlier versions did not have, with the value that does as they did. Digests leave them out then, so that
 runs of those versions can be resumed."""

@@ -140,7 +140,9 @@ def _write(
             start = f"{expert}." if expert else ""
             mine = {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
             if mine:
-                save_tensors({f"{denoiser_name}.{name}": tensor for name, tensor in mine.items()}, folder / file, metadata)
+                save_tensors(
+                    {f"{denoiser_name}.{name}": tensor for name, tensor in mine.items()}, folder / file, metadata
+                )
 
 
 def _jsonable(value: Any) -> Any:
