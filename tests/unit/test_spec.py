@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -247,6 +248,12 @@ class TestDigest:
     def test_is_free_of_what_may_change_on_resume(self, sections: dict[str, Any]) -> None:
         assert changed(**sections).digest() == changed().digest()
         assert differences(changed(), changed(**sections)) == []
+
+    def test_a_field_added_since_is_not_in_it_at_the_value_that_does_as_before(self) -> None:
+        """Else runs of earlier versions cannot be resumed: list the field in ADDED_FIELDS."""
+        golden = Path(__file__).parents[1] / "golden" / "run_folder_a"
+        manifest = json.loads((golden / "checkpoints" / "step-000004" / "manifest.json").read_text())
+        assert load_run_spec(golden).digest({"train.processes": None, "gradient.recompute": True}) == manifest["digest"]
 
     def test_free_fields_are_pinned(self) -> None:
         assert len(FREE_ON_RESUME) == 12

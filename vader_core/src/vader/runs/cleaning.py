@@ -18,7 +18,9 @@ _ROOT = re.compile(
     rf"\.({'|'.join(map(re.escape, (SPEC, METRICS, ENVIRONMENT, REPORT)))})(\.\d+)?\.partial|\.probe\.partial"
 )
 _STEP = re.compile(r"\.(step-\d{6,})\.(partial|old)")
-_SAMPLE = re.compile(rf"\.{re.escape(VALIDATION)}(\.\d+)?\.partial|\.clip-\d{{3,}}\.partial\.mp4")
+_SAMPLE = re.compile(
+    rf"\.{re.escape(VALIDATION)}(\.\d+)?\.partial|\.clip-\d{{3,}}\.partial\.mp4|\.image-\d{{3,}}\.png\.\d+\.partial"
+)
 
 
 def clear(folder: RunFolder) -> None:

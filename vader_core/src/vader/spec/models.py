@@ -333,6 +333,7 @@ FREE_ON_RESUME = (
 ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
     {
         "backbone.frozen_adapters": [],
+        "rollout": RolloutSpec().model_dump(mode="json"),
         "rewards.*.threshold": None,
         "rewards.*.normalize": "none",
         "rewards.*.contrast": None,
