@@ -28,6 +28,7 @@ DISTRIBUTIONS = {
 TOOLS = [
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
+    "hypothesis>=6,<7",
     "ruff>=0.15,<1",
     "mypy>=1.18,<3",
     "import-linter>=2.5,<3",

@@ -188,7 +188,7 @@ class TestOverrides:
             ("train.steps", "train.steps: an override is written path=value, for example train.steps=50."),
             ("=3", "=3: an override is written path=value"),
             ("train..steps=3", "train..steps=3: an override is written path=value"),
-            ("train.steps=[1", "train.steps: the value '[1' of this override is not valid YAML; quote it."),
+            ("train.steps=[1", "train.steps: the value '[1' of this override is not valid YAML: did not find"),
             ("rewards.1.weight=2", "rewards.1.weight: rewards is a list; expected an index (0 to 0), found '1'."),
             ("rewards.x.weight=2", "rewards.x.weight: rewards is a list; expected an index (0 to 0), found 'x'."),
             ("trackers.0=x", "trackers.0: trackers is a list; expected an index (none, the list is empty), found '0'."),

@@ -13,6 +13,7 @@
     ├── RunFolderError         the output folder cannot hold the run
     ├── LaunchError            the processes started are not the processes asked for
     ├── IsolationError         a reward in another process ended, hung or raised
+    ├── PathError              a path that no file can have
     └── NonFiniteError         loss or gradient stayed NaN or infinite
 
 A ``VaderError`` is a user's mistake or a user's machine; the command line prints its message without a stack trace.
@@ -21,8 +22,29 @@ Broken promises of our own code are ``assert`` statements.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 160, 160, 60
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 12
+
+
+def cut(value: Any, *, plain: bool = False) -> str:
+    """A value as a message shows it: its ``repr``, shortened where it is long.
+
+    Args:
+        value: anything; one that cannot be shown is named by its type.
+        plain: a text, without quotes.
+    """
+    if plain and isinstance(value, str):
+        return value if len(value) <= 160 else f"{value[:110]} ... {value[-40:]}"
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # a repr of a stranger's, or a number too long to be written
+        return f"a {type(value).__name__}"
 
 
 class VaderError(Exception):
@@ -102,6 +124,10 @@ class LaunchError(VaderError, RuntimeError):
 
 class IsolationError(VaderError, RuntimeError):
     """A reward in another process ended, hung or raised."""
+
+
+class PathError(VaderError, ValueError):
+    """A path that no file can have: an unknown user's home, a null character, a name that is too long."""
 
 
 class NonFiniteError(VaderError, ArithmeticError):

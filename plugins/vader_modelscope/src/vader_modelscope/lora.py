@@ -75,7 +75,7 @@ def split(source: str | Path, output: str | Path) -> dict[str, Path]:
     Raises:
         vader.WeightsError: there is no peft adapter at ``source``.
     """
-    adapter = sdk.read_adapter(Path(source).expanduser())
+    adapter = sdk.read_adapter(sdk.user_path(source))
     state = adapter.state
     text = {name.removeprefix(_TEXT): tensor for name, tensor in state.items() if name.startswith(_TEXT)}
     unet = {name: tensor for name, tensor in state.items() if not name.startswith(_TEXT)}
@@ -83,7 +83,7 @@ def split(source: str | Path, output: str | Path) -> dict[str, Path]:
     for part, tensors in (("unet", unet), ("text_encoder", text)):
         if not tensors:
             continue
-        made[part] = Path(output).expanduser() / part
+        made[part] = sdk.user_path(output) / part
         made[part].mkdir(parents=True, exist_ok=True)
         targets = tuple(sorted({name.rpartition(".lora_")[0] for name in tensors}))
         spec = adapter.spec.model_copy(update={"target_modules": targets})

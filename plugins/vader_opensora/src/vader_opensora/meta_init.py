@@ -10,7 +10,7 @@ import torch
 from transformers import T5EncoderModel
 
 from vader import WeightsError
-from vader.sdk import meta_network
+from vader.sdk import meta_network, user_path
 from vader_opensora import weights as files
 from vader_opensora.stdit3 import STDiT3
 from vader_opensora.vae import OpenSoraVAE
@@ -40,7 +40,7 @@ def parts(weights: str | None, named: Mapping[str, str | None], dtype: torch.dty
     folders = {
         part: Path(name or (Path(weights, part) if weights else files.HUB[part])) for part, name in named.items()
     }
-    configs = {part: _config(part, folder.expanduser()) for part, folder in folders.items()}
+    configs = {part: _config(part, user_path(folder)) for part, folder in folders.items()}
     denoiser = files.empty_denoiser(configs["denoiser"], folders["denoiser"])
     vae = files.empty_vae(configs["vae"], folders["vae"])
     for name, tensor in [*denoiser.named_parameters(), *denoiser.named_buffers()]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import WeightsError
-from vader.sdk import check_safetensors, compare_shapes, first_line, hub_folder, is_hub_id, shapes_of, shown
+from vader.sdk import check_safetensors, compare_shapes, first_line, hub_folder, is_hub_id, shapes_of, shown, user_path
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ def locate(weights: str | None, named: Mapping[str, str | None]) -> dict[str, Pa
     """
     names = {part: name or (str(Path(weights, part)) if weights else HUB[part]) for part, name in named.items()}
     for part, name in names.items():
-        folder = Path(name).expanduser()
+        folder = user_path(name)
         if not folder.is_dir() and (folder.exists() or not is_hub_id(name)):
             what = "is a file, not a folder" if folder.exists() else "is no folder here, nor a hub id (owner/name)"
             raise WeightsError(f"{part} {name!r} {what}. {_fix(part)}")
@@ -77,7 +77,7 @@ def _fix(part: str) -> str:
 
 def _folder(part: str, name: str) -> Path:
     """The local folder of a name that has been judged."""
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         return folder
     for pattern in _patterns(part):

@@ -6,11 +6,10 @@ import json
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vader import Prompt, RegistryError, Runtime, WeightsError
-from vader.sdk import first_line
+from vader.sdk import first_line, user_path
 from vader_rewards.extras import packaged
 from vader_rewards.image_text import HPS_FILES, HpsWeights
 
@@ -96,7 +95,7 @@ def _network(name: str) -> Any:
 
     from vader_rewards import weights
 
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     try:
         if folder.is_dir():
             settings = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vader import Options, Prompt, Runtime
+from vader.sdk import user_path
 from vader_rewards.extras import require
 
 if TYPE_CHECKING:
@@ -84,12 +85,12 @@ class ClipTextOptions(Options):
     @property
     def has_weights(self) -> bool:
         """Whether the model comes with weights."""
-        return self.model.startswith("hf-hub:") or Path(self.model).expanduser().is_dir()
+        return self.model.startswith("hf-hub:") or user_path(self.model).is_dir()
 
 
 def _local(model: str) -> str:
     """A folder in the form that open_clip wants; anything else as it is."""
-    folder = Path(model).expanduser()
+    folder = user_path(model)
     return f"local-dir:{folder}" if folder.is_dir() else model
 
 
@@ -125,7 +126,7 @@ class Hps:
         from vader_rewards.weights import file
 
         name = options.weights or HPS_FILES[options.version]
-        is_folder = Path(name).expanduser().is_dir()
+        is_folder = user_path(name).is_dir()
         if is_folder:
             self._tower = towers.open_clip(_local(name), None, runtime)
         else:

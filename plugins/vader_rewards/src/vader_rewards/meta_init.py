@@ -6,14 +6,13 @@ import json
 import logging
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from vader import Runtime, WeightsError
-from vader.sdk import MetaTokens, Place, meta_network
+from vader.sdk import MetaTokens, Place, meta_network, user_path
 from vader_rewards import pixels
 from vader_rewards.heads import Head
 from vader_rewards.towers import ClipVision, OpenClip
@@ -52,7 +51,7 @@ def config(name: str) -> dict[str, Any]:
     Raises:
         vader.WeightsError: it is neither in a folder here nor known.
     """
-    file = Path(name).expanduser() / "config.json"
+    file = user_path(name) / "config.json"
     if file.is_file():
         return dict(json.loads(file.read_text(encoding="utf-8")))
     if name not in PUBLISHED:

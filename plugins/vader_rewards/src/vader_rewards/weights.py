@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import WeightsError
-from vader.sdk import compare_shapes, first_line, hub_file, hub_folder, is_hub_id, shapes_of, unreadable
+from vader.sdk import compare_shapes, first_line, hub_file, hub_folder, is_hub_id, shapes_of, unreadable, user_path
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ def folder(weights: str, revision: str | None, *, option: str = "weights", small
     Raises:
         vader.WeightsError: if there is no such folder, and the hub does not give it.
     """
-    local = Path(weights).expanduser()
+    local = user_path(weights)
     if local.is_dir():
         return local
     if local.exists() or not is_hub_id(weights):
@@ -56,7 +56,7 @@ def file(name: str, option: str) -> Path:
     Raises:
         vader.WeightsError: if there is no such file, and the hub does not give it.
     """
-    local = Path(name).expanduser()
+    local = user_path(name)
     if local.is_file():
         return local
     hub = _HUB_FILE.fullmatch(name)

@@ -11,7 +11,17 @@ import torch
 from torch import nn
 
 from vader import NoiseSchedule, WeightsError
-from vader.sdk import PICKLED, SAFETENSORS, Conversion, compare_shapes, first_line, hub_file, is_hub_id, shown
+from vader.sdk import (
+    PICKLED,
+    SAFETENSORS,
+    Conversion,
+    compare_shapes,
+    first_line,
+    hub_file,
+    is_hub_id,
+    shown,
+    user_path,
+)
 from vader_videocrafter import names, network
 from vader_videocrafter.checkpoint import Stored, open_checkpoint
 from vader_videocrafter.layout import FIX, PUBLISHED, TEXT, UNET, VAE, Layout, Shapes, read
@@ -45,7 +55,7 @@ def locate(weights: str, revision: str | None = None, *, cached: bool = False) -
     Raises:
         vader.WeightsError: there is nothing of that name.
     """
-    path = Path(weights).expanduser()
+    path = user_path(weights)
     if revision is not None and path.exists():
         raise WeightsError(f"{weights} is local and has no revision {revision!r}; leave `revision` out.")
     if path.is_file():

@@ -247,6 +247,7 @@ def _with_images(texts: list[str], images: list[Path]) -> list[Prompt]:
     """
     from vader.backbones.images import opened
     from vader.errors import Problem, SpecError
+    from vader.paths import user_path
     from vader.protocols import Prompt
 
     if images and len(images) not in (1, len(texts)):
@@ -254,10 +255,10 @@ def _with_images(texts: list[str], images: list[Path]) -> list[Prompt]:
         raise SpecError([Problem("--image", message)], "the command")
     for path in images:
         try:
-            opened(path.expanduser())
+            opened(user_path(path))
         except ValueError as error:
             raise SpecError([Problem("--image", str(error))], "the command") from error
-    given: list[Path | None] = [path.expanduser() for path in images] or [None]
+    given: list[Path | None] = [user_path(path) for path in images] or [None]
     return [Prompt(text, image=given[index % len(given)]) for index, text in enumerate(texts)]
 
 

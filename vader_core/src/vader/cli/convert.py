@@ -34,6 +34,7 @@ def weights(
 ) -> None:
     """Write a checkpoint as safetensors, which needs no pickle and loads faster."""
     from vader.errors import Problem, SpecError
+    from vader.paths import user_path
 
     kinds = ("float32", "float16", "bfloat16")
     if dtype is not None and dtype not in kinds:
@@ -44,7 +45,7 @@ def weights(
 
     conversion = conversion_of(part, dtype)
     with _bar() as progress:
-        size = write(conversion, target.expanduser(), progress)
+        size = write(conversion, user_path(target), progress)
     typer.echo(f"wrote {len(conversion.shapes)} tensors to {target} ({size:,} bytes), read back and compared")
 
 
@@ -69,12 +70,13 @@ def adapter(
 ) -> None:
     """Write a LoRA adapter in another format."""
     part = _part(backbone, {} if weights is None else {"weights": weights})
+    from vader.paths import user_path
     from vader.resolve import adapter_source
     from vader.resolve.conversion import convert_adapter
 
     path = adapter_source.locate(source)
     assert path is not None
-    spec = convert_adapter(part, path, target.expanduser(), form)
+    spec = convert_adapter(part, path, user_path(target), form)
     typer.echo(f"wrote {target}: rank {spec.rank}, alpha {spec.alpha or spec.rank:g}")
 
 

@@ -228,14 +228,17 @@ def _numbers(argument: str, text: str, form: str, count: int) -> list[int]:
 
 def _pairs(argument: str, items: Sequence[str], *, as_yaml: bool = False) -> dict[str, Any]:
     """``["a=1"]`` as a mapping."""
-    import yaml
+    from vader.spec.yaml_text import NotYamlError, load
 
     found: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise _wrong(argument, f"expected NAME=VALUE; found {item!r}.")
-        found[key] = yaml.safe_load(value) if as_yaml else value
+        try:
+            found[key] = load(value) if as_yaml else value
+        except NotYamlError as error:
+            raise _wrong(argument, f"the value of {key} is not valid YAML: {error}.") from error
     return found
 
 

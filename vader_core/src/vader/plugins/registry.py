@@ -19,7 +19,8 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from vader.errors import AmbiguousComponent, BrokenComponent, UnknownComponent
+from vader.errors import AmbiguousComponent, BrokenComponent, PathError, UnknownComponent, cut
+from vader.paths import user_path
 from vader.plugins import selection
 from vader.plugins.catalog import NOT_INSTALLED as NOT_INSTALLED
 from vader.plugins.discovery import CORE, Diagnosis, Found, normalized, plugin_distributions
@@ -229,7 +230,10 @@ def load(kind: str, name: str) -> Any:
 
 
 def _load_file(kind: str, path: Path, attribute: str) -> Any:
-    resolved = path.expanduser().resolve()
+    try:
+        resolved = user_path(path).resolve()
+    except PathError as error:
+        raise UnknownComponent(f"{kind} {cut(attribute)}: {error}") from error
     if not resolved.is_file():
         raise UnknownComponent(f"no file {str(path)!r} for {kind} {attribute!r}, looked for from {Path.cwd()}.")
     module_name = f"vader_unpackaged_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"

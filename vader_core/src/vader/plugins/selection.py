@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from vader.errors import RegistryError
+from vader.paths import user_path
 from vader.plugins.discovery import CORE, Diagnosis, Found, normalized, plugin_distributions
 from vader.storage import write_text
 
@@ -30,9 +31,9 @@ def strict() -> bool:
 def disabled_file() -> Path:
     """Where disabled names are kept."""
     if home := os.environ.get(HOME):
-        return Path(home) / "disabled.json"
+        return user_path(home) / "disabled.json"
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "vader" / "disabled.json"
+    return user_path(base) / "vader" / "disabled.json"
 
 
 def disabled() -> frozenset[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vader.errors import WeightsError
+from vader.paths import user_path
 from vader.protocols import NativeAdapters, StartsFromNative
 from vader.resolve.components import ResolvedComponent
 from vader.spec import AdapterSpec
@@ -38,7 +39,7 @@ def locate(init: str | Path, *, cached: bool = False) -> Path | None:
         WeightsError: the hub does not give it, or which of its files is meant is unclear.
     """
     if not str(init).startswith(HUB):
-        return Path(init).expanduser()
+        return user_path(init)
     given = _HUB_NAME.fullmatch(str(init))
     if given is None:
         raise WeightsError(f"{str(init)!r} names nothing on the hub; expected hub:owner/name or hub:owner/name:file.")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vader.errors import RegistryError
+from vader.paths import user_path
 from vader.plugins import registry
 from vader.spec import RunSpec
 from vader.storage import write_json, write_text
@@ -99,7 +100,7 @@ def _named(spec: RunSpec, index: dict[str, Any]) -> Iterator[tuple[str, str | No
     for kind, name in dict.fromkeys(_components(spec)):
         file = registry.unpackaged(name)
         if file is not None:
-            yield f"{kind} {name}", _text(file[0].expanduser()), file[0].name
+            yield f"{kind} {name}", _text(user_path(file[0])), file[0].name
             continue
         try:
             entry = registry.find(kind, name)

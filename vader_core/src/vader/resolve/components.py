@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from vader.errors import IsolationError, Problem, RegistryError
+from vader.errors import IsolationError, PathError, Problem, RegistryError
+from vader.paths import user_path
 from vader.plugins import registry
 from vader.plugins.isolation.component import Isolated
 from vader.protocols import ability, capability
@@ -121,5 +123,6 @@ class ComponentResolver:
         """What the run folder that the spec lies in, or writes to, knows of a component."""
         folders = [Path(self._source.name).parent] if self._source.name else []
         output = self._source.data.get("output")
-        folders += [Path(output).expanduser()] if isinstance(output, str) else []
+        with contextlib.suppress(PathError):
+            folders += [user_path(output)] if isinstance(output, str) else []
         return next(filter(None, (code_record.remembered(folder, kind, name) for folder in folders)), "")

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from vader.errors import Problem, SpecError, WeightsError
+from vader.errors import PathError, Problem, SpecError, WeightsError
 from vader.plugins.inventory import require_sound
 from vader.protocols import HoldsPrompts, PromptSource, Video
 from vader.resolve import adapter_source
@@ -23,7 +23,7 @@ from vader.resolve.plan import Plan
 from vader.spec import RunSpec
 from vader.spec.consistency import Finding, inconsistencies
 from vader.spec.form import form_problems
-from vader.spec.reading import Loc, SpecSource, read_source
+from vader.spec.reading import Loc, SpecSource, read_source, shortened
 
 _LOOKED_AT = 64
 """Prompts that are drawn to be judged, of a source that cannot show all it has."""
@@ -76,7 +76,7 @@ def resolve(
     walk = _Walk(source)
     plan = walk.plan(rewards, training, download, here)
     if plan is None:
-        raise SpecError(walk.problems, source.name)
+        raise SpecError(shortened(walk.problems), source.name)
     return plan
 
 
@@ -182,6 +182,8 @@ class _Walk:
             if path is None:
                 return spec, None
             found = adapter_source.shape_of(backbone, path)
+        except PathError:
+            return spec, None  # what is wrong with it is said already
         except WeightsError as error:
             self._say([("backbone.adapter.init", str(error))])
             return spec, None
@@ -208,6 +210,8 @@ class _Walk:
                 if path is not None:
                     adapter_source.read_frozen(backbone, path)
                     found.append((path, adapter.scale))
+            except PathError:
+                pass  # what is wrong with it is said already
             except WeightsError as error:
                 self._say([(f"backbone.frozen_adapters.{index}.init", str(error))])
         return tuple(found)

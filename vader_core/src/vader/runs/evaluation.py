@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vader.errors import Problem, SpecError
+from vader.paths import user_path
 from vader.resolve.validate import Spec
 from vader.runs.events import Validation
 from vader.runs.session import Session, open_session
@@ -47,7 +48,7 @@ def evaluate(
     session = open_session(source, overrides, adapter, scored=True)
     if session.plan.spec.validation.clips == 0:
         raise SpecError([Problem("validation.clips", "0 turns validation off; evaluation needs 1 or more.")])
-    folder = Path(output).expanduser() if output is not None else None
+    folder = user_path(output) if output is not None else None
     rounds = 1 if session.adapter is None else 2
     total = rounds * session.plan.spec.validation.clips
 

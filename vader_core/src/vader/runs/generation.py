@@ -13,6 +13,7 @@ from vader.diffusion.frames import tile, write_clip
 from vader.diffusion.gradient import no_gradient
 from vader.diffusion.seeding import derive
 from vader.errors import RunFolderError
+from vader.paths import user_path
 from vader.protocols import Prompt
 from vader.resolve.validate import Spec
 from vader.runs.session import open_session
@@ -77,7 +78,7 @@ def generate(
     context = session.context
     wanted = [(prompt, seed) for prompt in asked for seed in seeds]
     made: list[Generated] = []
-    folder = Path(output).expanduser() if output is not None else None
+    folder = user_path(output) if output is not None else None
     fps = session.plan.video.fps or 8.0
     if folder is not None:
         try:

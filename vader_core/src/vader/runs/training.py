@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from vader.paths import user_path
 from vader.resolve import code_record
 from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
@@ -57,7 +57,7 @@ def train(
     plan = resolve(spec, overrides, rewards, here=True)
     require_processes(plan.spec.train.processes)
     engine = Engine(plan.spec)
-    folder, notices = RunFolder(Path(plan.spec.output).expanduser()), list[str]()
+    folder, notices = RunFolder(user_path(plan.spec.output)), list[str]()
     lock = RunLock(folder.path, notices.append)
     try:
         return _run(plan, engine, Entry(folder, plan.spec, resume, lock, notices.append), notices, listeners)

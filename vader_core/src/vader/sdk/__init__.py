@@ -29,6 +29,7 @@ _PUBLIC = {
     "Scores": "vader.shapes:Scores",
     "AdapterSpec": "vader.spec:AdapterSpec",
     "Problem": "vader.errors:Problem",
+    "user_path": "vader.paths:user_path",
     # model families
     "Family": "vader.backbones.family:Family",
     "FamilyOptions": "vader.backbones.family:FamilyOptions",
@@ -124,6 +125,7 @@ if TYPE_CHECKING:
     from vader.diffusion.frames import to_uint8 as to_uint8
     from vader.diffusion.samplers.flow_euler import flow_step as flow_step
     from vader.errors import Problem as Problem
+    from vader.paths import user_path as user_path
     from vader.prompts import draw_evenly as draw_evenly
     from vader.prompts import draw_weighted as draw_weighted
     from vader.prompts.file import read_prompts as read_prompts

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from vader.errors import PathError
+from vader.paths import user_path
 from vader.spec.models import RunSpec
 
 Finding = tuple[str, str]
@@ -21,6 +23,20 @@ def inconsistencies(spec: RunSpec) -> Iterator[Finding]:
         yield "train.warmup_steps", f"{spec.train.warmup_steps} is not less than train.steps = {spec.train.steps}."
     yield from _duplicate_labels(spec)
     yield from _terms(spec)
+    yield from _paths(spec)
+
+
+def _paths(spec: RunSpec) -> Iterator[Finding]:
+    """Paths that no file can have."""
+    adapter, frozen = spec.backbone.adapter, spec.backbone.frozen_adapters
+    named = {"output": spec.output, "backbone.adapter.init": adapter.init}
+    named |= {f"backbone.frozen_adapters.{index}.init": one.init for index, one in enumerate(frozen)}
+    for path, said in named.items():
+        try:
+            if said is not None:
+                user_path(said)
+        except PathError as error:
+            yield path, str(error)
 
 
 def _terms(spec: RunSpec) -> Iterator[Finding]:

@@ -10,13 +10,21 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from vader.errors import Problem
+from vader.errors import Problem, cut
 from vader.spec.reading import Loc, SpecSource
 
 
 def form_problems(source: SpecSource, error: ValidationError, model: type[BaseModel], base: Loc = ()) -> list[Problem]:
     """Pydantic's findings in our words: the value seen, what was expected, the nearest name."""
-    return [source.problem(base + _clean(item["loc"]), _say(item, model)) for item in error.errors()]
+    found = error.errors(include_url=False, include_context=False)
+    problems = [source.problem(base + _clean(item["loc"]), _say(item, model)) for item in found[:_SHOWN]]
+    if len(found) > _SHOWN:
+        problems.append(source.problem(base, f"and {len(found) - _SHOWN} more mistakes; correct these first."))
+    return problems
+
+
+_SHOWN = 20
+"""Mistakes that one message lists."""
 
 
 _TAG = re.compile(r"(function-\w+|constrained-\w+|tagged-union|lax-or-strict|literal|list|tuple|dict|set|union)\[.*\]")
@@ -38,9 +46,9 @@ def _say(item: Any, model: type[BaseModel]) -> str:
         about = f" ({info.description.rstrip('.')})" if info is not None and info.description else ""
         return f"missing. Add it{about}."
     if kind in _SHAPES:
-        return f"expected {_SHAPES[kind]}; found {value!r}."
-    expected = str(item["msg"]).replace("Input should be ", "expected ").removeprefix("Value error, ")
-    return f"{expected}; found {value!r}."
+        return f"expected {_SHAPES[kind]}; found {cut(value)}."
+    expected = cut(str(item["msg"]), plain=True).replace("Input should be ", "expected ").removeprefix("Value error, ")
+    return f"{expected}; found {cut(value)}."
 
 
 _SHAPES = {
@@ -55,10 +63,10 @@ _SHAPES = {
 def unknown_field(name: str, known: Sequence[str]) -> str:
     """The message for a field that does not exist."""
     if not known:
-        return f"unknown field {name!r}; this takes no fields. Remove it."
-    near = difflib.get_close_matches(name, known, n=1)
+        return f"unknown field {cut(name)}; this takes no fields. Remove it."
+    near = difflib.get_close_matches(name[:100], known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown field {name!r}.{hint} Known: {', '.join(known)}."
+    return f"unknown field {cut(name)}.{hint} Known: {', '.join(known)}."
 
 
 def _model_at(model: type[BaseModel], loc: Loc) -> type[BaseModel] | None:

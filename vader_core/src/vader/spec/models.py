@@ -17,6 +17,7 @@ import yaml
 from pydantic import BeforeValidator, Field
 
 from vader.spec.options import Options as Options
+from vader.spec.yaml_text import load
 
 
 def _named(value: Any) -> Any:
@@ -374,4 +375,4 @@ def _differ(a: Any, b: Any, path: str, found: list[str]) -> None:
 
 def load_run_spec(folder: Path) -> RunSpec:
     """The resolved spec of a run folder. It was valid when written; an edited one fails like any other spec."""
-    return RunSpec.model_validate(yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8")))
+    return RunSpec.model_validate(load((folder / "spec.yaml").read_text(encoding="utf-8")))

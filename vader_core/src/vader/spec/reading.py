@@ -9,10 +9,14 @@ from typing import Any
 
 import yaml
 
-from vader.errors import Problem, SpecError
+from vader.errors import PathError, Problem, SpecError, cut
+from vader.paths import read_limited, user_path
 from vader.spec import RunSpec
+from vader.spec.yaml_text import DEPTH, NODES, NotYamlError, compose, load
 
 Loc = tuple[int | str, ...]
+_BYTES = 4 * 2**20
+"""Most bytes of a spec."""
 
 
 @dataclass
@@ -31,7 +35,7 @@ class SpecSource:
         parents = [loc[:n] for n in range(len(loc), 0, -1)]
         overridden = any(parent in self.elsewhere for parent in parents)
         line = None if overridden else next((self.lines[parent] for parent in parents if parent in self.lines), None)
-        return Problem(".".join(map(str, loc)), message, line)
+        return Problem(cut(".".join(map(str, loc)), plain=True), message, line)
 
     def forget_lines(self, path: str) -> None:
         """A path whose value did not come from the file: neither it nor what is in it has a line."""
@@ -41,7 +45,11 @@ class SpecSource:
 
 
 def _loc(path: str) -> Loc:
-    return tuple(int(part) if part.isdigit() else part for part in path.split("."))
+    return tuple(int(part) if _is_index(part) else part for part in path.split("."))
+
+
+def _is_index(part: str) -> bool:
+    return part.isascii() and part.isdecimal() and len(part) < 10
 
 
 def read_source(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> SpecSource:
@@ -57,49 +65,73 @@ def read_source(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Seque
     if isinstance(spec, RunSpec):
         source = SpecSource(spec.model_dump(mode="json", exclude_unset=True))
     elif isinstance(spec, Mapping):
-        source = SpecSource(_listed(dict(spec)))
+        source = SpecSource(_plain(spec))
+    elif isinstance(spec, str | Path):
+        source = _read_yaml(spec)
     else:
-        source = _read_yaml(Path(spec))
+        message = f"expected the path of a YAML file, a mapping or a RunSpec; found {cut(spec)}."
+        raise SpecError([Problem("", message)])
     problems = [problem for override in overrides if (problem := _override(source, override))]
     if problems:
         raise SpecError(problems, source.name)
     return source
 
 
-def _listed(value: Any) -> Any:
-    """The same data with lists for tuples, so that overrides can reach into them."""
-    if isinstance(value, dict):
-        return {key: _listed(inner) for key, inner in value.items()}
-    return [_listed(inner) for inner in value] if isinstance(value, list | tuple) else value
+def _plain(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a mapping, copied, with lists for tuples, so that overrides can reach into it.
+
+    Raises:
+        SpecError: it is too large or too deep, or contains itself.
+    """
+    left = NODES
+
+    def copied(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if depth > DEPTH or left < 0:
+            limits = f"more than {NODES:,} values, or more than {DEPTH} levels, or contains itself"
+            raise SpecError([Problem("", f"the mapping holds {limits}. Put long lists into files.")])
+        if isinstance(value, Mapping):
+            return {key: copied(inner, depth + 1) for key, inner in value.items()}
+        return [copied(inner, depth + 1) for inner in value] if isinstance(value, list | tuple) else value
+
+    data: dict[str, Any] = copied(spec, 0)
+    return data
 
 
-def _read_yaml(path: Path) -> SpecSource:
+def _read_yaml(said: str | Path) -> SpecSource:
+    name = cut(str(said), plain=True)
+    short = cut(Path(name).name, plain=True)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        message = f"cannot read the spec file: {reason}. Expected YAML; 'vader init {path.name}' writes a first one."
-        raise SpecError([Problem(str(path), message)]) from error
+        path = user_path(said)
+        text = read_limited(path, _BYTES)
+    except (PathError, OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        message = f"cannot read the spec file: {reason}. Expected YAML; 'vader init {short}' writes a first one."
+        raise SpecError([Problem(name, message)]) from error
     lines: dict[Loc, int] = {}
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        problems = list(_walk(node, (), lines)) if node is not None else []
-        data = yaml.safe_load(text) if node is not None else {}
-    except RecursionError as error:
-        message = "a YAML alias (*name) refers to what contains it. Write the values out."
-        raise SpecError([Problem("", message)], str(path)) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else None
-        message = (
-            f"not valid YAML: {getattr(error, 'problem', None) or error}. Check indentation, colons and quotes there."
-        )
-        raise SpecError([Problem("", message, line)], str(path)) from error
+        node, data = compose(text)
+    except NotYamlError as error:
+        message = f"not valid YAML: {error}. Check indentation, colons and quotes there."
+        raise SpecError([Problem("", message, error.line)], name) from error
+    problems = list(_walk(node, (), lines)) if node is not None else []
+    data = {} if node is None else data
     if not isinstance(data, dict):
         problems.append(Problem("", f"expected a mapping of fields such as 'backbone:', found {type(data).__name__}."))
     if problems:
-        raise SpecError(problems, str(path))
+        raise SpecError(shortened(problems), name)
     return SpecSource(data, str(path), lines)
+
+
+_SHOWN = 20
+
+
+def shortened(problems: Sequence[Problem]) -> list[Problem]:
+    """The first problems, and how many more there are."""
+    if len(problems) <= _SHOWN:
+        return list(problems)
+    return [*problems[:_SHOWN], Problem("", f"and {len(problems) - _SHOWN} more of the kind; correct these first.")]
 
 
 def _walk(node: yaml.Node, loc: Loc, lines: dict[Loc, int]) -> Iterable[Problem]:
@@ -107,9 +139,10 @@ def _walk(node: yaml.Node, loc: Loc, lines: dict[Loc, int]) -> Iterable[Problem]
     lines.setdefault(loc, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            child = (*loc, str(key.value))
+            child = (*loc, str(key.value) if isinstance(key, yaml.ScalarNode) else "?")
             if child in lines:
-                yield Problem(".".join(map(str, child)), "the key stands twice; remove one.", key.start_mark.line + 1)
+                where = cut(".".join(map(str, child)), plain=True)
+                yield Problem(where, "the key stands twice; remove one.", key.start_mark.line + 1)
                 continue
             lines[child] = key.start_mark.line + 1
             yield from _walk(value, child, lines)
@@ -121,24 +154,26 @@ def _walk(node: yaml.Node, loc: Loc, lines: dict[Loc, int]) -> Iterable[Problem]
 def _override(source: SpecSource, text: str) -> Problem | None:
     path, equals, raw = text.partition("=")
     keys = path.strip().split(".")
-    if not equals or not all(keys):
-        return Problem(text, "an override is written path=value, for example train.steps=50.")
+    shown = cut(path, plain=True)
+    if not equals or not all(keys) or len(keys) > DEPTH:
+        return Problem(cut(text, plain=True), "an override is written path=value, for example train.steps=50.")
     try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        return Problem(path, f"the value {raw!r} of this override is not valid YAML; quote it.")
+        value = load(raw)
+    except NotYamlError as error:
+        return Problem(shown, f"the value {cut(raw)} of this override is not valid YAML: {error}. Or quote it.")
     here: Any = source.data
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(here, list):
-            if not key.isdigit() or int(key) >= len(here):
+            if not _is_index(key) or int(key) >= len(here):
                 known = f"0 to {len(here) - 1}" if here else "none, the list is empty"
-                return Problem(path, f"{'.'.join(keys[:depth])} is a list; expected an index ({known}), found {key!r}.")
+                where = ".".join(keys[:depth])
+                return Problem(shown, f"{where} is a list; expected an index ({known}), found {cut(key)}.")
             index: Any = int(key)
         elif isinstance(here, dict):
             index = key
         else:
-            return Problem(path, f"{'.'.join(keys[:depth])} is {here!r}, which has no field {key!r}.")
+            return Problem(shown, f"{'.'.join(keys[:depth])} is {cut(here)}, which has no field {cut(key)}.")
         if last:
             here[index] = value
             source.forget_lines(path.strip())

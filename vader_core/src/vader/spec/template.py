@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from vader.spec.models import RunSpec
+from vader.spec.yaml_text import load
 
 _PLAIN = re.compile(r"[\w./-]+")
 _HEAD = """\
@@ -47,6 +47,6 @@ def _lines(model: BaseModel, indent: str) -> Iterator[str]:
 
 
 def _scalar(value: Any) -> str:
-    if isinstance(value, str) and _PLAIN.fullmatch(value) and yaml.safe_load(value) == value:
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and load(value) == value:
         return value
     return json.dumps(value)

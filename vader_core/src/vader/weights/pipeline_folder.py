@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader.errors import WeightsError
+from vader.paths import user_path
 from vader.weights.files import SAFETENSORS, check_safetensors, first_line, hub_folder, is_hub_id, shown
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class PipelineFolder:
         Raises:
             WeightsError: there is no such folder or repository, or it holds another kind of pipeline.
         """
-        folder = Path(weights).expanduser()
+        folder = user_path(weights)
         if folder.is_dir():
             if revision is not None:
                 raise WeightsError(
@@ -86,7 +87,7 @@ class PipelineFolder:
             WeightsError: see :meth:`find`; or a weight file is missing or truncated.
         """
         folder = self.find(weights, revision)
-        if not Path(weights).expanduser().is_dir():
+        if not user_path(weights).is_dir():
             pattern = f"*.{variant}*{SAFETENSORS}" if variant else f"*{SAFETENSORS}"
             parts = [f"{part}/{wanted}" for part in self.modules for wanted in ("*.json", pattern)]
             texts = [f"{part}/*" for part in self.tokenizers]

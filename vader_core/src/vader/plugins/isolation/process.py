@@ -18,7 +18,8 @@ from typing import IO, Any
 
 import vader
 from vader import errors
-from vader.errors import IsolationError
+from vader.errors import IsolationError, PathError
+from vader.paths import user_path
 from vader.plugins.isolation.channel import Channel, Closed
 
 _FOLDER = Path(vader.__file__).parent
@@ -33,6 +34,19 @@ _NOT_PASSED = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
+
+
+def _interpreter(python: str, label: str) -> str:
+    """The interpreter that a spec means: a path where it has a slash, else a command that PATH knows.
+
+    Raises:
+        IsolationError: no file can have that path.
+    """
+    try:
+        path = user_path(python)
+    except PathError as error:
+        raise IsolationError(f"{label}: {error}") from error
+    return str(path.absolute()) if "/" in python else python
 
 
 class Process:
@@ -50,6 +64,7 @@ class Process:
         self._label = f"isolated reward {label!r} ({python})"
         if os.name != "posix":
             raise IsolationError(f"{self._label}: rewards in another process need Linux or macOS.")
+        interpreter = _interpreter(python, self._label)
         shared = "/dev/shm" if Path("/dev/shm").is_dir() else None
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=shared, prefix="vader-")  # noqa: SIM115 (_end closes it)
         self._map: mmap.mmap | None = None
@@ -57,7 +72,7 @@ class Process:
         read, self._life = os.pipe()
         fds = (theirs.fileno(), read, self._file.fileno())
         script = str(_FOLDER / "plugins" / "isolation" / "child.py")
-        command = [str(Path(python).expanduser()), "-u", script, str(_FOLDER), *map(str, fds)]
+        command = [interpreter, "-u", script, str(_FOLDER), *map(str, fds)]
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_PASSED}
         try:
             self._process = subprocess.Popen(

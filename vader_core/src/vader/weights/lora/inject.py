@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vader.errors import WeightsError
+from vader.paths import user_path
 from vader.spec import AdapterSpec
 from vader.weights.lora.load import read, restore
 from vader.weights.lora.names import NAME
@@ -68,7 +68,7 @@ def inject(
         parameter.data = parameter.data.float()
     denoiser.eval()
     if spec.init is not None:
-        path = Path(spec.init).expanduser()
+        path = user_path(spec.init)
         restore(denoiser, tensors if tensors is not None else read(path).state, str(path))
     return parameters
 
