@@ -78,7 +78,7 @@ def test_lists_sources_and_sets(install: Install, vader: Vader) -> None:
     code, out, _ = vader()
     lines = out.splitlines()
     assert code == 0
-    assert "list  (vader-core)  Draws from the prompts given in its options." in lines
+    assert "list  (vader-core)  Draws from the prompts given in its options, each as often as its weight says." in lines
     at = lines.index("zz_weather  (zz-weather)  Prompts about the weather.")
     assert lines[at + 1].split(maxsplit=2) == ["storms", "3", "a storm at sea"]
     assert lines[at + 2].split(maxsplit=2) == ["calm", "1", "a still lake"]

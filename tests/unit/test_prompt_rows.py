@@ -14,7 +14,7 @@ from vader import Conditioning, Prompt
 from vader.diffusion.conditioning import ConditioningCache
 from vader.prompts.file import FilePrompts
 from vader.prompts.listed import ListPrompts
-from vader.prompts.rows import read_rows
+from vader.prompts.rows import Rows, read_rows
 
 FILES = {
     "rows.yaml": "- a fox\n- {text: a boat, image: pictures/boat.png, weight: 2, metadata: {object: boat}}\n",
@@ -38,7 +38,7 @@ def test_rows_of_every_kind_of_file(folder: Path, name: str) -> None:
     path.write_text(FILES[name], encoding="utf-8")
     metadata = {} if name.endswith("csv") else {"object": "boat"}
     boat = Prompt("a boat", metadata, folder / "pictures" / "boat.png")
-    assert read_rows(path) == [(Prompt("a fox"), 1.0), (boat, 2.0)]
+    assert read_rows(path) == Rows((Prompt("a fox"), boat), (1.0, 2.0))
     source = FilePrompts(FilePrompts.Options(path=str(path)))
     assert [prompt.text for prompt in source.held()] == ["a fox", "a boat"]
     assert sorted(map(str, source.draw(3, random.Random(0)))) == ["a boat", "a boat", "a fox"]
@@ -56,7 +56,7 @@ def test_rows_of_every_kind_of_file(folder: Path, name: str) -> None:
         ("r.jsonl", '"a"\n{"text": ', "line 2 of the prompt file .* is not JSON"),
         ("r.jsonl", '{"text": "a", "weight": 0}', "line 1 .*weight: Input should be greater than 0"),
         ("r.csv", "text,image\na,no.png\n", "line 2 .*cannot be read"),
-        ("r.csv", "prompt\na\n", "line 2 .*text: Field required"),
+        ("r.csv", "words\na\n", "line 2 .*has no field one of text, prompt, prompt_en, caption, only words"),
     ],
 )
 def test_a_wrong_row_is_named(folder: Path, name: str, text: str, message: str) -> None:

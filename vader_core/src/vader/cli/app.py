@@ -108,14 +108,16 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the spec and stop.")] = False,
 ) -> None:
     """Align a model: train an adapter on rewards, and write a report."""
-    from vader.resolve.validate import check
+    from vader.resolve.validate import resolve
     from vader.runs import launch
 
     overrides = list(set_ or [])
     if processes is not None:
         overrides.append(f"train.processes={processes}")
-    checked = check(spec, overrides)
+    plan = resolve(spec, overrides, download=False)
+    checked = plan.spec
     if dry_run:
+        typer.echo("".join(f"{notice}\n" for notice in plan.notices), err=True, nl=False)
         typer.echo(f"{spec} is sound.{_to_download(checked)}")
         return
     asked = checked.train.processes
@@ -192,7 +194,7 @@ def generate(
         list[Path] | None, typer.Option(help="Image that the clips begin with: one for all prompts, or one for each.")
     ] = None,
     prompts_file: Annotated[
-        Path | None, typer.Option(help="File of prompts: text with one a line, or .yaml, .jsonl, .csv with images.")
+        Path | None, typer.Option(help="File of prompts: text with one a line, or .yaml, .json, .jsonl, .csv, .tsv.")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seed of the noise; may be repeated.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the clips.")] = Path("clips"),
@@ -210,7 +212,10 @@ def generate(
 
     prompts = _with_images(prompt or [], image or [])
     try:
-        prompts += [row for row, _ in read_rows(prompts_file)] if prompts_file else []
+        if prompts_file is not None:
+            rows = read_rows(prompts_file)
+            prompts += rows.prompts
+            typer.echo("".join(f"{notice}\n" for notice in rows.notices), err=True, nl=False)
     except ValueError as error:
         raise SpecError([Problem("--prompts-file", str(error))]) from error
     if not prompts:

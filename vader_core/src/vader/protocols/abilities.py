@@ -117,6 +117,15 @@ class HoldsPrompts(Protocol):
 
 
 @runtime_checkable
+class GivesNotices(Protocol):
+    """A prompt source that says what a user should know of what it read; a run and a dry run pass it on."""
+
+    def notices(self) -> Sequence[str]:
+        """A sentence each; none for nothing."""
+        ...
+
+
+@runtime_checkable
 class NamedPromptSets(Protocol):
     """A prompt source that holds sets of prompts with names; ``vader prompts`` lists and prints them."""
 
@@ -145,6 +154,7 @@ ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
         LimitsAdapters: ("backbone",),
         CachesConditioning: ("backbone",),
         HoldsPrompts: ("prompts",),
+        GivesNotices: ("prompts",),
         NamedPromptSets: ("prompts",),
         ValidatesSpec: ("method",),
     }

@@ -17,6 +17,7 @@ class Plan:
 
     ``initial_adapter`` is where the adapter starts from; None for zero, and for one of the hub that was not downloaded.
     ``frozen_adapters`` are those that are fused, each with its scale, save those of the hub that were not downloaded.
+    ``notices`` is what a user should know of how the spec was read.
     """
 
     spec: RunSpec
@@ -30,3 +31,4 @@ class Plan:
     held_out: Mapping[str, ResolvedComponent]
     initial_adapter: Path | None
     frozen_adapters: tuple[tuple[Path, float], ...] = ()
+    notices: tuple[str, ...] = ()

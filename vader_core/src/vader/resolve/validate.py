@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from vader.errors import PathError, Problem, SpecError, WeightsError
 from vader.plugins.inventory import require_sound
-from vader.protocols import HoldsPrompts, PromptSource, Video
+from vader.protocols import GivesNotices, HoldsPrompts, PromptSource, Video
 from vader.resolve import adapter_source
 from vader.resolve.components import ComponentResolver, ResolvedComponent
 from vader.resolve.fit import clip_fits, method_fits, prompts_fit, rewards_fit, sampler_fits
@@ -85,6 +85,7 @@ class _Walk:
 
     def __init__(self, source: SpecSource) -> None:
         self.problems: list[Problem] = []
+        self.notices: list[str] = []
         self._source = source
         self._parts = ComponentResolver(source, self.problems)
 
@@ -122,7 +123,10 @@ class _Walk:
         assert video is not None
         assert prompts is not None
         assert validation is not None
-        return Plan(spec, video, backbone, sampler, method, prompts, validation, rewards, held_out, initial, frozen)
+        told = tuple(dict.fromkeys(self.notices))
+        return Plan(
+            spec, video, backbone, sampler, method, prompts, validation, rewards, held_out, initial, frozen, told
+        )
 
     def _form(self) -> RunSpec | None:
         try:
@@ -226,6 +230,8 @@ class _Walk:
         except ValueError as error:
             self.problems.append(self._source.problem((*loc, "options"), str(error)))
             return None
+        if isinstance(source, GivesNotices):
+            self.notices += source.notices()
         if backbone is not None:
             held = source.held() if isinstance(source, HoldsPrompts) else source.draw(_LOOKED_AT, random.Random(0))
             self._say(prompts_fit(backbone, held, ".".join(map(str, (*loc, "options")))))

@@ -57,7 +57,7 @@ def train(
     plan = resolve(spec, overrides, rewards, here=True)
     require_processes(plan.spec.train.processes)
     engine = Engine(plan.spec)
-    folder, notices = RunFolder(user_path(plan.spec.output)), list[str]()
+    folder, notices = RunFolder(user_path(plan.spec.output)), list(plan.notices)
     lock = RunLock(folder.path, notices.append)
     try:
         return _run(plan, engine, Entry(folder, plan.spec, resume, lock, notices.append), notices, listeners)

@@ -18,6 +18,7 @@ _PUBLIC = {
     "Convertible": "vader.protocols:Convertible",
     "MetaBuildable": "vader.protocols:MetaBuildable",
     "HoldsPrompts": "vader.protocols:HoldsPrompts",
+    "GivesNotices": "vader.protocols:GivesNotices",
     "NamedPromptSets": "vader.protocols:NamedPromptSets",
     "ValidatesSpec": "vader.protocols:ValidatesSpec",
     "VariesGuidance": "vader.protocols:VariesGuidance",
@@ -134,6 +135,7 @@ if TYPE_CHECKING:
     from vader.protocols import CachesConditioning as CachesConditioning
     from vader.protocols import Convertible as Convertible
     from vader.protocols import ExportsNative as ExportsNative
+    from vader.protocols import GivesNotices as GivesNotices
     from vader.protocols import HoldsPrompts as HoldsPrompts
     from vader.protocols import LimitsAdapters as LimitsAdapters
     from vader.protocols import MetaBuildable as MetaBuildable
