@@ -25,6 +25,7 @@ class Wan22(wan_parts.GuidesExperts, sdk.FamilyBackbone):
     predictions = Wan.predictions
     default_sampler = Wan.default_sampler
     experts = tuple(wan_parts.EXPERTS)
+    memory_options = wan_parts.MEMORY
     family = replace(
         Wan.family,
         title="Wan 2.2 A14B text-to-video",
