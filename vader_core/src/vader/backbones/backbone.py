@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vader.backbones.decoding import frame_indices
 from vader.backbones.family import Family, FamilyOptions
 from vader.backbones.images import TakesImage, encode_images, hold_first
+from vader.backbones.kernels import choose_attention
 from vader.backbones.parts import Parts, class_named
 from vader.backbones.text import TextSide
 from vader.protocols import Branch, Conditioning, NoiseSchedule, Prediction, Prompt, Runtime, Video
@@ -60,6 +61,7 @@ class FamilyBackbone:
         from torch import nn
 
         self._assemble(Parts.stored(self.family, options), runtime, nn.Module.to, video)
+        choose_attention(self.denoiser, options.attention)
 
     @classmethod
     def meta_init(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from vader.backbones.kernels import Attention
 from vader.protocols import NoiseSchedule, Video
 from vader.spec.options import Options
 
@@ -87,6 +88,9 @@ class FamilyOptions(Options):
         None, description="Variant in the weight files' names, such as fp16. Null: plain names."
     )
     negative_prompt: str = Field("", description="Prompt of the unconditional branch of classifier-free guidance.")
+    attention: Attention = Field(
+        "sdpa", description="Backend of the denoiser's attention; flash and xformers need their packages."
+    )
     text_encoder_offload: Literal["keep", "cpu"] = Field(
         "keep",
         description="keep: what encodes prompts lives on the run's device. cpu: it lives and encodes on the CPU.",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vader.backbones.kernels import compile_blocks
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.seeding import derive
 from vader.methods.context import RolloutContext
@@ -66,6 +67,8 @@ def assemble(plan: Plan, engine: Engine, require_room: Callable[[int], None]) ->
         held_out = build.assemble_rewards(others, device, dtype, plan.video, backbone)
     parameters = _inject(plan, backbone)
     require_room(sum(parameter.numel() for parameter in parameters))
+    if spec.train.compile:
+        compile_blocks(backbone.denoiser)
     encode = ConditioningCache(backbone, device, home=cache_home())
     rate, decay = spec.train.learning_rate, spec.train.weight_decay
     adamw = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=device.type == "cuda" or None)

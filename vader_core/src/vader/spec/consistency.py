@@ -96,6 +96,8 @@ def _rollout(spec: RunSpec) -> Iterator[Finding]:
         if start >= end:
             name = "sampler.steps" if rollout.reuse.to_step is None else "to_step"
             yield "rollout.reuse.from_step", f"{start} is not before {name} = {end}. Expected 0 to {end - 1}."
+    if rollout.cache is not None and spec.train.compile:
+        yield "rollout.cache", "a cache puts hooks into blocks, which would be compiled again each time. Remove one."
     if rollout.guidance_every > 1 and spec.sampler.guidance_scale == 1:
         message = "there is no guidance at sampler.guidance_scale 1. Remove it, or set a scale."
         yield "rollout.guidance_every", message

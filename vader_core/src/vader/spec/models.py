@@ -227,6 +227,9 @@ class TrainSpec(Options):
         "no", description="Precision of the frozen weights and of autocast."
     )
     gradient_checkpointing: bool = Field(False, description="Recompute inside the denoiser, block by block.")
+    compile: bool = Field(
+        False, description="Compile the denoiser's repeated blocks (torch.compile); the first steps take longer."
+    )
     seed: int = Field(0, ge=0, description="Seed of every random choice of the run.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Device; auto takes what accelerate finds."
