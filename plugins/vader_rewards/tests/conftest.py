@@ -64,6 +64,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def options(tiny):
     """Options of each reward on tiny weights, by the reward's name."""
+    base = {"base": str(tiny / "qwen2_vl")}
     clip, head = str(tiny / "clip"), str(tiny / "head.safetensors")
     return {
         "aesthetic": {"weights": clip, "head": head},
@@ -82,4 +83,7 @@ def options(tiny):
         "ocr_text": {"text": "CAT"},
         "nsfw": {},
         "jpeg_size": {},
+        "imagereward": {"weights": str(tiny / "image_reward")},
+        "videoreward": {"weights": str(tiny / "video_reward"), "min_pixels": 784},
+        "hpsv3": {**base, "weights": str(tiny / "hpsv3"), "min_pixels": 784, "max_pixels": 3136},
     }

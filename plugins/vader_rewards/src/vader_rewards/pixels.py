@@ -65,12 +65,20 @@ def resize(x: Tensor, size: tuple[int, int], mode: Mode, *, antialias: bool = Tr
     return functional.interpolate(x, size, mode=mode, align_corners=False, antialias=antialias)
 
 
+def resize_twice(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """To ``(height, width)``, bicubic, the width first, clamped to [0, 1] after each, as PIL does with 8 bits."""
+    return resize(resize(x, (x.shape[-2], size[1]), "bicubic").clamp(0, 1), size, "bicubic").clamp(0, 1)
+
+
+def short_side_size(x: Tensor, size: int) -> tuple[int, int]:
+    """Height and width with a shorter side of ``size``, the aspect kept; the longer one is rounded down."""
+    height, width = x.shape[-2:]
+    return (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
+
+
 def short_side(x: Tensor, size: int, mode: Mode) -> Tensor:
     """Resize the shorter side to ``size``, keeping the aspect; the longer one is rounded down."""
-    height, width = x.shape[-2:]
-    if height <= width:
-        return resize(x, (size, int(size * width / height)), mode)
-    return resize(x, (int(size * height / width), size), mode)
+    return resize(x, short_side_size(x, size), mode)
 
 
 def center_crop(x: Tensor, size: int, *, nearest: bool = False) -> Tensor:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vader import Runtime, WeightsError
-from vader.sdk import first_line
+from vader.sdk import Place, first_line
 from vader_rewards import pixels, weights
+from vader_rewards.holding import JudgeOptions
+from vader_rewards.judge import Judge
 
 T = TypeVar("T")
 _HELD: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
@@ -25,6 +27,37 @@ def shared(key: Hashable, build: Callable[[], T]) -> T:
     if found is None:
         found = _HELD[key] = build()
     return found
+
+
+def judge(key: Hashable, build: Callable[[], nn.Module], options: JudgeOptions, runtime: Runtime) -> Judge:
+    """The shared judge of a large network, on its device or, with ``offload``, on the CPU.
+
+    Args:
+        key: names its weights, and whatever else decides its numbers.
+        build: loads them, frozen, on the CPU.
+        options: how it is held.
+        runtime: device and dtype.
+    """
+    quantization = repr(getattr(options, "quantization", None))
+    whole = (key, options.offload, str(runtime.device), runtime.dtype, quantization)
+
+    def held() -> Judge:
+        network, (home, away) = build(), _home(options, runtime)
+        return Judge(network if away else network.to(home), runtime.device, away=away)
+
+    return shared(whole, held).hold(options)
+
+
+def placed(network: nn.Module, options: JudgeOptions, runtime: Runtime, place: Place) -> Judge:
+    """A judge whose network is on the meta device."""
+    home, away = _home(options, runtime)
+    return Judge(place(network, home), runtime.device, away=away).hold(options)
+
+
+def _home(options: JudgeOptions, runtime: Runtime) -> tuple[torch.device, bool]:
+    """Where a network lives, and whether that is not where it works."""
+    away = options.offload and runtime.device.type != "cpu"
+    return (torch.device("cpu") if away else runtime.device), away
 
 
 class ClipVision:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vader import WeightsError
+from vader import RegistryError, WeightsError
 from vader.sdk import compare_shapes, first_line, hub_file, hub_folder, is_hub_id, shapes_of, unreadable, user_path
 
 if TYPE_CHECKING:
@@ -18,17 +19,25 @@ if TYPE_CHECKING:
 _HUB_FILE = re.compile(r"(\w[\w.-]*/\w[\w.-]*):(.+)")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _KIND = "a file of weights"
-_SMALL = ("*.json", "*.txt", "*.model")
+_SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
-def folder(weights: str, revision: str | None, *, option: str = "weights", small: bool = False) -> Path:
-    """The local folder of a model in the layout of transformers.
+def folder(
+    weights: str,
+    revision: str | None,
+    *,
+    option: str = "weights",
+    small: bool = False,
+    patterns: tuple[str, ...] = _WEIGHTS,
+) -> Path:
+    """The local folder of a model, by default in the layout of transformers.
 
     Args:
         weights: hub id (``owner/name``) or local folder; a folder that exists wins.
         revision: branch, tag or commit on the hub.
         option: name of the option that gave it, for errors.
         small: configuration and tokenizer only, no weights.
+        patterns: of files of weights; those of the first one that the hub has any of are fetched.
 
     Raises:
         vader.WeightsError: if there is no such folder, and the hub does not give it.
@@ -40,7 +49,7 @@ def folder(weights: str, revision: str | None, *, option: str = "weights", small
         what = "is a file, not a folder" if local.exists() else "is no folder here, nor a hub id (owner/name)"
         raise WeightsError(f"`{option}: {weights}` {what}. Give the folder that `hf download` has filled, or a hub id.")
     found = _snapshot(weights, revision, _SMALL, option)
-    for pattern in () if small else _WEIGHTS:  # safetensors when there are any
+    for pattern in () if small else patterns:  # safetensors when there are any
         if any((found := _snapshot(weights, revision, (*_SMALL, pattern), option)).glob(pattern)):
             break
     return found
@@ -76,7 +85,7 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...], option
         raise WeightsError(f"`{option}`: {error}") from error
 
 
-def model(kind: Any, source: Path, name: str, dtype: torch.dtype) -> Any:
+def model(kind: Any, source: Path, name: str, dtype: torch.dtype, quantization: Mapping[str, Any] | None = None) -> Any:
     """A frozen network of transformers in eval mode, on the CPU, every weight from its files.
 
     Args:
@@ -84,23 +93,26 @@ def model(kind: Any, source: Path, name: str, dtype: torch.dtype) -> Any:
         source: as :func:`folder` gives it.
         name: what the user calls it, for errors.
         dtype: of the weights.
+        quantization: see :func:`large_model`.
 
     Raises:
+        vader.RegistryError: if the package that quantises is not installed.
         vader.WeightsError: if a file is missing, truncated or of another model.
     """
-    from transformers.utils import logging
-
     check_folder(source, name)
-    said = logging.get_verbosity()
-    logging.set_verbosity_error()  # half of a CLIP is asked for on purpose; what is missing is judged below
+
+    def load(more: dict[str, Any]) -> Any:
+        return kind.from_pretrained(source, dtype=dtype, local_files_only=True, output_loading_info=True, **more)
+
     try:
-        network, info = kind.from_pretrained(source, dtype=dtype, local_files_only=True, output_loading_info=True)
+        with quiet():  # half of a CLIP is asked for on purpose; what is missing is judged below
+            network, info = quantised(load, quantization)
+    except RegistryError:
+        raise
     except Exception as error:  # each format of weights and each configuration fails in a way of its own
         raise WeightsError(
             f"{name} cannot be loaded as {kind.__name__}: {first_line(error)}. {_again(name)}"
         ) from error
-    finally:
-        logging.set_verbosity(said)
     if missing := sorted(map(str, info["missing_keys"])):
         raise WeightsError(
             f"{name} is of another model: {len(missing)} weights of {kind.__name__} are not in its files "
@@ -135,6 +147,24 @@ def processor(source: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise WeightsError(f"{name}: {path.name} is not readable JSON: {first_line(error)}. {_again(name)}") from error
     return found if isinstance(found, dict) else {}
+
+
+def configuration(source: Path, name: str, file: str = "config.json") -> dict[str, Any]:
+    """What a JSON file of a model's folder says.
+
+    Raises:
+        vader.WeightsError: if it is missing, damaged or no mapping.
+    """
+    path = source / file
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{name}: {file} is missing or not readable JSON: {first_line(error)}. {_again(name)}"
+        ) from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{name}: {file} holds {type(found).__name__}; expected a mapping. {_again(name)}")
+    return found
 
 
 def check_folder(source: Path, name: str) -> None:
@@ -188,13 +218,97 @@ def fill(network: Any, tensors: Mapping[str, Tensor], path: Path, what: str) -> 
     Raises:
         vader.WeightsError: if names or shapes differ; says which.
     """
-    differ = compare_shapes(shapes_of(tensors), shapes_of(network.state_dict()))
+    network.load_state_dict(fit(tensors, shapes_of(network.state_dict()), path, what))
+
+
+def fit(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    path: Path,
+    what: str,
+    published: Callable[[str], str] = str,
+) -> dict[str, Tensor]:
+    """Tensors by the names of a network; none may be missing, too many, or of another size.
+
+    Args:
+        tensors: by the names of their file.
+        expected: shapes by the network's names.
+        path: of the file, for errors.
+        what: the network, for errors.
+        published: the network's name -> the file's.
+
+    Raises:
+        vader.WeightsError: if names or shapes differ; says which, by the file's names.
+    """
+    ours = {published(name): name for name in expected}
+    differ = compare_shapes(shapes_of(tensors), {theirs: expected[name] for theirs, name in ours.items()})
     problems = [f"{name} is missing" for name in differ.missing]
     problems += [f"{name} is unknown" for name in differ.unexpected]
     problems += [f"{name} has shape {found}, expected {wanted}" for name, (found, wanted) in differ.reshaped.items()]
     if problems:
         raise WeightsError(f"{path} does not hold the weights of {what}: {shown(problems)}.")
-    network.load_state_dict(tensors)
+    return {ours[name]: tensor for name, tensor in tensors.items()}
+
+
+def large_model(
+    kind: Any, config: Any, tensors: dict[str, Tensor], dtype: torch.dtype, quantization: Mapping[str, Any] | None
+) -> Any:
+    """A frozen network of transformers in eval mode, on the CPU, from tensors that fit it; they are used up.
+
+    Args:
+        kind: class of transformers.
+        config: its configuration object.
+        tensors: by the network's own names.
+        dtype: of the weights that are not quantised.
+        quantization: of transformers (``quantization_config``); None for none.
+
+    Raises:
+        vader.RegistryError: if the package that quantises is not installed.
+        vader.WeightsError: if transformers refuses the quantisation.
+    """
+    with quiet():
+        network = quantised(
+            lambda more: kind.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype, **more),
+            quantization,
+        )
+    return network.requires_grad_(False).eval()
+
+
+def quantised(load: Callable[[dict[str, Any]], Any], quantization: Mapping[str, Any] | None) -> Any:
+    """What ``load(more arguments)`` gives, told how to quantise.
+
+    Raises:
+        vader.RegistryError: if the package that quantises is not installed.
+        vader.WeightsError: if transformers refuses the quantisation.
+    """
+    if quantization is None:
+        return load({})
+    try:
+        return load({"quantization_config": dict(quantization)})
+    except ImportError as error:
+        raise RegistryError(f"`quantization: {dict(quantization)}` cannot be had here: {first_line(error)}.") from error
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise WeightsError(
+            f"`quantization: {dict(quantization)}` is refused by transformers: {first_line(error)}. Expected a "
+            "quantization_config of transformers, such as {quant_method: bitsandbytes, load_in_4bit: true}."
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers says and draws nothing: what is missing or too many is judged here."""
+    from transformers.utils import logging
+
+    said = logging.get_verbosity()
+    drawn = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(said)
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def shown(items: list[str], most: int = 3) -> str:
