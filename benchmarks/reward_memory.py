@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vader.estimation.components import networks, reward_of
+from vader.estimation.components import dress, meta_init, networks
 from vader.estimation.fake_device import STAGE, Machine
 from vader.estimation.memory_tracker import LiveBytes, storages
 from vader.plugins import registry
@@ -35,7 +35,8 @@ def peak(name: str, options: Mapping[str, Any], frames: int, size: tuple[int, in
     component = registry.load("reward", name)
     part = ResolvedComponent("reward", name, component, component.Options(**options))
     machine, live = Machine(torch.device("cuda")), LiveBytes()
-    reward = reward_of(part, machine, torch.bfloat16, Video(frames, *size, FPS))
+    reward, homes = meta_init(part, machine.device, torch.bfloat16, video=Video(frames, *size, FPS))
+    dress(machine, reward, homes)
     held = [tensor for module in networks(reward).values() for tensor in storages(module) if tensor.device == STAGE]
     with machine.running(), live:
         live.hold(held, "weights")

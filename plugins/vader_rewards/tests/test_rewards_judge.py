@@ -144,3 +144,31 @@ def test_rewards_share_a_judge():
 def test_offload_and_quantisation_exclude_each_other():
     with pytest.raises(ValueError, match="offload and quantization exclude each other"):
         QuantisableOptions(offload=True, quantization={"load_in_4bit": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "frames", "row"),
+    [
+        (
+            "videoreward",
+            {"fps": 8.0},
+            16,
+            "| `videoreward`, `fps: 8` | 16 | yes, the default | {peak:.1f} GB | {kept:.1f} GB |",
+        ),
+        (
+            "videoreward",
+            {"fps": 8.0, "checkpointing": False},
+            16,
+            "| `videoreward`, `fps: 8` | 16 | no | {peak:.1f} GB |",
+        ),
+        ("hpsv3", {"offload": True}, 8, "| `hpsv3` | 8 | yes, the default | {peak:.1f} GB | 15.5 GB | {kept:.0f} |"),
+    ],
+)
+def test_memory_at_real_size_is_what_the_page_says(request, monkeypatch, name, options, frames, row):
+    """Counted without weights, as ``vader estimate`` does it."""
+    monkeypatch.syspath_prepend(str(request.config.rootpath / "benchmarks"))
+    from reward_memory import peak
+
+    most, kept = peak(name, options, frames, (480, 832))
+    page = (request.config.rootpath / "docs" / "rewards.md").read_text(encoding="utf-8")
+    assert row.format(peak=most, kept=kept) in page
