@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from vader import Prompt, Runtime
+from vader.sdk import user_path
 from vader_rewards.holding import QuantisableOptions, judged
 from vader_rewards.templates import ask
 
@@ -78,7 +78,7 @@ class Hpsv3:
     def __init__(self, options: Hpsv3Options, runtime: Runtime) -> None:
         from vader_rewards import qwen, towers, weights
 
-        folder = Path(options.weights).expanduser()
+        folder = user_path(options.weights)
         path = folder / FILE if (folder / FILE).is_file() else weights.file(options.weights, "weights")
         base = weights.folder(options.base, None, option="base", small=True)
         words = qwen.Words(weights.tokenizer(base, options.base), (MARK,))
