@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vader import SpecError, WeightsError
-from vader.errors import Problem
-from vader.sdk import meta_network, shapes_of
+from vader.sdk import Problem, meta_network, shapes_of
 from vader_rewards import pixels, weights
 
 FACTOR = 28
