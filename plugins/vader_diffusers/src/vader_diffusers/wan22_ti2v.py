@@ -20,7 +20,8 @@ HUB = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 def _predict(backbone: Any, denoiser: nn.Module, latents: Tensor, timestep: Tensor, branch: Mapping[str, Any]) -> Any:
     """Every token has a timestep: 0 in a held first frame."""
     _, _, frames, height, width = latents.shape
-    free = timestep.new_ones(len(timestep), frames, height // 2 * (width // 2))
+    _, high, wide = backbone.configs["transformer"].patch_size
+    free = timestep.new_ones(len(timestep), frames, height // high * (width // wide))
     free[:, 0] = 1 - branch["held"].to(free)[:, None]
     tokens = (free * timestep[:, None, None]).flatten(1)
     rest = {name: tensor for name, tensor in branch.items() if name != "held"}
