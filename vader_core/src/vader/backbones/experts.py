@@ -121,4 +121,4 @@ def route(
     if offload:
         shelves = {name: place(Shelf(expert, device), "cpu") for name, expert in experts.items()}
     placed = {name: place(expert, device) for name, expert in experts.items()}
-    return ExpertRouter(placed["high"], placed["low"], boundary, shelves), shelves
+    return ExpertRouter(placed["high"], placed["low"], boundary, shelves).eval(), shelves

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -158,7 +160,10 @@ class Subject:
         return {"weights": str(tiny(Path(folder) / "tiny"))}
 
     def tiny_writer(self) -> Callable[[Path], Path] | None:
-        """``write(folder)`` of the module ``tiny`` beside the backbone's module; None when there is none."""
+        """``write(folder)`` of the module ``tiny`` beside the backbone's module; None when there is none.
+
+        Where it takes a ``family`` and the module lists the backbone's name in ``FAMILIES``, it writes that family.
+        """
         package = self.component.__module__.rpartition(".")[0]
         if not package or inspect.getattr_static(self.component, "Options", None) is None:
             return None
@@ -168,7 +173,10 @@ class Subject:
             module = __import__(f"{package}.tiny", fromlist=["write"])
         except ModuleNotFoundError:
             return None
-        return cast("Callable[[Path], Path] | None", getattr(module, "write", None))
+        write = cast("Callable[..., Path] | None", getattr(module, "write", None))
+        if write is not None and self.given in getattr(module, "FAMILIES", ()):
+            return functools.partial(write, family=self.given)
+        return write
 
     def build(self, dtype: torch.dtype | None = None, *, options: Any = None, **offered: Any) -> Any:
         """A new instance, as a run constructs it.
@@ -211,8 +219,25 @@ class Subject:
         return smooth_clips(b, f, height, width)
 
     def texts(self, b: int) -> list[Prompt]:
-        """``b`` prompts."""
-        return [self.prompts[index % len(self.prompts)] for index in range(b)]
+        """``b`` prompts, with images for a backbone that needs them."""
+        prompts = self._pictured if self.kind == "backbone" else self.prompts
+        return [prompts[index % len(prompts)] for index in range(b)]
+
+    @cached_property
+    def _pictured(self) -> Sequence[Prompt]:
+        """The prompts; those without an image get one where the backbone takes no other."""
+        if self.capability("takes_image") != "required":
+            return self.prompts
+        from PIL import Image
+
+        folder = Path(tempfile.mkdtemp(prefix="vader-pictures-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        found = []
+        for index, prompt in enumerate(self.prompts):
+            path = folder / f"{index}.png"
+            Image.linear_gradient("L").rotate(90 * index).convert("RGB").save(path)
+            found.append(prompt if prompt.image is not None else replace(prompt, image=path))
+        return found
 
     @cached_property
     def video(self) -> Video:
