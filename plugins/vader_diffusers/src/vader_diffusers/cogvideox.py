@@ -66,6 +66,8 @@ class CogVideoX(sdk.FamilyBackbone):
         },
         encode=sdk.pipeline_encode("encoder_hidden_states"),
         decoder=sdk.CausalPrefix(sdk.by_factor, batch=2),
+        encoder=sdk.encoded_by_factor,
+        layers=sdk.Layers("transformer_blocks"),
         schedule=sdk.diffusion_schedule,
         channels=lambda configs: configs["vae"].latent_channels,
         predict=_predict,

@@ -33,6 +33,8 @@ class Wan(sdk.FamilyBackbone):
         modules=wan_parts.MODULES,
         encode=sdk.pipeline_encode("encoder_hidden_states"),
         decoder=sdk.CausalPrefix(),
+        encoder=sdk.encoded_by_statistics,
+        layers=sdk.Layers(),
         schedule=sdk.flow_schedule,
         channels=lambda configs: configs["vae"].z_dim,
         check=wan_parts.fits,

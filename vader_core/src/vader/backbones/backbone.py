@@ -11,6 +11,7 @@ from vader.backbones.images import TakesImage, encode_images, hold_first
 from vader.backbones.kernels import choose_attention
 from vader.backbones.parts import Parts, class_named
 from vader.backbones.text import TextSide
+from vader.errors import WeightsError
 from vader.protocols import Branch, Conditioning, NoiseSchedule, Prediction, Prompt, Runtime, Video
 
 if TYPE_CHECKING:
@@ -185,6 +186,23 @@ class FamilyBackbone:
         """See :class:`vader.protocols.LimitsAdapters`: the experts that the option ``experts`` leaves out."""
         idle = [name for name in self.family.experts if name not in getattr(self.options, "experts", ())]
         return rf"({'|'.join(idle)})\..*" if idle else None
+
+    def trunk(self, layers: int, *, weights: bool = True) -> tuple[nn.Module, nn.Module]:
+        """See :class:`vader.protocols.GivesTrunk`."""
+        from vader.backbones.layers import first_layers
+
+        return first_layers(self, layers, weights=weights)
+
+    def encode_clips(self, frames: Frames) -> Latents:
+        """See :class:`vader.protocols.EncodesClips`."""
+        import torch
+
+        encoder = self.family.encoder
+        if encoder is None:
+            raise WeightsError(f"{self.family.title}: clips cannot be encoded, because its Family says no `encoder`.")
+        pixels = (2 * frames - 1).transpose(1, 2).to(self.runtime.device, torch.float32)
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            return encoder(self.vae, pixels)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the denoiser's layers in backward (non-reentrant)."""

@@ -49,6 +49,23 @@ def by_statistics(vae: Any, latents: Latents) -> Latents:
     return latents / inverse_std + mean
 
 
+def encoded_by_statistics(vae: Any, pixels: Tensor) -> Latents:
+    """Latents of pixels ``(b 3 f h w)`` in [-1, 1]: the mode, as :func:`by_statistics` takes it back.
+
+    Source: ``prepare_latents`` of diffusers' ``WanImageToVideoPipeline``.
+    """
+    mode: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+    mean = mode.new_tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
+    inverse_std = 1.0 / mode.new_tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    return (mode - mean) * inverse_std
+
+
+def encoded_by_factor(vae: Any, pixels: Tensor) -> Latents:
+    """Latents of pixels ``(b 3 f h w)`` in [-1, 1]: the mode, as :func:`by_factor` takes it back."""
+    mode: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+    return mode * float(vae.config.scaling_factor)
+
+
 def by_factor(vae: Any, latents: Latents) -> Latents:
     """Latents as an autoencoder with a ``scaling_factor`` wants them."""
     scaled: Latents = 1 / vae.config.scaling_factor * latents.to(vae.dtype)

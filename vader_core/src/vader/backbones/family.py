@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vader.backbones.backbone import FamilyBackbone
     from vader.backbones.decoding import Decoder
     from vader.backbones.images import Images
+    from vader.backbones.layers import Layers
     from vader.protocols import Branch
     from vader.shapes import Latents
 
@@ -197,6 +198,8 @@ class Family:
         images: how it is conditioned on an image; None for a family that takes none.
         experts: name -> part, for denoisers by noise level, the first from ``boundary_ratio`` of ``model_index.json``
             up, the second below it; empty for one denoiser.
+        layers: where the denoiser keeps its layers; None where they cannot be taken apart.
+        encoder: ``(vae, pixels (b 3 f h w) in [-1, 1]) -> latents`` as the denoiser sees them; None for none.
         fixed: ``(configuration by part) -> the only clip that a checkpoint makes``; None for any of the grid.
         published: folder with the configurations of ``hub``, for ``vader estimate``.
     """
@@ -220,6 +223,8 @@ class Family:
     checkpointing: Callable[[nn.Module], None] | None = None
     images: Images | None = None
     experts: Mapping[str, str] = field(default_factory=dict)
+    layers: Layers | None = None
+    encoder: Callable[[Any, Tensor], Latents] | None = None
     fixed: Callable[[Mapping[str, Any]], Video | None] = any_clip
     published: Path | None = None
 

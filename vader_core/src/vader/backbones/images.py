@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vader.backbones.decoding import encoded_by_statistics
 from vader.errors import Problem, SpecError
 
 if TYPE_CHECKING:
@@ -153,7 +154,5 @@ def first_latents(backbone: FamilyBackbone, picture: Image | None) -> dict[str, 
     if picture is None:
         return {FIRST: torch.zeros(1, channels, 1, height, width, device=device), HELD: torch.zeros(1, device=device)}
     with torch.autocast(device.type, enabled=False):
-        mode = vae.encode(pixels(backbone, picture)[:, :, None].to(vae.dtype)).latent_dist.mode().float()
-    mean = mode.new_tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
-    inverse_std = 1.0 / mode.new_tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-    return {FIRST: (mode - mean) * inverse_std, HELD: torch.ones(1, device=device)}
+        first = encoded_by_statistics(vae, pixels(backbone, picture)[:, :, None])
+    return {FIRST: first, HELD: torch.ones(1, device=device)}

@@ -14,6 +14,7 @@ from vader.cli import convert as cli_convert
 from vader.cli import estimate as cli_estimate
 from vader.cli import plugins as cli_plugins
 from vader.cli import prompts as cli_prompts
+from vader.cli import reward as cli_reward
 from vader.cli import spec as cli_spec
 from vader.errors import VaderError
 
@@ -311,4 +312,5 @@ cli_convert.register(app)
 cli_estimate.register(app)
 cli_plugins.register(app)
 cli_prompts.register(app)
+cli_reward.register(app)
 cli_spec.register(app)

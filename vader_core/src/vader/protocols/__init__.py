@@ -3,8 +3,10 @@
 from vader.protocols.abilities import ABILITIES as ABILITIES
 from vader.protocols.abilities import CachesConditioning as CachesConditioning
 from vader.protocols.abilities import Convertible as Convertible
+from vader.protocols.abilities import EncodesClips as EncodesClips
 from vader.protocols.abilities import ExportsNative as ExportsNative
 from vader.protocols.abilities import GivesNotices as GivesNotices
+from vader.protocols.abilities import GivesTrunk as GivesTrunk
 from vader.protocols.abilities import HoldsPrompts as HoldsPrompts
 from vader.protocols.abilities import LimitsAdapters as LimitsAdapters
 from vader.protocols.abilities import MetaBuildable as MetaBuildable

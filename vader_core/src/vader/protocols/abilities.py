@@ -14,8 +14,9 @@ from vader.protocols.values import Prompt
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from vader.shapes import Frames, Latents
     from vader.spec import AdapterSpec, RunSpec
     from vader.weights.conversion import Conversion
 
@@ -71,6 +72,36 @@ class MetaBuildable(Protocol):
         which stands in for ``module.to(device)``. Parameters that it does not need may be left out
         (``meta_network`` and ``MetaTokens`` of :mod:`vader.sdk` help).
         """
+        ...
+
+
+@runtime_checkable
+class GivesTrunk(Protocol):
+    """A backbone whose denoiser's first layers can be a network of their own: what latent rewards are made of."""
+
+    def trunk(self, layers: int, *, weights: bool = True) -> tuple[nn.Module, nn.Module]:
+        """A network that :meth:`vader.Backbone.predict` calls as it calls the denoiser, and its last layer.
+
+        Args:
+            layers: how many of the denoiser's layers it has, the first ones.
+            weights: copy the denoiser's weights, without its adapter, to the run's device; else the network is on the
+                meta device.
+
+        Returns:
+            The network, and that of its layers whose output, or the first of whose outputs, is tokens ``(b n d)``.
+
+        Raises:
+            WeightsError: the denoiser has fewer layers, or none that can be taken apart.
+        """
+        ...
+
+
+@runtime_checkable
+class EncodesClips(Protocol):
+    """A backbone that makes latents of clips."""
+
+    def encode_clips(self, frames: Frames) -> Latents:
+        """``(b f 3 h w)`` in [0, 1] -> latents as the denoiser sees them, ``(b ...)``, without gradient."""
         ...
 
 
@@ -150,6 +181,8 @@ ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
         ExportsNative: ("backbone",),
         Convertible: ("backbone",),
         MetaBuildable: ("backbone", "reward"),
+        GivesTrunk: ("backbone",),
+        EncodesClips: ("backbone",),
         VariesGuidance: ("backbone",),
         LimitsAdapters: ("backbone",),
         CachesConditioning: ("backbone",),

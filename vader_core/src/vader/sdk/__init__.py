@@ -24,6 +24,9 @@ _PUBLIC = {
     "VariesGuidance": "vader.protocols:VariesGuidance",
     "LimitsAdapters": "vader.protocols:LimitsAdapters",
     "CachesConditioning": "vader.protocols:CachesConditioning",
+    "EncodesClips": "vader.protocols:EncodesClips",
+    "GivesTrunk": "vader.protocols:GivesTrunk",
+    "LatentReward": "vader.protocols:LatentReward",
     # types of what it is given
     "Frames": "vader.shapes:Frames",
     "Latents": "vader.shapes:Latents",
@@ -49,6 +52,9 @@ _PUBLIC = {
     "PerFrame": "vader.backbones.decoding:PerFrame",
     "by_factor": "vader.backbones.decoding:by_factor",
     "by_statistics": "vader.backbones.decoding:by_statistics",
+    "encoded_by_factor": "vader.backbones.decoding:encoded_by_factor",
+    "encoded_by_statistics": "vader.backbones.decoding:encoded_by_statistics",
+    "Layers": "vader.backbones.layers:Layers",
     "frame_indices": "vader.backbones.decoding:frame_indices",
     "diffusion_schedule": "vader.backbones.schedules:diffusion_schedule",
     "flow_schedule": "vader.backbones.schedules:flow_schedule",
@@ -103,6 +109,8 @@ if TYPE_CHECKING:
     from vader.backbones.decoding import PerFrame as PerFrame
     from vader.backbones.decoding import by_factor as by_factor
     from vader.backbones.decoding import by_statistics as by_statistics
+    from vader.backbones.decoding import encoded_by_factor as encoded_by_factor
+    from vader.backbones.decoding import encoded_by_statistics as encoded_by_statistics
     from vader.backbones.decoding import frame_indices as frame_indices
     from vader.backbones.family import ExpertOptions as ExpertOptions
     from vader.backbones.family import Family as Family
@@ -115,6 +123,7 @@ if TYPE_CHECKING:
     from vader.backbones.images import TakesImage as TakesImage
     from vader.backbones.images import first_latents as first_latents
     from vader.backbones.images import pixels as pixels
+    from vader.backbones.layers import Layers as Layers
     from vader.backbones.parts import Parts as Parts
     from vader.backbones.schedules import diffusion_schedule as diffusion_schedule
     from vader.backbones.schedules import flow_schedule as flow_schedule
@@ -134,9 +143,12 @@ if TYPE_CHECKING:
     from vader.protocols import Branch as Branch
     from vader.protocols import CachesConditioning as CachesConditioning
     from vader.protocols import Convertible as Convertible
+    from vader.protocols import EncodesClips as EncodesClips
     from vader.protocols import ExportsNative as ExportsNative
     from vader.protocols import GivesNotices as GivesNotices
+    from vader.protocols import GivesTrunk as GivesTrunk
     from vader.protocols import HoldsPrompts as HoldsPrompts
+    from vader.protocols import LatentReward as LatentReward
     from vader.protocols import LimitsAdapters as LimitsAdapters
     from vader.protocols import MetaBuildable as MetaBuildable
     from vader.protocols import NamedPromptSets as NamedPromptSets

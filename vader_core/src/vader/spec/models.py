@@ -20,7 +20,7 @@ from vader.spec.options import Options as Options
 from vader.spec.yaml_text import load
 
 
-def _named(value: Any) -> Any:
+def named(value: Any) -> Any:
     """``shapes`` is short for ``{name: shapes}``."""
     return {"name": value} if isinstance(value, str) else value
 
@@ -187,7 +187,7 @@ class RolloutSpec(Options):
     guidance_every: int = Field(
         1, ge=1, description="Every n-th prediction calls both guidance branches; others use their difference again."
     )
-    cache: Annotated[CacheSpec | None, BeforeValidator(_named)] = Field(
+    cache: Annotated[CacheSpec | None, BeforeValidator(named)] = Field(
         None, description="Leave out blocks of the denoiser where little changes, as diffusers does. Null: none."
     )
 
@@ -245,9 +245,9 @@ class TrainSpec(Options):
     max_nonfinite: int = Field(5, ge=1, description="Skipped steps in a row (NaN or infinite) that stop the run.")
 
 
-ComponentField = Annotated[ComponentSpec, BeforeValidator(_named)]
-ScoreField = Annotated[ScoreSpec, BeforeValidator(_named)]
-RewardField = Annotated[RewardSpec, BeforeValidator(_named)]
+ComponentField = Annotated[ComponentSpec, BeforeValidator(named)]
+ScoreField = Annotated[ScoreSpec, BeforeValidator(named)]
+RewardField = Annotated[RewardSpec, BeforeValidator(named)]
 
 
 class ValidationSpec(Options):
@@ -264,9 +264,9 @@ class ValidationSpec(Options):
 class RunSpec(Options):
     """A run: which components, put together how, trained how, written where."""
 
-    backbone: Annotated[BackboneSpec, BeforeValidator(_named)] = Field(description="The text-to-video model.")
+    backbone: Annotated[BackboneSpec, BeforeValidator(named)] = Field(description="The text-to-video model.")
     video: VideoSpec = Field(default_factory=VideoSpec, description="The clip to be made.")
-    sampler: Annotated[SamplerSpec, BeforeValidator(_named)] = Field(
+    sampler: Annotated[SamplerSpec, BeforeValidator(named)] = Field(
         default_factory=SamplerSpec, description="The sampler."
     )
     prompts: ComponentField = Field(description="Prompts to train on.")
