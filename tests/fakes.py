@@ -5,10 +5,13 @@ Importable as ``from tests.fakes import ...`` and loadable as unpackaged code, `
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,7 +21,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import vader
-from vader.diffusion.frames import from_signed
+from vader.diffusion.frames import from_signed, write_clip
+from vader.errors import WeightsError
 from vader.protocols import Branch, Conditioning, NoiseSchedule, Prediction, Prompt, Runtime, Video
 
 CHANNELS, WIDTH, TOKENS, PATCH = 4, 16, 2, 2
@@ -214,6 +218,19 @@ class FakeBackbone:
         pixels = torch.einsum("pc,bcfhw->bfphw", self._pixels.to(wanted.dtype), wanted)
         return from_signed(pixels.repeat_interleave(PATCH, dim=-2).repeat_interleave(PATCH, dim=-1))
 
+    def trunk(self, layers: int, *, weights: bool = True) -> tuple[nn.Module, nn.Module]:
+        """A copy of the denoiser, which has one layer; its tokens are the values of the attention."""
+        if layers != 1:
+            raise WeightsError(f"{layers} layers are wanted of the fake, which has 1.")
+        copied = copy.deepcopy(self.denoiser) if weights else copy.deepcopy(self.denoiser).to("meta")
+        assert isinstance(copied, FakeDenoiser)
+        return copied, copied.to_v
+
+    def encode_clips(self, frames: Tensor) -> Tensor:
+        """Every second pixel in each direction, with a fourth channel of zeros."""
+        cells = (2 * frames - 1).transpose(1, 2)[..., ::PATCH, ::PATCH]
+        return torch.cat([cells, torch.zeros_like(cells[:, :1])], dim=1).to(self._runtime.device, self._runtime.dtype)
+
     def enable_gradient_checkpointing(self) -> None:
         """See :class:`vader.protocols.Backbone`."""
         assert isinstance(self.denoiser, FakeDenoiser)
@@ -286,3 +303,19 @@ class FakePrompts:
     def draw(self, n: int, rng: random.Random) -> list[Prompt]:
         """``n`` prompts; the same state of ``rng`` gives the same ones."""
         return [Prompt(text, {"words": len(text.split())}) for text in rng.choices(self.texts, k=n)]
+
+
+BRIGHT_CLIP = {"file": "clip-0.mp4", "prompt": "a red circle"}
+
+
+def write_clips(folder: Path, video: Video, count: int) -> None:
+    """Clips of a colour each, and ``clips.jsonl`` with labels from 0 to 1."""
+    lines = []
+    for index in range(count):
+        shade = index / max(1, count - 1)
+        frames = torch.full((video.frames, 3, max(16, video.height), max(16, video.width)), 0.5)
+        frames[:, 0] = shade
+        name = f"clip-{index}.mp4"
+        write_clip(folder / name, frames, 8.0)
+        lines.append(json.dumps({"file": name, "prompt": ("a red circle", "a blue square")[index % 2], "label": shade}))
+    (folder / "clips.jsonl").write_text("\n".join(lines))

@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
+from tests.fakes import FakeBackbone, Nearness
 from torch import Tensor, nn
 
 import vader
 from vader import Prompt, Runtime
+from vader.protocols import Conditioning
 
 EXPECTED = {"an_ascent_step_raises_the_score": {"gradient_equals_finite_differences": "so that the step is taken"}}
 """Declared failures of a mutant, without which its own check would not be reached."""
@@ -143,7 +145,15 @@ class Boastful(Sound):
     needs_prompt: ClassVar[bool] = True
 
 
-MUTANTS: dict[str, type[Sound]] = {
+class CleanOnly(Nearness):
+    of = FakeBackbone
+
+    def score(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        return super().score(latents, timestep, conditioning) / (1 - timestep / 999)
+
+
+MUTANTS: dict[str, type[Any]] = {
+    "any_timestep_is_scored": CleanOnly,
     "scores_have_the_shape": Column,
     "any_size_is_scored": OneSize,
     "any_number_of_frames_is_scored": OneFrame,

@@ -61,7 +61,8 @@ def failed(subject: Subject) -> list[str]:
 def test_a_mutant_fails_the_check_it_is_made_for_and_no_other(kind: str, name: str) -> None:
     mutant = OF_KIND[kind].MUTANTS[name]
     declared = getattr(OF_KIND[kind], "EXPECTED", {}).get(name)
-    assert failed(Subject(kind, mutant, expected_failures=declared)) == [name]
+    of = getattr(mutant, "of", None)
+    assert failed(Subject(kind, mutant, expected_failures=declared, backbone=of)) == [name]
 
 
 @pytest.mark.parametrize("kind", OF_KIND)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.fakes import Brightness, FakeBackbone, FakePrompts, PromptLength
+from tests.fakes import Brightness, FakeBackbone, FakePrompts, Nearness, PromptLength
 
 from vader.testing import (
     BackboneContract,
+    Failed,
     PromptSourceContract,
     RewardContract,
     SamplerContract,
@@ -30,6 +31,19 @@ class TestPromptLength(RewardContract):
     @pytest.fixture
     def reward(self) -> type:
         return PromptLength
+
+
+class TestNearness(RewardContract):
+    """A reward that scores latents."""
+
+    @pytest.fixture
+    def reward(self) -> Subject:
+        return Subject("reward", Nearness, backbone=FakeBackbone)
+
+
+def test_a_latent_reward_needs_a_backbone() -> None:
+    with pytest.raises(Failed, match="it scores latents: give the kit the backbone that they are of"):
+        check_reward(Nearness)
 
 
 class TestFakeBackbone(BackboneContract):

@@ -130,6 +130,8 @@ def _capable(capabilities: Mapping[str, Any]) -> str:
             words.append(yes if capabilities[name] else no)
     if capabilities.get("frames", 1) != 1:
         words.append(f"{capabilities['frames']}+ frames")
+    if capabilities.get("input") == "latents":
+        words.append("latents")
     return ", ".join(filter(None, words))
 
 
@@ -146,13 +148,14 @@ def check(
     ] = None,
     size: Annotated[str, typer.Option(help="Height and width of the clips given to a reward.")] = "32x32",
     video: Annotated[str | None, typer.Option(help="Frames, height and width of a backbone's clip, 5x64x64.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The backbone whose latents a reward scores.")] = None,
     expect: Annotated[
         list[str] | None, typer.Option(metavar="CHECK=REASON", help="A check that cannot hold, and why.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Check that a component keeps its contract: on the CPU, offline, in seconds."""
-    subjects = _subjects(name, kind, set_ or [], prompt or [], (size, video), expect or [])
+    subjects = _subjects(name, kind, set_ or [], prompt or [], (size, video), backbone, expect or [])
     results = [(subject, subject.outcomes()) for subject in subjects]
     if as_json:
         data = [
@@ -174,6 +177,7 @@ def _subjects(
     options: list[str],
     prompts: list[str],
     sizes: tuple[str, str | None],
+    backbone: str | None,
     expected: list[str],
 ) -> list[Subject]:
     """What the command line asks to check.
@@ -206,6 +210,7 @@ def _subjects(
                 prompts=[Prompt(text) for text in prompts] or PROMPTS,
                 size=(height, width),
                 video=dict(zip(("frames", "height", "width"), video, strict=True)) if video else None,
+                backbone=backbone,
                 expected_failures=_pairs("--expect", expected),
             )
             for one in kinds

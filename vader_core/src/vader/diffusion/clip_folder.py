@@ -11,6 +11,7 @@ A line is one clip or one pair::
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,11 @@ def read_frames(file: Path, video: Video) -> Frames:
     from torch.nn import functional
 
     try:
-        images = [image[..., :3] for _, image in zip(range(video.frames), iio.imiter(file), strict=False)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # imageio leaves the pipes of an ffmpeg that has ended
+            with iio.imopen(file, "r") as opened:
+                images = [image[..., :3] for _, image in zip(range(video.frames), opened.iter(), strict=False)]
+            del opened
     except Exception as error:  # readers raise whatever their library does
         raise ValueError(f"{file.name} cannot be read as a video: {str(error).splitlines()[0]}") from error
     if len(images) < video.frames:

@@ -31,7 +31,7 @@ class Latent:
 
     Args:
         options: which weights.
-        runtime: device and dtype of the layers; the rest is float32.
+        runtime: the device. The layers have the denoiser's dtypes; the rest is float32.
         backbone: whose latents it scores.
 
     Raises:
@@ -51,7 +51,6 @@ class Latent:
         owner = files.require_trunk(backbone, options.weights)
         network = build(config, owner, options.weights)
         network.load_state_dict(files.read_weights(folder, network.state_dict()))
-        network.trunk.to(runtime.dtype)
         self._take(network.to(runtime.device), owner, options)
 
     @classmethod

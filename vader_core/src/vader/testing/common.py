@@ -11,7 +11,7 @@ from typing import Any
 from vader.errors import VaderError, WeightsError
 from vader.plugins import registry
 from vader.plugins.inventory import NAME
-from vader.protocols import Backbone, PromptSource, Reward, Sampler, capabilities_of
+from vader.protocols import Backbone, LatentReward, PromptSource, Reward, Sampler, capabilities_of, capability
 from vader.spec import Options
 from vader.testing.checks import KINDS, Failed, NotApplicable, check, expect
 from vader.testing.subject import Subject
@@ -19,7 +19,7 @@ from vader.testing.subject import Subject
 _PROTOCOLS: dict[str, type] = {"backbone": Backbone, "reward": Reward, "sampler": Sampler, "prompts": PromptSource}
 _OFFERED = {
     "backbone": {"runtime", "video"},
-    "reward": {"runtime"},
+    "reward": {"runtime", "video", "backbone"},
     "sampler": {"context"},
     "prompts": set[str](),
 }
@@ -103,7 +103,8 @@ def signatures_match(subject: Subject) -> None:
     elif kind == "reward" and not hasattr(component, "score"):
         _accepts(component, 2, f"the function {subject.title}")
         return
-    protocol = _PROTOCOLS[kind]
+    latents = kind == "reward" and capability(component, "input") == "latents"
+    protocol = LatentReward if latents else _PROTOCOLS[kind]
     for name in registry.METHODS[kind]:
         wanted = list(inspect.signature(getattr(protocol, name)).parameters)
         bound = wanted[1:] if wanted[0] == "self" else wanted

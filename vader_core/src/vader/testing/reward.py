@@ -36,9 +36,26 @@ def _score(subject: Subject, clips: Tensor, dtype: torch.dtype | None = None) ->
 
 def _scored(subject: Subject, clips: Tensor, prompts: Sequence[Prompt], dtype: torch.dtype | None = None) -> Tensor:
     """The score that counts; what has no shape is for the check to judge."""
-    given = subject.live(dtype).score(clips, prompts)
+    given = _given(subject, clips, prompts, dtype)
     scores: Tensor = given[SCORE] if isinstance(given, Mapping) and SCORE in given else given
     return scores
+
+
+def _given(
+    subject: Subject, clips: Tensor, prompts: Sequence[Prompt], dtype: torch.dtype | None = None, timestep: float = 0
+) -> Any:
+    """What the reward gives for frames or, where it scores latents, for those."""
+    reward = subject.live(dtype)
+    if subject.owner is None:
+        return reward.score(clips, prompts)
+    with torch.no_grad():
+        conditioning = subject.owner.live(dtype).encode(prompts)
+    return reward.score(clips, torch.full((len(clips),), timestep), conditioning)
+
+
+def _require_frames(subject: Subject) -> None:
+    if subject.owner is not None:
+        raise NotApplicable("it scores latents.")
 
 
 def _gradient(subject: Subject, clips: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +86,7 @@ def _show(values: Tensor) -> str:
 def scores_have_the_shape(subject: Subject) -> None:
     """It gives one number a clip, (b,), of a floating type, for batches of 1 and more; several are a mapping."""
     for b in (1, 2, 3):
-        given = subject.live().score(subject.clips(b, _needed(subject)), subject.texts(b))
+        given = _given(subject, subject.clips(b, _needed(subject)), subject.texts(b))
         if isinstance(given, Mapping):
             try:
                 score_and_parts(given, b)
@@ -85,6 +102,7 @@ def scores_have_the_shape(subject: Subject) -> None:
 @check("reward", needs=("scores_have_the_shape",))
 def any_size_is_scored(subject: Subject) -> None:
     """Frames of any height and width are scored."""
+    _require_frames(subject)
     height, width = subject.size
     for h, w in ((height, width), (height, width + 7), (height * 3 // 2 + 1, width)):
         scores = _score(subject, subject.clips(BATCH, _needed(subject), h, w))
@@ -94,6 +112,7 @@ def any_size_is_scored(subject: Subject) -> None:
 @check("reward", needs=("scores_have_the_shape",))
 def any_number_of_frames_is_scored(subject: Subject) -> None:
     """The number of frames it declares is enough, and more are scored too."""
+    _require_frames(subject)
     needed = _needed(subject)
     for f in (needed, needed + 1, needed + 4):
         scores = _score(subject, subject.clips(BATCH, f))
@@ -102,8 +121,22 @@ def any_number_of_frames_is_scored(subject: Subject) -> None:
 
 
 @check("reward", needs=("scores_have_the_shape",))
+@torch.no_grad()
+def any_timestep_is_scored(subject: Subject) -> None:
+    """Where it scores latents, those of any timestep have a finite score, pure noise and clean ones included."""
+    if subject.owner is None:
+        raise NotApplicable("it scores frames.")
+    clips, prompts = subject.clips(BATCH, 1), subject.texts(BATCH)
+    schedule = subject.owner.live().schedule
+    last = schedule.train_timesteps - (schedule.alphas_cumprod is not None)
+    for timestep in (0, 1, last // 2, last):
+        scores = _given(subject, clips, prompts, timestep=timestep)
+        expect(bool(scores.isfinite().all()), f"at timestep {timestep} latents score {_show(scores)}; expected finite.")
+
+
+@check("reward", needs=("scores_have_the_shape",))
 def scores_are_finite_at_the_ends(subject: Subject) -> None:
-    """Black and white clips have finite scores."""
+    """Black and white clips have finite scores; so have latents of zeros and of ones."""
     for value, name in ((0.0, "black"), (1.0, "white")):
         clips = torch.full_like(subject.clips(BATCH, _needed(subject)), value)
         scores = _score(subject, clips)
@@ -202,10 +235,11 @@ def gradient_equals_finite_differences(subject: Subject) -> None:
     clips = subject.clips(BATCH, _needed(subject))
     _, gradient = _gradient(subject, clips)
     generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, (*clips.shape[:3], 1, 1), generator=generator).to(clips.dtype) * 2 - 1
+    grain = (*clips.shape[:3], *[1] * (clips.ndim - 3))
+    signs = torch.randint(0, 2, grain, generator=generator).to(clips.dtype) * 2 - 1
     size = gradient.flatten(1).norm(dim=1)
     for name, direction in (("along itself", gradient), ("along random signs", signs.expand_as(clips))):
-        direction = direction / direction.flatten(1).abs().amax(1).view(-1, 1, 1, 1, 1)
+        direction = direction / direction.flatten(1).abs().amax(1).view(-1, *[1] * (clips.ndim - 1))
         slope = (gradient * direction).flatten(1).sum(1)
         room = 0.02 * slope.abs() + 1e-3 * size * direction.flatten(1).norm(dim=1)
         best, seen = None, torch.zeros(())
@@ -224,7 +258,7 @@ def an_ascent_step_raises_the_score(subject: Subject) -> None:
     """One small step along the gradient raises the score of every clip."""
     clips = subject.clips(BATCH, _needed(subject))
     before, gradient = _gradient(subject, clips)
-    direction = gradient / gradient.flatten(1).abs().amax(1).view(-1, 1, 1, 1, 1)
+    direction = gradient / gradient.flatten(1).abs().amax(1).view(-1, *[1] * (clips.ndim - 1))
     raised = torch.zeros(len(clips), dtype=torch.bool)
     for eps in (5e-2, 1e-2, 3e-3):
         raised |= _score(subject, clips + eps * direction).detach() > before

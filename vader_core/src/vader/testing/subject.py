@@ -44,6 +44,7 @@ class Subject:
         make_clips: clips that mean something to a reward; by default smooth random pictures.
         size: height and width of the clips given to a reward.
         video: the clip a backbone is to make; by default the smallest it agrees to.
+        backbone: whose latents a reward scores: a name, a class or a Subject; needed where its ``input`` is latents.
         expected_failures: check -> the reason why it cannot hold; a declared check that passes is a failure.
     """
 
@@ -57,12 +58,14 @@ class Subject:
         make_clips: MakeClips | None = None,
         size: tuple[int, int] = (32, 32),
         video: Mapping[str, float] | None = None,
+        backbone: Any = None,
         expected_failures: Mapping[str, str] | None = None,
     ) -> None:
         self.kind, self.given, self.size = kind, component, size
         self.prompts, self.make_clips, self.video_wanted = tuple(prompts), make_clips, video
         self.raw_options = dict(options) if options is not None else None
         self.expected = dict(expected_failures or {})
+        self._backbone = backbone
         self._outcomes: dict[str, Outcome] = {}
         self._built: dict[Any, Any] = {}
         unknown = self.expected.keys() - checks_of(kind).keys() if self.expected else ()
@@ -108,6 +111,7 @@ class Subject:
             self.size,
             repr(self.video_wanted),
             id(self.make_clips),
+            repr(self._backbone),
         )
 
     @property
@@ -132,6 +136,19 @@ class Subject:
     def ability(self, wanted: type[A]) -> A | None:
         """See :func:`vader.protocols.ability`."""
         return ability(self.kind, self.component, wanted)
+
+    @cached_property
+    def owner(self) -> Subject | None:
+        """The backbone whose latents it scores; None for what does not score latents.
+
+        Raises:
+            Failed: it scores latents, and was given none.
+        """
+        if self.kind != "reward" or self.capability("input") != "latents":
+            return None
+        if self._backbone is None:
+            raise Failed("it scores latents: give the kit the backbone that they are of.")
+        return self._backbone if isinstance(self._backbone, Subject) else Subject("backbone", self._backbone)
 
     # -- building it
 
@@ -200,7 +217,8 @@ class Subject:
 
         runtime = Runtime(torch.device("cpu"), dtype or torch.float32)
         if self.kind == "reward":
-            return assemble_rewards({"reward": part}, runtime.device, runtime.dtype)["reward"]
+            owner = self.owner.live(dtype) if self.owner is not None else None
+            return assemble_rewards({"reward": part}, runtime.device, runtime.dtype, None, owner)["reward"]
         return part.build(runtime=runtime, video=self.video, **offered)
 
     def live(self, dtype: torch.dtype | None = None) -> Any:
@@ -212,7 +230,15 @@ class Subject:
     # -- feeding it
 
     def clips(self, b: int, f: int, h: int | None = None, w: int | None = None) -> Tensor:
-        """``(b f 3 h w)`` float32 in [0, 1], the same for the same arguments; every clip and frame is another."""
+        """``(b f 3 h w)`` float32 in [0, 1], the same for the same arguments; every clip and frame is another.
+
+        For a reward that scores latents, such latents, ``(b ...)``, of the size that the backbone makes.
+        """
+        if self.owner is not None:
+            import torch
+
+            shape = self.owner.live().latent_shape(self.owner.video)
+            return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(row)) for row in range(b)])
         height, width = h or self.size[0], w or self.size[1]
         if self.make_clips is not None:
             return self.make_clips(b, f, height, width)
