@@ -33,7 +33,7 @@ EXPORTED = {
     "read_weighted", "recompute_layers", "shapes_of", "shown", "tiny_t5", "tiny_umt5", "to_uint8", "unreadable",
     "ExpertOptions", "call_denoiser", "Images", "TakesImage", "first_latents", "pixels", "LimitsAdapters",
     "HoldsPrompts", "write_adapter", "user_path", "GivesNotices",
-    "HoldsPrompts", "write_adapter", "EncodesClips", "GivesTrunk", "LatentReward", "Layers", "encoded_by_factor",
+    "EncodesClips", "GivesTrunk", "LatentReward", "Layers", "encoded_by_factor",
     "encoded_by_statistics",
 }  # fmt: skip
 
