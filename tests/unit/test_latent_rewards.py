@@ -11,7 +11,7 @@ from tests.method_context import PROMPTS, SEEDS, STEPS, backbone, batch, context
 from torch import Tensor
 
 from vader.diffusion.gradient import Window
-from vader.errors import SpecError
+from vader.errors import ComponentError, SpecError
 from vader.methods.objective import Objective, Term
 from vader.protocols import Conditioning
 from vader.resolve.validate import check
@@ -75,7 +75,7 @@ def test_a_score_of_another_shape_is_named() -> None:
             return latents
 
     made = backbone("flow")
-    with pytest.raises(ValueError, match=r"reward 'reward' gave scores of shape \(4, 4, .*expected \(4,\)"):
+    with pytest.raises(ComponentError, match=r"reward 'reward' gave scores of shape \(4, 4, .*expected \(4,\)"):
         context(made, reward=Odd()).sample_and_score(batch(made), Window(0, 1))
 
 

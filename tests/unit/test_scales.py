@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean, pvariance
 from typing import Any
 
@@ -16,6 +17,7 @@ from vader.errors import SpecError
 from vader.methods.contrast import Contrast, phrased
 from vader.methods.objective import Objective, Term
 from vader.methods.scales import DECAY, Scale
+from vader.methods.scoring import ask_reward
 from vader.resolve.validate import check
 from vader.spec import RunSpec
 
@@ -83,7 +85,8 @@ class Letters:
 def test_a_contrast_is_one_phrase_against_another() -> None:
     frames = torch.rand(2, 1, 3, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     prompts = [Prompt("a fox", {"object": "fox"}), Prompt("rain")]
-    found = Contrast("vivid", "{prompt}, dull and grey", 0.25).score(Letters(), frames, prompts)["score"]
+    ask = partial(ask_reward, "letters", Letters(), frames)
+    found = Contrast("vivid", "{prompt}, dull and grey", 0.25).score(ask, prompts)["score"]
     means = frames.mean(dim=(1, 2, 3, 4))
     lengths = [(len("vivid a fox"), len("a fox, dull and grey")), (len("vivid rain"), len("rain, dull and grey"))]
     wanted = [1.25 * positive - negative for positive, negative in lengths]

@@ -42,6 +42,7 @@ _PUBLIC = {
     "CheckpointError": "vader.errors",
     "RunFolderError": "vader.errors",
     "LaunchError": "vader.errors",
+    "ComponentError": "vader.errors",
     "NonFiniteError": "vader.errors",
 }
 
@@ -49,6 +50,7 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from vader.errors import CheckpointError as CheckpointError
+    from vader.errors import ComponentError as ComponentError
     from vader.errors import LaunchError as LaunchError
     from vader.errors import NonFiniteError as NonFiniteError
     from vader.errors import RegistryError as RegistryError

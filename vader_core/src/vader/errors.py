@@ -12,6 +12,7 @@
     ├── CheckpointError        a checkpoint cannot be written, read or resumed
     ├── RunFolderError         the output folder cannot hold the run
     ├── LaunchError            the processes started are not the processes asked for
+    ├── ComponentError         a component, a listener or a tracker raised, or gave what it must not
     ├── IsolationError         a reward in another process ended, hung or raised
     ├── PathError              a path that no file can have
     └── NonFiniteError         loss or gradient stayed NaN or infinite
@@ -24,7 +25,9 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 _SHORT = reprlib.Repr()
@@ -120,6 +123,35 @@ class RunFolderError(VaderError, OSError):
 
 class LaunchError(VaderError, RuntimeError):
     """The processes started are not the processes asked for."""
+
+
+class ComponentError(VaderError, RuntimeError):
+    """A component, a listener or a tracker raised, or gave what it must not. Its error, the cause, says where."""
+
+
+class _Blame(AbstractContextManager[None]):
+    """See :func:`blame`. No generator, for which a ``StopIteration`` would mean something else."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, VaderError | KeyboardInterrupt | GeneratorExit):
+            raise ComponentError(f"{self._what} raised {type(error).__name__}: {error}") from error
+
+
+def blame(what: str) -> AbstractContextManager[None]:
+    """Whatever is raised in the block is an error that names what raised it; ``SystemExit`` too.
+
+    Args:
+        what: the component and its name.
+
+    Raises:
+        ComponentError: unless it is an error of vader's, or Ctrl-C.
+    """
+    return _Blame(what)
 
 
 class IsolationError(VaderError, RuntimeError):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeGuard, cast
 
 import torch
@@ -20,7 +20,9 @@ from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.diffusion.shortcuts import Shortcuts
 from vader.methods.contrast import Contrast
 from vader.methods.objective import Objective
+from vader.methods.scoring import ask_latent_reward, ask_reward
 from vader.protocols import (
+    SCORE,
     Backbone,
     Batch,
     Branch,
@@ -32,7 +34,6 @@ from vader.protocols import (
     VariesGuidance,
     Video,
     capability,
-    score_and_parts,
 )
 from vader.shapes import Frames, Latents, Scores
 from vader.weights import lora
@@ -203,16 +204,16 @@ class RolloutContext:
         gradient.
 
         Raises:
-            ValueError: a reward gave scores of another shape.
+            ComponentError: a reward raised, gave no such scores, or changed the frames.
         """
         scores: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
         with self.timer("reward"):
             for key, reward in self.frame_rewards.items():
-                contrast = self.contrasts.get(key)
-                given = contrast.score(reward, frames, prompts) if contrast else reward.score(frames, prompts)
-                scores[key], named = _checked(key, given, len(prompts))
-                parts |= named
+                contrast, ask = self.contrasts.get(key), partial(ask_reward, key, reward, frames)
+                named = contrast.score(ask, prompts) if contrast else dict(ask(prompts))
+                scores[key] = named.pop(SCORE)
+                parts |= {f"{key}/{name}": part for name, part in named.items()}
         return scores | parts
 
     def score_latents(self, latents: Latents, timestep: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
@@ -224,12 +225,12 @@ class RolloutContext:
             conditioning: of the ``b`` prompts.
 
         Raises:
-            ValueError: a reward gave scores of another shape.
+            ComponentError: a reward raised, gave no such scores, or changed the latents.
         """
         at = timestep.to(latents.device).expand(len(latents))
         with self.timer("reward"):
             return {
-                key: _checked(key, reward.score(latents, at, conditioning), len(latents))[0]
+                key: ask_latent_reward(key, reward, latents, at, conditioning)
                 for key, reward in self.latent_rewards.items()
             }
 
@@ -307,16 +308,3 @@ class RolloutContext:
         with self.base():
             reference = self.predict_at(conditioning, latents, i, recompute=False)
         return (upcast(prediction) - upcast(reference)).square().flatten(1).mean(1) / 2
-
-
-def _checked(key: str, given: Any, clips: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """The score that counts of what a reward gave, and its parts, named after it.
-
-    Raises:
-        ValueError: they are not one a clip.
-    """
-    try:
-        score, parts = score_and_parts(given, clips)
-    except ValueError as error:
-        raise ValueError(f"reward {key!r} {error}") from error
-    return score, {f"{key}/{name}": part for name, part in parts.items()}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vader.protocols import SCORE, Prompt, Reward
+from vader.errors import ComponentError
+from vader.protocols import Prompt
 
 if TYPE_CHECKING:
-    from vader.shapes import Frames, Scores
+    from vader.shapes import Scores
 
 _PLACE = "{prompt}"
+Ask = Callable[[Sequence[Prompt]], Mapping[str, "Scores"]]
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,22 @@ class Contrast:
     negative: str
     k: float = 0.0
 
-    def score(self, reward: Reward, frames: Frames, prompts: Sequence[Prompt]) -> dict[str, Scores]:
-        """``(b f c h w)`` in [0, 1] and ``b`` prompts -> scores ``(b,)`` by name. The reward is asked twice."""
-        positive = _named(reward.score(frames, [phrased(self.positive, prompt) for prompt in prompts]))
-        negative = _named(reward.score(frames, [phrased(self.negative, prompt) for prompt in prompts]))
+    def score(self, ask: Ask, prompts: Sequence[Prompt]) -> dict[str, Scores]:
+        """Scores ``(b,)`` by name.
+
+        Args:
+            ask: gives a reward's scores of ``b`` clips for these prompts. It is asked twice.
+            prompts: of the clips.
+
+        Raises:
+            ComponentError: the two have other names.
+        """
+        positive = ask([phrased(self.positive, prompt) for prompt in prompts])
+        negative = ask([phrased(self.negative, prompt) for prompt in prompts])
+        if set(positive) != set(negative):
+            names = " and ".join(", ".join(sorted(one)) for one in (positive, negative))
+            raise ComponentError(f"a reward with a contrast gave scores called {names}; expected the same names twice.")
         return {name: (1 + self.k) * score - negative[name] for name, score in positive.items()}
-
-
-def _named(given: Scores | Mapping[str, Scores]) -> Mapping[str, Scores]:
-    return given if isinstance(given, Mapping) else {SCORE: given}
 
 
 def phrased(phrase: str, prompt: Prompt) -> Prompt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import re
 import sys
 import warnings
@@ -107,11 +108,46 @@ def misfit(kind: str, component: Any) -> Diagnosis | None:
     if version != API_VERSION:
         return wrong_api(version)
     if kind == "reward" and callable(component) and not isinstance(component, type) and not hasattr(component, "score"):
-        return None
+        return _uncallable("it", component, _arguments(component, "score"))
     missing = [name for name in METHODS.get(kind, ()) if not callable(getattr(component, name, None))]
     if missing:
         what = f"class {component.__name__}" if isinstance(component, type) else type(component).__name__
         cause = f"{what} has no {' and no '.join(missing)}, which a {kind} must have."
+        return Diagnosis("broken", cause, "Its author must correct that.")
+    for name in METHODS.get(kind, ()):
+        wanted = _arguments(component, name)
+        if wanted and (found := _uncallable(name, getattr(component, name), _with_self(component, name, wanted))):
+            return found
+    return None
+
+
+_ARGUMENTS = {"score": ("frames", "prompts"), "draw": ("n", "rng")}
+"""Method -> what it is called with, where a component may be anyone's first."""
+
+
+def _arguments(component: Any, method: str) -> tuple[str, ...]:
+    if method == "score" and capability(component, "input") == "latents":
+        return "latents", "timestep", "conditioning"
+    return _ARGUMENTS.get(method, ())
+
+
+def _with_self(component: Any, name: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """A function of a class that is not yet constructed takes the object too."""
+    plain = isinstance(component, type) and inspect.isfunction(inspect.getattr_static(component, name, None))
+    return ("self", *wanted) if plain else wanted
+
+
+def _uncallable(name: str, function: Any, wanted: tuple[str, ...]) -> Diagnosis | None:
+    """Why a function cannot be called with these arguments, by place; None when it can, or that is not known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*wanted)
+    except TypeError:
+        called = ", ".join(wanted)
+        cause = f"{name} is written {cut(f'{name}{signature}', plain=True)}; it is called with ({called})."
         return Diagnosis("broken", cause, "Its author must correct that.")
     return None
 

@@ -5,8 +5,29 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
-from vader.protocols import Prompt
+from vader.errors import ComponentError, blame, cut
+from vader.protocols import Prompt, PromptSource
+
+
+def drawn(source: PromptSource, n: int, rng: random.Random) -> list[Prompt]:
+    """``n`` prompts of a source, judged.
+
+    Raises:
+        ComponentError: it raised, or gave something else.
+    """
+    what = f"prompt source {type(source).__name__}"
+    with blame(what):
+        given: Any = source.draw(n, rng)
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ComponentError(f"{what} gave {cut(given)}; expected a list of {n} vader.Prompt.")
+    wrong = next((one for one in given if not (isinstance(one, Prompt) and isinstance(one.text, str))), None)
+    if wrong is not None or None in given:
+        raise ComponentError(f"{what} gave {cut(wrong)} for a prompt; expected vader.Prompt(text).")
+    if len(given) != n:
+        raise ComponentError(f"{what} gave {len(given)} prompts when asked for {n}; expected exactly as many.")
+    return list(given)
 
 
 def draw_evenly(prompts: Sequence[Prompt], n: int, rng: random.Random) -> list[Prompt]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from vader.errors import cut
 
 if TYPE_CHECKING:
     from vader.shapes import Scores
@@ -20,14 +22,26 @@ def score_and_parts(given: Scores | Mapping[str, Scores], clips: int) -> tuple[S
         clips: how many it was given.
 
     Raises:
-        ValueError: a mapping without :data:`SCORE`, or scores of another shape than ``(clips,)``.
+        ValueError: a mapping without :data:`SCORE`, or scores that are no floating-point tensor ``(clips,)``.
     """
     named = dict(given) if isinstance(given, Mapping) else {SCORE: given}
     if SCORE not in named:
-        raise ValueError(f"gave scores called {', '.join(named) or 'nothing'}; expected one called {SCORE!r}.")
+        names = ", ".join(cut(str(name), plain=True) for name in list(named)[:12])
+        raise ValueError(f"gave scores called {names or 'nothing'}; expected one called {SCORE!r}.")
     for name, score in named.items():
-        if tuple(score.shape) != (clips,):
-            which = "scores" if name == SCORE else f"scores {name!r}"
-            raise ValueError(f"gave {which} of shape {tuple(score.shape)}; expected ({clips},), one a clip.")
+        which = "scores" if name == SCORE else f"scores {cut(name)}"
+        _require_scores(score, which, clips)
     score = named.pop(SCORE)
     return score, {name: part.detach() for name, part in named.items()}
+
+
+def _require_scores(given: Any, which: str, clips: int) -> None:
+    expected = f"expected a floating-point tensor of shape ({clips},), one score a clip"
+    floating = getattr(getattr(given, "dtype", None), "is_floating_point", None)  # torch is not imported to ask
+    if floating is None:
+        found = "None" if given is None else f"a {type(given).__name__}, {cut(given)}"
+        raise ValueError(f"gave {which} that are no tensor but {found}; {expected}.")
+    if tuple(given.shape) != (clips,):
+        raise ValueError(f"gave {which} of shape {tuple(given.shape)}; expected ({clips},), one a clip.")
+    if not floating:
+        raise ValueError(f"gave {which} of {given.dtype}; {expected}. Convert them with .float().")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from vader.errors import Problem, SpecError
-from vader.protocols import LatentReward, Reward
+from vader.protocols import LatentReward, Reward, capabilities_of
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
 from vader.spec import RolloutSpec
@@ -26,10 +26,13 @@ class FunctionReward:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
+        for name in capabilities_of("reward"):
+            if hasattr(function, name):
+                setattr(self, name, getattr(function, name))
 
-    def score(self, frames: Any, prompts: Any) -> Any:
-        """See :class:`vader.protocols.Reward`."""
-        return self._function(frames, prompts)
+    def score(self, *seen: Any) -> Any:
+        """See :class:`vader.protocols.Reward` and :class:`vader.protocols.LatentReward`."""
+        return self._function(*seen)
 
 
 def assemble_rewards(

@@ -5,6 +5,7 @@ Nothing is asked but class attributes, cheap constructors and, for an adapter th
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from vader.errors import PathError, Problem, SpecError, WeightsError
+from vader.errors import ComponentError, PathError, Problem, SpecError, WeightsError, cut
 from vader.plugins.inventory import require_sound
+from vader.plugins.registry import misfit
+from vader.prompts import drawn
 from vader.protocols import GivesNotices, HoldsPrompts, PromptSource, Video
 from vader.resolve import adapter_source
 from vader.resolve.components import ComponentResolver, ResolvedComponent
@@ -78,6 +81,43 @@ def resolve(
     if plan is None:
         raise SpecError(shortened(walk.problems), source.name)
     return plan
+
+
+def _no_reward(component: Any) -> str | None:
+    """Why an object passed from Python cannot be a reward; None when it can."""
+    if isinstance(component, str):
+        return f"found the text {cut(component)}; expected an object. A reward is named in the spec, under rewards."
+    if not callable(component) and not hasattr(component, "score"):
+        return f"found {cut(component)}; expected an object with score, a class or a function."
+    if verdict := misfit("reward", component):
+        return f"{cut(getattr(component, '__name__', type(component).__name__))} is refused: {verdict}"
+    if isinstance(component, type):
+        options = getattr(component, "Options", None)
+        try:
+            given = () if options is None else (options(),)
+            inspect.signature(component).bind_partial(*given)
+            needed = _needed(component, len(given))
+        except (TypeError, ValueError) as error:
+            return f"{component.__name__} cannot be constructed without options: {cut(str(error), plain=True)}"
+        if needed:
+            message = f"{component.__name__} needs {', '.join(needed)}; offered are {', '.join(_OFFERED)}."
+            return f"{message} Pass an object, or a reward of the spec with options."
+    return None
+
+
+_OFFERED = ("runtime", "video", "backbone")
+"""What the constructor of a reward may ask for."""
+
+
+def _needed(component: type, given: int) -> list[str]:
+    """Arguments of a constructor that nothing gives."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = list(inspect.signature(component).parameters.values())[given:]
+    return [
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind not in kinds and one.name not in _OFFERED
+    ]
 
 
 class _Walk:
@@ -166,8 +206,14 @@ class _Walk:
         """Rewards by key: those of the spec, and those that were passed as objects."""
         found = self._parts.found
         parts = {spec.key: found[(*base, index)] for index, spec in enumerate(specs) if (*base, index) in found}
-        for component in extra:
+        if isinstance(extra, str) or not isinstance(extra, Sequence):
+            self._say([("rewards", f"the argument rewards is {cut(extra)}; expected a list of rewards.")])
+            return parts
+        for index, component in enumerate(extra):
             name = getattr(component, "__name__", type(component).__name__)
+            if wrong := _no_reward(component):
+                self._say([("rewards", f"the argument rewards, place {index}: {wrong}")])
+                continue
             if name in parts:
                 self._say([("rewards", f"two rewards are called {name!r}. Give the one in the spec a label.")])
             options = getattr(component, "Options", None) if isinstance(component, type) else None
@@ -230,9 +276,14 @@ class _Walk:
         except ValueError as error:
             self.problems.append(self._source.problem((*loc, "options"), str(error)))
             return None
-        if isinstance(source, GivesNotices):
-            self.notices += source.notices()
+        try:
+            few = drawn(source, _LOOKED_AT, random.Random(0))
+            held = source.held() if isinstance(source, HoldsPrompts) else few
+            if isinstance(source, GivesNotices):
+                self.notices += source.notices()
+        except ComponentError as error:
+            self.problems.append(self._source.problem((*loc, "name"), f"{part.name!r}: {error}"))
+            return None
         if backbone is not None:
-            held = source.held() if isinstance(source, HoldsPrompts) else source.draw(_LOOKED_AT, random.Random(0))
             self._say(prompts_fit(backbone, held, ".".join(map(str, (*loc, "options")))))
         return source

@@ -12,7 +12,7 @@ from torch import Tensor
 from vader.diffusion.frames import tile, write_clip
 from vader.diffusion.gradient import no_gradient
 from vader.diffusion.seeding import derive
-from vader.errors import RunFolderError
+from vader.errors import Problem, RunFolderError, SpecError, cut
 from vader.paths import user_path
 from vader.protocols import Prompt
 from vader.resolve.validate import Spec
@@ -68,6 +68,15 @@ def generate(
         SpecError: the spec is wrong; or a prompt's image is, or it lacks one that the model needs.
         WeightsError: weights or adapter cannot be loaded.
     """
+    if isinstance(prompts, str | Prompt):
+        message = f"found {cut(str(prompts))}, one prompt; expected a list of prompts, such as ['a fox']."
+        raise SpecError([Problem("prompts", message)], "the arguments")
+    wrong_prompt = [one for one in prompts if not isinstance(one, str | Prompt)]
+    if wrong_prompt:
+        message = f"found {cut(wrong_prompt[0])}; expected texts or vader.Prompt."
+        raise SpecError([Problem("prompts", message)], "the arguments")
+    if isinstance(seeds, int | str):
+        raise SpecError([Problem("seeds", f"found {cut(seeds)}; expected a list, such as [0].")], "the arguments")
     if not prompts or not seeds:
         raise ValueError("generate needs at least one prompt and one seed.")
     if file_type not in ("mp4", "gif", "png"):

@@ -16,6 +16,7 @@ from vader.diffusion.seeding import derive, stream
 from vader.errors import NonFiniteError
 from vader.methods.context import PhaseTimer
 from vader.methods.objective import Objective
+from vader.prompts import drawn
 from vader.protocols import Batch, Loss, Method, PromptSource
 from vader.spec import TrainSpec
 from vader.weights.lora import set_dropout
@@ -142,8 +143,8 @@ class TrainStep:
         size, world, rank = spec.batch_size, engine.num_processes, engine.process_index
         shared, start = self._method.group_size, step - step % self._method.inner_epochs
         clips = size * world * spec.gradient_accumulation
-        drawn = self._prompts.draw(clips // shared, stream(spec.seed, "prompts", start))
-        prompts = [prompt for prompt in drawn for _ in range(shared)]
+        chosen = drawn(self._prompts, clips // shared, stream(spec.seed, "prompts", start))
+        prompts = [prompt for prompt in chosen for _ in range(shared)]
         batches: list[Batch] = []
         for micro in range(spec.gradient_accumulation):
             first = (micro * world + rank) * size

@@ -13,6 +13,7 @@ from vader.diffusion.frames import write_clip
 from vader.diffusion.gradient import no_gradient
 from vader.diffusion.seeding import derive, stream
 from vader.methods.context import RolloutContext
+from vader.prompts import drawn
 from vader.protocols import Prompt, PromptSource
 from vader.runs.events import ValidationClip
 from vader.runs.folder import written_scale
@@ -26,7 +27,7 @@ Keep = Callable[[int, Frames], str | None]
 
 def chosen(spec: ValidationSpec, source: PromptSource) -> tuple[list[Prompt], list[int]]:
     """Prompts and noise seeds of a validation, the same at every call."""
-    prompts = source.draw(spec.clips, stream(spec.seed, "validation"))
+    prompts = drawn(source, spec.clips, stream(spec.seed, "validation"))
     return prompts, [derive(spec.seed, "clip", index) for index in range(spec.clips)]
 
 

@@ -71,6 +71,9 @@ def read_source(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Seque
     else:
         message = f"expected the path of a YAML file, a mapping or a RunSpec; found {cut(spec)}."
         raise SpecError([Problem("", message)])
+    if isinstance(overrides, str):
+        message = f"found the text {cut(overrides)}; expected a list such as ['train.steps=50']."
+        raise SpecError([Problem("overrides", message)], source.name)
     problems = [problem for override in overrides if (problem := _override(source, override))]
     if problems:
         raise SpecError(problems, source.name)
