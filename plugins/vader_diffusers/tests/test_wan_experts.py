@@ -138,3 +138,27 @@ def test_every_adapter_has_a_gradient_though_its_expert_has_no_part(folder):
 def test_guidance_of_each_expert(folder):
     backbone = Wan22(Wan22Options(weights=str(folder), guidance_scale_2=3.0), Runtime(CPU, torch.float32))
     assert [backbone.guidance_scale_at(s, t, 4) for s, t in [(5, 875), (5, 874), (1, 100)]] == [5, 3, 1]
+
+
+@pytest.mark.parametrize("offload", ["keep", "cpu"])
+def test_a_frozen_adapter_is_fused_into_its_expert(folder, tmp_path, offload):
+    """A file as the pipeline's ``load_lora_weights`` reads it, into one expert; the other stays as it was."""
+    import vader
+    from vader.resolve.build import assemble_backbone
+    from vader.resolve.validate import resolve
+    from vader.weights.lora import save
+
+    one, _ = adapted(folder, experts=("low",))
+    (tmp_path / "adapter").mkdir()
+    save(one.denoiser, tmp_path / "adapter", "transformer", ("low",))
+    frozen = {"init": str(tmp_path / "adapter" / "pytorch_lora_weights.safetensors"), "expert": "low"}
+    options = {"weights": str(folder), "expert_offload": offload}
+    spec = {"backbone": {"name": "wan22", "options": options, "frozen_adapters": [frozen]}, "prompts": "shapes"}
+    video = {"frames": 5, "height": 32, "width": 32}
+    fused = assemble_backbone(resolve({**spec, "video": video}, training=False), CPU, torch.float32)
+    with torch.no_grad():
+        conditioning = one.encode(PROMPTS)
+        torch.testing.assert_close(clean(fused, conditioning)[0], clean(one, conditioning)[0], atol=1e-5, rtol=0)
+    del frozen["expert"]
+    with pytest.raises(vader.SpecError, match="cannot fuse an adapter into None; expected 'high' or 'low'"):
+        resolve({**spec, "video": video}, training=False)

@@ -26,6 +26,7 @@ class Wan22(wan_parts.GuidesExperts, sdk.FamilyBackbone):
     default_sampler = Wan.default_sampler
     experts = tuple(wan_parts.EXPERTS)
     memory_options = wan_parts.MEMORY
+    published_layers = Wan.published_layers
     family = replace(
         Wan.family,
         title="Wan 2.2 A14B text-to-video",

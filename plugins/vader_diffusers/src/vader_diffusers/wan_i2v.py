@@ -83,6 +83,7 @@ class Wan22I2V(wan_parts.GuidesExperts, sdk.FamilyBackbone):
     takes_image: ClassVar[sdk.TakesImage] = "required"
     experts = tuple(wan_parts.EXPERTS)
     memory_options = wan_parts.MEMORY
+    published_layers = Wan.published_layers
     family = replace(
         WanI2V.family,
         title="Wan 2.2 A14B image-to-video",

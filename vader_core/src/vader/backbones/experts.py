@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -34,6 +35,12 @@ class Shelf(nn.Module):
         """Copy the weights to the device."""
         for weight, (module, name) in zip(self.parameters(), self._places, strict=True):
             module._parameters[name] = nn.Parameter(weight.to(self._device), requires_grad=False)
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Take up what was changed in the copies."""
+        for weight, (module, name) in zip(self.parameters(), self._places, strict=True):
+            weight.copy_(cast(Tensor, module._parameters[name]))
 
     def put_back(self) -> None:
         """Let the copies go."""
@@ -95,6 +102,11 @@ class ExpertRouter(nn.Module):
             output.register_hook(lambda _: self.use(name))  # type: ignore[no-untyped-call]
         return output
 
+    def keep(self) -> None:
+        """Keep what was changed in the weights of the expert in use."""
+        if self._fetched:
+            self._shelves[self._fetched].store()
+
     def use(self, name: str) -> None:
         """Have an expert's weights on the device: before it is called, and before backward goes through it."""
         if not self._shelves or name == self._fetched:
@@ -103,6 +115,18 @@ class ExpertRouter(nn.Module):
             self._shelves[self._fetched].put_back()
         self._shelves[name].fetch()
         self._fetched = name
+
+
+@contextmanager
+def edited(denoiser: nn.Module, expert: str | None) -> Iterator[nn.Module]:
+    """A denoiser, or one of its experts, whose weights may be changed while the context lasts."""
+    if expert is None:
+        yield denoiser
+        return
+    assert isinstance(denoiser, ExpertRouter)
+    denoiser.use(expert)
+    yield denoiser.experts[expert]
+    denoiser.keep()
 
 
 def route(

@@ -70,13 +70,16 @@ def assemble_backbone(plan: Plan, device: torch.device, dtype: torch.dtype) -> B
     Raises:
         WeightsError: weights or a frozen adapter cannot be loaded, or are of different models.
     """
+    from vader.backbones.experts import edited
     from vader.protocols import Runtime
     from vader.resolve import adapter_source
     from vader.weights import lora
 
     backbone = cast("Backbone", plan.backbone.build(runtime=Runtime(device, dtype), video=plan.video))
-    for path, scale in plan.frozen_adapters:
-        lora.fuse(backbone.denoiser, adapter_source.read_frozen(plan.backbone, path), scale, str(path))
+    for path, scale, expert in plan.frozen_adapters:
+        adapter = adapter_source.read_frozen(plan.backbone, path)
+        with edited(backbone.denoiser, expert) as network:
+            lora.fuse(network, adapter, scale, str(path))
     if plan.spec.train.gradient_checkpointing:
         backbone.enable_gradient_checkpointing()
     return backbone

@@ -34,6 +34,14 @@ def clip_fits(spec: RunSpec, backbone: ResolvedComponent, video: Video) -> Itera
         yield "train.gradient_checkpointing", f"backbone {backbone.name!r} has none; set it to false."
 
 
+def expert_fits(backbone: ResolvedComponent, expert: str | None, path: str) -> Iterator[Finding]:
+    """An adapter that is fused says which expert it is for, where there are experts, and only there."""
+    experts = backbone.capability("experts")
+    if expert not in (experts or (None,)):
+        wanted = " or ".join(map(repr, experts)) if experts else "null: it has no experts"
+        yield path, f"backbone {backbone.name!r} cannot fuse an adapter into {expert!r}; expected {wanted}."
+
+
 def prompts_fit(backbone: ResolvedComponent, prompts: Iterable[Prompt], path: str) -> Iterator[Finding]:
     """The backbone can make clips of every prompt: each has an image where one is needed, and none where none is."""
     wrong = list(filter(None, (unwanted(backbone.capability("takes_image"), prompt) for prompt in prompts)))

@@ -16,7 +16,8 @@ class Plan:
     """A spec that has been judged: resolved, its components known, its prompt sources open, no weight loaded.
 
     ``initial_adapter`` is where the adapter starts from; None for zero, and for one of the hub that was not downloaded.
-    ``frozen_adapters`` are those that are fused, each with its scale, save those of the hub that were not downloaded.
+    ``frozen_adapters`` are those that are fused, each with its scale and expert, save those of the hub that were not
+    downloaded.
     ``notices`` is what a user should know of how the spec was read.
     """
 
@@ -30,5 +31,5 @@ class Plan:
     rewards: Mapping[str, ResolvedComponent]
     held_out: Mapping[str, ResolvedComponent]
     initial_adapter: Path | None
-    frozen_adapters: tuple[tuple[Path, float], ...] = ()
+    frozen_adapters: tuple[tuple[Path, float, str | None], ...] = ()
     notices: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from vader.prompts import drawn
 from vader.protocols import GivesNotices, HoldsPrompts, PromptSource, Video
 from vader.resolve import adapter_source
 from vader.resolve.components import ComponentResolver, ResolvedComponent
-from vader.resolve.fit import clip_fits, method_fits, prompts_fit, rewards_fit, sampler_fits
+from vader.resolve.fit import clip_fits, expert_fits, method_fits, prompts_fit, rewards_fit, sampler_fits
 from vader.resolve.machine import machine_fits
 from vader.resolve.plan import Plan
 from vader.spec import RunSpec
@@ -250,16 +250,17 @@ class _Walk:
 
     def _frozen(
         self, spec: RunSpec, backbone: ResolvedComponent | None, download: bool
-    ) -> tuple[tuple[Path, float], ...]:
+    ) -> tuple[tuple[Path, float, str | None], ...]:
         """The adapters that are fused, each readable."""
         found = []
         for index, adapter in enumerate(spec.backbone.frozen_adapters if backbone is not None else ()):
             assert backbone is not None
+            self._say(expert_fits(backbone, adapter.expert, f"backbone.frozen_adapters.{index}.expert"))
             try:
                 path = adapter_source.locate(adapter.init, cached=not download)
                 if path is not None:
                     adapter_source.read_frozen(backbone, path)
-                    found.append((path, adapter.scale))
+                    found.append((path, adapter.scale, adapter.expert))
             except PathError:
                 pass  # what is wrong with it is said already
             except WeightsError as error:

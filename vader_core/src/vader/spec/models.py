@@ -56,6 +56,7 @@ class FrozenAdapterSpec(Options):
 
     init: str = Field(min_length=1, description="Folder, file or hub:owner/name[:file], in any format.")
     scale: float = Field(1.0, description="Factor of its update.")
+    expert: str | None = Field(None, min_length=1, description="Of a model with experts, the one that it is for.")
 
 
 class BackboneSpec(ComponentSpec):
