@@ -22,11 +22,12 @@ RULE = "Plugins see what is public, and nothing else"
 PUBLIC = {"vader": vader, "vader.sdk": vader.sdk, "vader.testing": vader.testing}
 
 EXPORTED = {
-    "AdapterSpec", "Branch", "CachesConditioning", "CausalPrefix", "Conversion", "Convertible", "Difference",
+    "AdapterSpec", "Branch", "CachesConditioning", "CausalPrefix", "Conversion", "Convertible", "DecodePlan",
+    "DecodesForReward", "Difference",
     "ExportsNative", "Family", "FamilyBackbone", "FamilyOptions", "Frames", "Grid", "INDEX", "Latents",
     "MetaBuildable", "MetaTokens", "NamedPromptSets", "NativeAdapters", "PEFT_CONFIG", "PICKLED", "Parts",
     "PerFrame", "PipelineFolder", "Place", "Prediction", "Problem", "SAFETENSORS", "Scores", "StartsFromNative",
-    "TEXT_WIDTH", "ValidatesSpec", "VariesGuidance", "by_factor", "by_statistics", "byte_tokenizer",
+    "TEXT_WIDTH", "ValidatesSpec", "VariesGuidance", "WholeClip", "by_factor", "by_statistics", "byte_tokenizer",
     "check_safetensors", "compare_shapes", "diffusion_schedule", "draw_evenly", "draw_weighted", "first_line",
     "flow_schedule", "flow_step", "frame_indices", "from_signed", "hub_file", "hub_folder", "is_hub_id",
     "load_pickled", "meta_network", "pipeline_encode", "published_as", "read_adapter", "read_prompts",

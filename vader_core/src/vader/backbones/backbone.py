@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vader.backbones.decoding import frame_indices
@@ -12,7 +12,7 @@ from vader.backbones.kernels import choose_attention
 from vader.backbones.parts import Parts, class_named
 from vader.backbones.text import TextSide
 from vader.errors import WeightsError
-from vader.protocols import Branch, Conditioning, NoiseSchedule, Prediction, Prompt, Runtime, Video
+from vader.protocols import Branch, Conditioning, DecodePlan, NoiseSchedule, Prediction, Prompt, Runtime, Video
 
 if TYPE_CHECKING:
     import torch
@@ -163,7 +163,20 @@ class FamilyBackbone:
 
         return from_signed(self.decode_signed(latents, frames))
 
-    def decode_signed(self, latents: Latents, frames: Sequence[int] | None = None) -> Tensor:
+    @classmethod
+    def decode_modes(cls, options: FamilyOptions) -> Collection[str]:
+        """See :class:`vader.protocols.DecodesForReward`."""
+        return cls.family.decoder.modes(cls.family.modules["vae"].rpartition(".")[2])
+
+    def decode_for_reward(self, latents: Latents, frames: Sequence[int], plan: DecodePlan) -> Frames:
+        """See :class:`vader.protocols.DecodesForReward`."""
+        from vader.diffusion.frames import from_signed
+
+        return from_signed(self.decode_signed(latents, frames, plan))
+
+    def decode_signed(
+        self, latents: Latents, frames: Sequence[int] | None = None, plan: DecodePlan | None = None
+    ) -> Tensor:
         """Pixels of the wanted frames as the autoencoder gives them: about [-1, 1], not clamped. See :meth:`decode`.
 
         Returns:
@@ -174,7 +187,7 @@ class FamilyBackbone:
         decoder = self.family.decoder
         wanted = frame_indices(frames, decoder.frames(latents.shape[2], self.family.grid))
         with torch.autocast(latents.device.type, enabled=False):
-            return decoder(self, latents, wanted)
+            return decoder(self, latents, wanted, plan or DecodePlan())
 
     def latent_shape(self, video: Video) -> tuple[int, ...]:
         """``(c, f, h, w)`` of one clip's latents."""

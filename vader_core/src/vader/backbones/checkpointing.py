@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +20,21 @@ def recompute_layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> 
     for layer in network.modules():
         if isinstance(layer, kinds):
             layer.forward = _recomputed(layer.forward)
+
+
+@contextmanager
+def recomputing(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """What these layers do inside is made again in backward (non-reentrant)."""
+    before = {layer: vars(layer).get("forward") for layer in layers}
+    for layer in before:
+        layer.forward = _recomputed(layer.forward)
+    try:
+        yield
+    finally:
+        for layer, forward in before.items():
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
 def _recomputed(forward: Any) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vader.protocols import DecodePlan
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,7 +23,15 @@ class Decoder(Protocol):
         """How many frames latents hold."""
         ...
 
-    def __call__(self, backbone: FamilyBackbone, latents: Latents, wanted: Sequence[int]) -> Tensor:
+    def modes(self, autoencoder: str) -> frozenset[str]:
+        """The fields of a :class:`vader.DecodePlan` that may differ from their defaults.
+
+        Args:
+            autoencoder: its class in diffusers.
+        """
+        ...
+
+    def __call__(self, backbone: FamilyBackbone, latents: Latents, wanted: Sequence[int], plan: DecodePlan) -> Tensor:
         """The wanted frames, about [-1, 1], not clamped: ``(b c f h w)`` latents -> ``(b f 3 h w)``."""
         ...
 
@@ -76,8 +86,9 @@ def by_factor(vae: Any, latents: Latents) -> Latents:
 class CausalPrefix:
     """For causal autoencoders: a frame depends on its own and earlier latent frames only.
 
-    So the shortest prefix of latent frames that holds the wanted ones gives the same pixels as all of them, and frames
-    near the start are cheap.
+    Where the autoencoder's class has a chain of stages (:mod:`vader.backbones.autoencoders`), memory grows with the
+    wanted frames, and with the clip only as far back as gradient reaches. Any other decodes the shortest prefix of
+    latent frames that holds the wanted ones, layer by layer recomputed in backward.
 
     Args:
         unscale: gives latents as the autoencoder wants them.
@@ -92,12 +103,26 @@ class CausalPrefix:
         """See :class:`Decoder`."""
         return (latent_frames - 1) * grid.time + 1
 
-    def __call__(self, backbone: FamilyBackbone, latents: Latents, wanted: Sequence[int]) -> Tensor:
+    def modes(self, autoencoder: str) -> frozenset[str]:
         """See :class:`Decoder`."""
+        from vader.backbones.autoencoders import CHAINS, TILED
+
+        chained = {"window", "precision"} if autoencoder in CHAINS else set()
+        return frozenset(chained | ({"tiles"} if autoencoder in TILED else set()))
+
+    def __call__(self, backbone: FamilyBackbone, latents: Latents, wanted: Sequence[int], plan: DecodePlan) -> Tensor:
+        """See :class:`Decoder`."""
+        from vader.backbones.autoencoders import CHAINS
+        from vader.backbones.streaming import Chain, chunk_bounds
+
+        vae = backbone.vae
+        stages = CHAINS.get(type(vae).__name__)
+        if stages is not None:
+            bounds = chunk_bounds(latents.shape[2], self.batch)
+            return Chain(stages(vae), bounds, wanted, plan)(self.unscale(vae, latents))
         needed = -(-max(wanted) // backbone.family.grid.time) + 1
-        vae, prefix = backbone.vae, self.prefix(latents.shape[2], needed)
-        pixels: Tensor = vae.decode(self.unscale(vae, latents[:, :, :prefix]), return_dict=False)[0]
-        return pixels[:, :, list(wanted)].transpose(1, 2)
+        prefix = self.unscale(vae, latents[:, :, : self.prefix(latents.shape[2], needed)])
+        return decode_whole(vae, prefix)[:, :, list(wanted)].transpose(1, 2)
 
     def prefix(self, latent_frames: int, needed: int) -> int:
         """Latent frames to decode, of all that there are, when the first ``needed`` ones are."""
@@ -106,36 +131,71 @@ class CausalPrefix:
         return min(whole + rest, latent_frames)
 
 
+@dataclass(frozen=True)
+class WholeClip:
+    """For autoencoders in which every frame depends on all latent frames: the clip is decoded whole.
+
+    The layers of its decoder are recomputed in backward, so that what lies between them alone is held.
+
+    Args:
+        unscale: gives latents as the autoencoder wants them.
+    """
+
+    unscale: Any = by_statistics
+
+    def frames(self, latent_frames: int, grid: Grid) -> int:
+        """See :class:`Decoder`."""
+        return (latent_frames - grid.time_offset) * grid.time + grid.time_offset
+
+    def modes(self, autoencoder: str) -> frozenset[str]:
+        """See :class:`Decoder`."""
+        return frozenset()
+
+    def __call__(self, backbone: FamilyBackbone, latents: Latents, wanted: Sequence[int], plan: DecodePlan) -> Tensor:
+        """See :class:`Decoder`."""
+        pixels = decode_whole(backbone.vae, self.unscale(backbone.vae, latents))
+        return pixels[:, :, list(wanted)].transpose(1, 2)
+
+
+def decode_whole(vae: Any, latents: Tensor) -> Tensor:
+    """An autoencoder's own ``decode``, each layer of its decoder recomputed in backward: the members of its lists of
+    layers that hold no further list."""
+    from torch import nn
+
+    from vader.backbones.checkpointing import recomputing
+
+    lists = [module for module in vae.decoder.modules() if isinstance(module, nn.ModuleList)]
+    members = {layer for each in lists for layer in each}
+    layers = [layer for layer in members if not any(isinstance(part, nn.ModuleList) for part in layer.modules())]
+    with recomputing(layers):
+        pixels: Tensor = vae.decode(latents, return_dict=False)[0]
+    return pixels
+
+
 class PerFrame:
     """For autoencoders of images: frames are decoded by themselves, a slice at a time.
 
-    The option ``decode_slice`` says how many at once. With gradient checkpointing each slice is recomputed in backward,
-    so that the activations of one slice alone are held at a time.
+    The option ``decode_slice`` says how many at once. Each slice is recomputed in backward, so that the activations of
+    one slice alone are held at a time.
     """
 
     def frames(self, latent_frames: int, grid: Grid) -> int:
         """See :class:`Decoder`."""
         return latent_frames
 
-    def __call__(self, backbone: FamilyBackbone, latents: Latents, wanted: Sequence[int]) -> Tensor:
+    def modes(self, autoencoder: str) -> frozenset[str]:
+        """See :class:`Decoder`."""
+        return frozenset({"precision"})
+
+    def __call__(self, backbone: FamilyBackbone, latents: Latents, wanted: Sequence[int], plan: DecodePlan) -> Tensor:
         """See :class:`Decoder`."""
         import torch
+
+        from vader.backbones.autoencoders import Image
+        from vader.backbones.streaming import through
 
         vae = backbone.vae
         scaled = latents[:, :, list(wanted)].transpose(1, 2).flatten(0, 1) / vae.config.scaling_factor
         slices = scaled.to(vae.dtype).split(getattr(backbone.options, "decode_slice", 1))
-        pixels = torch.cat([self._slice(vae, part, backbone.checkpointed) for part in slices]).float()
+        pixels = torch.cat([through(Image(vae), part, plan) for part in slices]).float()
         return pixels.reshape(len(latents), len(wanted), *pixels.shape[1:])
-
-    @staticmethod
-    def _slice(vae: Any, latents: Tensor, recompute: bool) -> Tensor:
-        """``(n c h w)`` to ``(n 3 h w)``."""
-        import torch
-        from torch.utils.checkpoint import checkpoint
-
-        def decode(part: Tensor) -> Any:
-            return vae.decode(part, return_dict=False)[0]
-
-        again = recompute and torch.is_grad_enabled()
-        pixels: Tensor = checkpoint(decode, latents, use_reentrant=False) if again else decode(latents)
-        return pixels

@@ -16,7 +16,7 @@ from vader.diffusion.rollout import OnStep
 from vader.estimation.components import networks
 from vader.estimation.memory_tracker import Account, LiveBytes, is_fake, storages
 from vader.methods.context import RolloutContext
-from vader.protocols import Backbone, Branch, Conditioning, LatentReward, Prompt, Reward
+from vader.protocols import Backbone, Branch, Conditioning, DecodePlan, LatentReward, Prompt, Reward
 from vader.resolve import build
 from vader.resolve.plan import Plan
 from vader.runs.train_step import Counters, TrainStep
@@ -62,11 +62,11 @@ class WatchedContext(RolloutContext):
         with self.live.running(WINDOW if torch.is_grad_enabled() else SAMPLING):
             return super().sample(conditioning, seeds, window, on_step)
 
-    def decode(self, latents: Latents, frames: Sequence[int] | None) -> Frames:
+    def decode(self, latents: Latents, frames: Sequence[int] | None, plan: DecodePlan | None = None) -> Frames:
         """See :class:`RolloutContext`."""
         self._in_backward(latents, WINDOW)
         with self.live.running(DECODING):
-            return super().decode(latents, frames)
+            return super().decode(latents, frames, plan)
 
     def score(self, frames: Frames, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         """See :class:`RolloutContext`."""

@@ -27,6 +27,8 @@ from vader.protocols import (
     Batch,
     Branch,
     Conditioning,
+    DecodePlan,
+    DecodesForReward,
     LatentReward,
     Prompt,
     Reward,
@@ -125,6 +127,7 @@ class RolloutContext:
         shortcuts: what rollouts leave out where no gradient is; None for nothing.
         gather: ``[of this process] -> [of every process, by rank]``, for small values; every process must call it.
         contrasts: by key, of the rewards that are scored relative to themselves.
+        decode_plan: how scored frames are decoded.
     """
 
     backbone: Backbone
@@ -144,6 +147,7 @@ class RolloutContext:
     shortcuts: Shortcuts | None = None
     gather: Callable[[list[Any]], list[Any]] = list
     contrasts: Mapping[str, Contrast] = field(default_factory=dict)
+    decode_plan: DecodePlan = field(default_factory=DecodePlan)
 
     def predict(self, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
         """One call of the prepared denoiser."""
@@ -179,10 +183,18 @@ class RolloutContext:
                 on_step=on_step,
             )
 
-    def decode(self, latents: Latents, frames: Sequence[int] | None) -> Frames:
-        """Pixels of the wanted frames, ``(b f 3 h w)`` in [0, 1]."""
+    def decode(self, latents: Latents, frames: Sequence[int] | None, plan: DecodePlan | None = None) -> Frames:
+        """Pixels of the wanted frames, ``(b f 3 h w)`` in [0, 1].
+
+        Args:
+            latents: clean, ``(b ...)``.
+            frames: indices; all when None.
+            plan: for frames that are scored in training; None for those that are looked at.
+        """
         with self.timer("decode"):
-            return self.backbone.decode(latents, frames)
+            if plan is None or frames is None or not isinstance(self.backbone, DecodesForReward):
+                return self.backbone.decode(latents, frames)
+            return self.backbone.decode_for_reward(latents, frames, plan)
 
     @cached_property
     def latent_rewards(self) -> dict[str, LatentReward]:
@@ -271,7 +283,7 @@ class RolloutContext:
             batch: whose clips they are.
             step: that gave the latents; -1 for clean ones, the only ones that decode to a clip.
         """
-        pixels = self.decode(latents, frames) if self.frame_rewards else None
+        pixels = self.decode(latents, frames, self.decode_plan) if self.frame_rewards else None
         scores = self.judge(latents, self.timestep_after(step), pixels, batch.prompts, batch.conditioning)
         return ScoredClips(latents, scores, self.objective.reward(scores))
 

@@ -3,6 +3,7 @@
 from vader.protocols.abilities import ABILITIES as ABILITIES
 from vader.protocols.abilities import CachesConditioning as CachesConditioning
 from vader.protocols.abilities import Convertible as Convertible
+from vader.protocols.abilities import DecodesForReward as DecodesForReward
 from vader.protocols.abilities import EncodesClips as EncodesClips
 from vader.protocols.abilities import ExportsNative as ExportsNative
 from vader.protocols.abilities import GivesNotices as GivesNotices
@@ -33,6 +34,7 @@ from vader.protocols.scores import SCORE as SCORE
 from vader.protocols.scores import score_and_parts as score_and_parts
 from vader.protocols.values import Branch as Branch
 from vader.protocols.values import Conditioning as Conditioning
+from vader.protocols.values import DecodePlan as DecodePlan
 from vader.protocols.values import NoiseSchedule as NoiseSchedule
 from vader.protocols.values import Prediction as Prediction
 from vader.protocols.values import Prompt as Prompt

@@ -5,12 +5,12 @@ A component has an ability when its class has the method; :func:`ability` then g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from vader.protocols.values import Prompt
+from vader.protocols.values import DecodePlan, Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -139,6 +139,19 @@ class CachesConditioning(Protocol):
 
 
 @runtime_checkable
+class DecodesForReward(Protocol):
+    """A backbone that decodes what a reward scores by a plan, to spare memory. What is looked at is decoded as ever."""
+
+    def decode_modes(self, options: Any) -> Collection[str]:
+        """The fields of the plan that may differ from their defaults, without loading the backbone."""
+        ...
+
+    def decode_for_reward(self, latents: Latents, frames: Sequence[int], plan: DecodePlan) -> Frames:
+        """See :meth:`vader.Backbone.decode`; the same pixels, but for the plan's precision."""
+        ...
+
+
+@runtime_checkable
 class HoldsPrompts(Protocol):
     """A prompt source that can show all it draws from, so that a spec is judged by every prompt."""
 
@@ -188,6 +201,7 @@ ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
         CachesConditioning: ("backbone",),
         HoldsPrompts: ("prompts",),
         GivesNotices: ("prompts",),
+        DecodesForReward: ("backbone",),
         NamedPromptSets: ("prompts",),
         ValidatesSpec: ("method",),
     }

@@ -51,6 +51,22 @@ class Video:
 
 
 @dataclass(frozen=True)
+class DecodePlan:
+    """How the frames of a reward are decoded. The pixels are the same for every window and every number of tiles.
+
+    Args:
+        window: latent frames that carry gradient: that of a scored frame and those before it, rounded up to the chunks
+            that the decoder works in; earlier ones are constants. None for all.
+        precision: in which the decoder computes.
+        tiles: parts that height and width are cut into, decoded one after another; 1 for none.
+    """
+
+    window: int | None = None
+    precision: Literal["float32", "bf16"] = "float32"
+    tiles: int = 1
+
+
+@dataclass(frozen=True)
 class Runtime:
     """Where a component lives: the device and the dtype of its frozen weights."""
 

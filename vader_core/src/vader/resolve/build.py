@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from vader.errors import Problem, SpecError
-from vader.protocols import LatentReward, Reward, capabilities_of
+from vader.protocols import DecodePlan, LatentReward, Reward, capabilities_of
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
 from vader.spec import RolloutSpec
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vader.methods.context import RolloutContext
     from vader.methods.objective import Objective
     from vader.protocols import Backbone, Sampler, Video
+    from vader.spec.models import FramesSpec
 
 
 class FunctionReward:
@@ -112,6 +113,11 @@ def assemble_sampler(plan: Plan, backbone: Backbone, device: torch.device) -> Sa
         raise SpecError([Problem("sampler", str(error))]) from error
 
 
+def decode_plan(spec: FramesSpec) -> DecodePlan:
+    """How scored frames are decoded."""
+    return DecodePlan(spec.decode_window, spec.decode_precision, spec.decode_tiles)
+
+
 def assemble_context(
     plan: Plan,
     backbone: Backbone,
@@ -158,6 +164,7 @@ def assemble_context(
         branches=gradient.branches,
         recompute=False if by_block else gradient.recompute,
         renoise=gradient.renoise,
+        decode_plan=decode_plan(spec.frames),
         device=device,
         timer=PhaseTimer(device),
         shortcuts=_shortcuts(spec.rollout, backbone) if spec.rollout != RolloutSpec() else None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 
 from vader.backbones.images import unwanted
-from vader.protocols import Prompt, ValidatesSpec, Video
+from vader.protocols import DecodePlan, DecodesForReward, Prompt, ValidatesSpec, Video
 from vader.resolve.components import ResolvedComponent
 from vader.spec import RewardSpec, RunSpec
 from vader.spec.consistency import Finding
@@ -26,10 +27,11 @@ def sampler_fits(spec: RunSpec, sampler: ResolvedComponent, backbone: ResolvedCo
 
 
 def clip_fits(spec: RunSpec, backbone: ResolvedComponent, video: Video) -> Iterator[Finding]:
-    """The clip has the frame that is decoded, and the backbone can recompute its blocks if it is to."""
+    """The clip has the frame that is decoded, and the backbone can decode and recompute as it is to."""
     if spec.frames.index is not None and spec.frames.index >= video.frames:
         expected = f"Expected 0 to {video.frames - 1} (the clip has {video.frames} frames)."
         yield "frames.index", f"{spec.frames.index} is past the last frame. {expected}"
+    yield from _decodes(spec, backbone)
     if spec.train.gradient_checkpointing and not backbone.capability("gradient_checkpointing"):
         yield "train.gradient_checkpointing", f"backbone {backbone.name!r} has none; set it to false."
 
@@ -48,6 +50,17 @@ def prompts_fit(backbone: ResolvedComponent, prompts: Iterable[Prompt], path: st
     if wrong:
         more = f" And so {len(wrong) - 1} more." if len(wrong) > 1 else ""
         yield path, f"backbone {backbone.name!r}: {wrong[0]}{more}"
+
+
+def _decodes(spec: RunSpec, backbone: ResolvedComponent) -> Iterator[Finding]:
+    """Whatever a spec asks of the decoder, the backbone can do."""
+    able = backbone.ability(DecodesForReward)
+    modes = able.decode_modes(backbone.options) if able is not None else ()
+    for name, default in asdict(DecodePlan()).items():
+        value = getattr(spec.frames, f"decode_{name}")
+        if value != default and name not in modes:
+            message = f"the decoder of backbone {backbone.name!r} has no such mode; expected {default}, found {value}."
+            yield f"frames.decode_{name}", f"{message} Remove it."
 
 
 def rewards_fit(

@@ -19,6 +19,8 @@ _PUBLIC = {
     "MetaBuildable": "vader.protocols:MetaBuildable",
     "HoldsPrompts": "vader.protocols:HoldsPrompts",
     "GivesNotices": "vader.protocols:GivesNotices",
+    "DecodePlan": "vader.protocols:DecodePlan",
+    "DecodesForReward": "vader.protocols:DecodesForReward",
     "NamedPromptSets": "vader.protocols:NamedPromptSets",
     "ValidatesSpec": "vader.protocols:ValidatesSpec",
     "VariesGuidance": "vader.protocols:VariesGuidance",
@@ -49,6 +51,7 @@ _PUBLIC = {
     "FamilyBackbone": "vader.backbones.backbone:FamilyBackbone",
     "Parts": "vader.backbones.parts:Parts",
     "CausalPrefix": "vader.backbones.decoding:CausalPrefix",
+    "WholeClip": "vader.backbones.decoding:WholeClip",
     "PerFrame": "vader.backbones.decoding:PerFrame",
     "by_factor": "vader.backbones.decoding:by_factor",
     "by_statistics": "vader.backbones.decoding:by_statistics",
@@ -107,6 +110,7 @@ if TYPE_CHECKING:
     from vader.backbones.checkpointing import recompute_layers as recompute_layers
     from vader.backbones.decoding import CausalPrefix as CausalPrefix
     from vader.backbones.decoding import PerFrame as PerFrame
+    from vader.backbones.decoding import WholeClip as WholeClip
     from vader.backbones.decoding import by_factor as by_factor
     from vader.backbones.decoding import by_statistics as by_statistics
     from vader.backbones.decoding import encoded_by_factor as encoded_by_factor
@@ -143,6 +147,8 @@ if TYPE_CHECKING:
     from vader.protocols import Branch as Branch
     from vader.protocols import CachesConditioning as CachesConditioning
     from vader.protocols import Convertible as Convertible
+    from vader.protocols import DecodePlan as DecodePlan
+    from vader.protocols import DecodesForReward as DecodesForReward
     from vader.protocols import EncodesClips as EncodesClips
     from vader.protocols import ExportsNative as ExportsNative
     from vader.protocols import GivesNotices as GivesNotices

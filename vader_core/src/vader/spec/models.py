@@ -200,6 +200,18 @@ class FramesSpec(Options):
         "all", description="random: one at random. index: one. fml: first, middle, last. all. alt: every second one."
     )
     index: int | None = Field(None, ge=0, description="The frame, for mode index.")
+    decode_window: int | None = Field(
+        None,
+        ge=1,
+        description="Latent frames that carry gradient in the decoder, counted back from a scored frame. Null: all, "
+        "which is exact.",
+    )
+    decode_precision: Literal["float32", "bf16"] = Field(
+        "float32", description="Precision of the decoder where rewards score."
+    )
+    decode_tiles: int = Field(
+        1, ge=1, description="Parts that height and width are cut into; exact, in less memory and more time. 1: none."
+    )
 
 
 class EarlyStopSpec(Options):
@@ -342,6 +354,9 @@ ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
         "rewards.*.threshold": None,
         "rewards.*.normalize": "none",
         "rewards.*.contrast": None,
+        "frames.decode_window": None,
+        "frames.decode_precision": "float32",
+        "frames.decode_tiles": 1,
     }
 )
 """Fields that earlier versions did not have, with the value that does as they did. Digests leave them out then, so that
