@@ -301,11 +301,10 @@ def evaluate(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Write a run's report.html again from its files."""
+    from vader.paths import user_path
     from vader.report import write_report
-    from vader.runs.folder import RunFolder
 
-    RunFolder(run).require_run()
-    typer.echo(str(write_report(run)))
+    typer.echo(str(write_report(user_path(run))))
 
 
 cli_convert.register(app)

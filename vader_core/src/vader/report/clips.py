@@ -102,7 +102,7 @@ def _paths(run: RunData, comparison: Comparison, clips: tuple[ValidationClip, ..
     paths: dict[str, Path] = {}
     for name, validation, clip in zip(names, validations, clips, strict=True):
         path = run.clip_path(validation.step, clip.file or "")
-        if not clip.file or path.suffix.lower() not in TYPES or not path.is_file():
+        if path is None or path.suffix.lower() not in TYPES:
             return {}
         paths[f"step {validation.step}" if name == "only" else f"{name} \N{MIDDLE DOT} step {validation.step}"] = path
     return paths
@@ -111,7 +111,7 @@ def _paths(run: RunData, comparison: Comparison, clips: tuple[ValidationClip, ..
 def _image(run: RunData, comparison: Comparison, clip: ValidationClip) -> Path | None:
     """The image that a clip's prompt gave."""
     path = run.clip_path(comparison.before.step, clip.image or "")
-    return path if clip.image is not None and path.suffix.lower() in TYPES and path.is_file() else None
+    return path if path is not None and path.suffix.lower() in TYPES else None
 
 
 def _size_asked_for(run: RunData) -> ClipSize | None:

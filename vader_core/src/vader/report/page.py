@@ -6,22 +6,24 @@ import base64
 import hashlib
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from vader.errors import RunFolderError
 from vader.report.charts import Chart, Point, interval_mark, training_chart, validation_chart
-from vader.report.clips import gallery
+from vader.report.clips import Gallery, gallery
 from vader.report.comparison import Comparison, compare, role_of, score_is_binary, score_keys, values_of
 from vader.report.numbers import duration, mean_text, plain, size
 from vader.report.reading import RunData, read_run
 from vader.report.statistics import mean, mean_interval, share_interval, standard_deviation
-from vader.report.summary import summarise
+from vader.report.summary import Diagnosis, Summary, summarise
 from vader.report.timing import phases, step_seconds
 from vader.runs.folder import RunFolder, finite
 
@@ -43,8 +45,12 @@ def write_report(folder: Path) -> Path:
     path = RunFolder(folder).report
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.unlink(missing_ok=True)  # a link of that name would lead out of the folder
+        with temporary.open("x", encoding="utf-8", errors="replace") as file:
+            file.write(html)
         temporary.replace(path)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {str(path)!r}: {error.strerror}.") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -52,27 +58,53 @@ def write_report(folder: Path) -> Path:
 
 def render(run: RunData) -> str:
     """The page as HTML. It asks for nothing from outside itself, and its security policy forbids it to."""
-    comparison = compare(run)
+    lost: list[str] = []
+    comparison = _attempt("the comparison", lambda: compare(run), None, lost)
+    try:
+        return _whole(run, comparison, lost)
+    except Exception as error:  # numbers that no sentence can be made of
+        lost.append(f"The comparison cannot be shown: {type(error).__name__}: {error}.")
+        return _whole(run, None, lost)
+
+
+T = TypeVar("T")
+
+
+def _attempt(what: str, make: Callable[[], T], instead: T, lost: list[str]) -> T:
+    """A part of the page; something else, and a notice, where a damaged run folder does not let it be made."""
+    try:
+        return make()
+    except Exception as error:
+        lost.append(f"{what.capitalize()} cannot be shown: {type(error).__name__}: {error}.")
+        return instead
+
+
+def _whole(run: RunData, comparison: Comparison | None, lost: list[str]) -> str:
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    unknown = Summary(f"run {run.folder.name}", Diagnosis("neutral", "Not measured"), "", (), (), (), None)
+    summary = _attempt("the summary", lambda: summarise(run, comparison), unknown, lost)
+    parts = {
+        "gallery": _attempt("the clips", lambda: gallery(run, comparison), Gallery((), 0), lost),
+        "marks": _attempt("the intervals", lambda: _marks(comparison), {}, lost),
+        "means": _attempt("the means", lambda: _means(run, comparison), [], lost),
+        "facts": _attempt("the facts", lambda: list(_facts(run)), [], lost),
+        "validation_charts": _attempt("the validations", lambda: list(_validation_charts(run)), [], lost),
+        "training_charts": _attempt("the curves", lambda: list(_training_charts(run)), [], lost),
+        "phases": _attempt("the times", lambda: phases(run), [], lost),
+        "versions": _attempt("the versions", lambda: _versions(run), [], lost),
+    }
     return _template().render(
         run=run,
         name=run.folder.resolve().name,
         comparison=comparison,
-        summary=summarise(run, comparison),
-        gallery=gallery(run, comparison),
-        marks=_marks(comparison),
-        means=_means(run, comparison),
-        facts=list(_facts(run)),
-        validation_charts=list(_validation_charts(run)),
-        training_charts=list(_training_charts(run)),
+        summary=replace(summary, notices=(*summary.notices, *lost)),
         skipped=any(record.get("skipped") for record in run.records),
-        phases=phases(run),
-        versions=_versions(run),
         role=lambda key: role_of(run, key),
         style=Markup(_asset("report.css")),
         script=Markup(script),
         script_digest=digest,
+        **parts,
     )
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from vader.errors import RunFolderError
 from vader.runs.events import Validation
-from vader.runs.folder import METRICS, SAMPLES, SPEC, Record, RunFolder, finite, step_folders
+from vader.runs.folder import ENVIRONMENT, METRICS, SAMPLES, SPEC, Record, RunFolder, finite, own_file, step_folders
+from vader.runs.validation_file import FILE as VALIDATION
 from vader.runs.validation_file import SavedValidation
 from vader.spec import RunSpec
+from vader.spec.yaml_text import NotYamlError, load
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,13 @@ class RunData:
 
     def series(self, key: str) -> list[tuple[float, float]]:
         """(step, value) of a metric wherever it is a finite number."""
-        values = ((record["step"], finite(record.get(key))) for record in self.records)
+        values = ((record["step"], sensible(record.get(key))) for record in self.records)
         return [(float(step), value) for step, value in values if value is not None]
 
-    def clip_path(self, step: int, file: str) -> Path:
-        """Where a clip of a validation lies."""
-        return RunFolder(self.folder).validation(step) / file
+    def clip_path(self, step: int, file: str) -> Path | None:
+        """A clip of a validation; None where it is not, or a link is in its place."""
+        path = RunFolder(self.folder).validation(step) / file
+        return path if own_file(self.folder, path) else None
 
 
 def read_run(path: Path) -> RunData:
@@ -59,27 +61,57 @@ def read_run(path: Path) -> RunData:
         RunFolderError: when the folder holds neither a spec, nor metrics, nor samples.
     """
     folder = RunFolder(path)
-    if not any(part.exists() for part in (folder.spec, folder.metrics, folder.samples)):
+    parts = (folder.spec, folder.metrics, folder.samples)
+    if not any(_read(part.exists, False) for part in parts):
         raise RunFolderError(
             f"{path} is not a run folder: it holds no {SPEC}, {METRICS} or {SAMPLES}. "
             "Give the folder that `vader train` wrote (the spec's `output`)."
         )
-    text = folder.read_spec()
+    text = _read(folder.read_spec, "") if own_file(path, folder.spec) else ""
+    records = _read(folder.read_metrics, []) if own_file(path, folder.metrics) else []
+    environment = path / ENVIRONMENT
     return RunData(
         folder=path,
         spec=_spec(text),
         spec_text=text,
-        environment=folder.read_environment(),
-        records=tuple(folder.read_metrics()),
-        validations=tuple(_validations(folder.read_validations())),
-        checkpoints=tuple(one.name for one in step_folders(folder.checkpoints)),
+        environment=_read(folder.read_environment, {}) if own_file(path, environment) else {},
+        records=tuple(record for record in records if record["step"] <= _STEPS),
+        validations=tuple(_validations(_saved(folder))),
+        checkpoints=tuple(one.name for one in _read(lambda: step_folders(folder.checkpoints), [])),
     )
+
+
+T = TypeVar("T")
+_STEPS = 10**12
+
+
+def _read(read: Callable[[], T], instead: T) -> T:
+    """What a file holds; something else for one that cannot be read."""
+    try:
+        return read()
+    except OSError:
+        return instead
+
+
+def _saved(folder: RunFolder) -> list[SavedValidation]:
+    """The validations that lie in the folder itself."""
+    return [
+        one
+        for one in _read(folder.read_validations, [])
+        if own_file(folder.path, folder.validation(one.validation.step) / VALIDATION)
+    ]
+
+
+def sensible(value: object) -> float | None:
+    """A finite number with which one can still reckon, or None."""
+    number = finite(value)
+    return number if number is not None and abs(number) < 1e100 else None
 
 
 def _spec(text: str) -> RunSpec | None:
     try:
-        return RunSpec.model_validate(yaml.safe_load(text))
-    except (ValidationError, yaml.YAMLError):
+        return RunSpec.model_validate(load(text))
+    except (ValidationError, NotYamlError):
         return None
 
 
@@ -89,7 +121,7 @@ def _validations(saved: Sequence[SavedValidation]) -> Iterator[Validation]:
         if one.settings != saved[-1].settings or not one.validation.clips:
             continue
         clips = [
-            replace(clip, scores={key: value for key, value in clip.scores.items() if finite(value) is not None})
+            replace(clip, scores={key: value for key, value in clip.scores.items() if sensible(value) is not None})
             for clip in one.validation.clips
         ]
         yield replace(one.validation, clips=tuple(clips))

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from vader.report.numbers import duration
-from vader.report.reading import RunData
-from vader.runs.folder import Record, finite
+from vader.report.reading import RunData, sensible
+from vader.runs.folder import Record
 
 PHASES = ("rollout", "decode", "reward", "loss", "backward", "optimizer")
 
@@ -40,7 +40,7 @@ class Phase:
 
 def step_seconds(record: Record) -> float:
     """Duration of an optimizer step; the sum of its phases where it is not given."""
-    whole = finite(record.get("time/step"))
+    whole = sensible(record.get("time/step"))
     return math.fsum(_phase(record, name) for name in PHASES) if whole is None else whole
 
 
@@ -60,4 +60,4 @@ def phases(run: RunData) -> list[Phase]:
 
 
 def _phase(record: Record, name: str) -> float:
-    return max(0.0, finite(record.get(f"time/{name}")) or 0.0)
+    return max(0.0, sensible(record.get(f"time/{name}")) or 0.0)

@@ -294,11 +294,28 @@ class RunFolder:
         return sorted(sound, key=lambda one: one.validation.step)
 
 
+def own_file(folder: Path, path: Path) -> bool:
+    """Whether a path is a plain file in a folder, and not what a link there points to.
+
+    Args:
+        folder: of a run; it may itself be reached by a link.
+        path: below it.
+    """
+    try:
+        return path.is_file() and path.resolve() == folder.resolve() / path.relative_to(folder)
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
 def finite(value: object) -> float | None:
     """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond all floats
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _text(path: Path) -> str:
@@ -309,5 +326,5 @@ def _json(text: str) -> Any:
     """The parsed text, or None for what was torn by an interruption."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

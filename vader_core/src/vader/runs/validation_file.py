@@ -83,12 +83,25 @@ def _clip(item: Mapping[str, Any]) -> ValidationClip:
 
 def _score(value: object) -> float:
     """A number; NaN for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def _size(given: object) -> ClipSize | None:
     """The clips' size; None in folders of versions that did not write it."""
     try:
-        return ClipSize(**given) if isinstance(given, dict) else None
+        size = ClipSize(**given) if isinstance(given, dict) else None
     except TypeError:
         return None
+    if size is None or not all(_counts(value) for value in (size.frames, size.height, size.width)):
+        return None
+    return size if isinstance(size.fps, int | float) and 0 < size.fps < _MOST else None
+
+
+_MOST = 10**6
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST
