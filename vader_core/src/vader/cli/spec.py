@@ -20,7 +20,7 @@ def schema() -> None:
     from vader.resolve.installed import option_models
     from vader.spec.schema import run_schema
 
-    typer.echo(json.dumps(run_schema(option_models()), indent=2))
+    typer.echo(json.dumps(run_schema(option_models(lambda text: typer.echo(text, err=True))), indent=2))
 
 
 def init(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vader.errors import BrokenComponent
 from vader.plugins import registry, selection, static_inspect
 from vader.plugins.discovery import Diagnosis, Found, plugin_distributions
-from vader.plugins.registry import GROUPS, Entry
+from vader.plugins.registry import GROUPS, LISTENER, Entry
 from vader.protocols import API_VERSION, capabilities_of
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 BROKEN = ("broken", "clash", "shadows", "incompatible")
 """Statuses that strict mode turns into a failure."""
-
-LISTENER = "listener"
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def _row(entry: Entry, claims: Sequence[Entry]) -> Row:
 
 def _read(row: Row, entry: Entry) -> Row:
     """What the source text says."""
-    reading = static_inspect.read(entry.value)
+    reading = static_inspect.read(entry.value, module_alone=entry.kind == LISTENER)
     if reading.problem is not None:
         return replace(row, status="broken", cause=f"{reading.problem}.", fix=_reinstall(entry))
     known = {name: reading.attributes[name] for name in capabilities_of(entry.kind) if name in reading.attributes}

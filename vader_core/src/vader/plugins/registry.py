@@ -15,6 +15,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -25,6 +26,7 @@ from vader.paths import user_path
 from vader.plugins import selection
 from vader.plugins.catalog import NOT_INSTALLED as NOT_INSTALLED
 from vader.plugins.discovery import CORE, Diagnosis, Found, normalized, plugin_distributions
+from vader.plugins.listeners import listener_fault
 from vader.protocols import API_VERSION, capability
 
 GROUPS = {
@@ -35,6 +37,9 @@ GROUPS = {
     "method": "vader.methods",
 }
 """Kind of component -> entry-point group."""
+
+LISTENER = "listener"
+"""What is said to be the kind of what listens to run events."""
 
 METHODS = {
     "backbone": ("resolve_video", "encode", "predict", "decode", "latent_shape"),
@@ -77,13 +82,14 @@ class Entry:
         """
         point = EntryPoint(self.name, self.value, GROUPS.get(self.kind, self.kind))
         try:
-            component = point.load()
+            with redirect_stdout(sys.stderr):  # what a plugin prints is no part of what a command gives
+                component = point.load()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             cause = f"{self} fails to load from {self.value!r}: {_said(error)}."
             raise BrokenComponent(cause, fix(error, self.distribution)) from error
-        if not callable(component):
+        if not callable(component) and self.kind != LISTENER:
             cause = f"{self} is {component!r}, expected a class or a function."
             raise BrokenComponent(cause, f"Correct the entry point {self.value!r}.")
         return component
@@ -103,7 +109,13 @@ def fix(error: BaseException, distribution: str) -> str:
 
 
 def misfit(kind: str, component: Any) -> Diagnosis | None:
-    """Why an object cannot be a component of a kind, from its attributes; None when it can."""
+    """Why an object cannot be a component of a kind, from its attributes; None when it can.
+
+    A listener that is a class is constructed.
+    """
+    if kind == LISTENER:
+        fault = listener_fault(component)
+        return Diagnosis("broken", fault, "Its author must correct that.") if fault is not None else None
     version = capability(component, "api_version")
     if version != API_VERSION:
         return wrong_api(version)
@@ -281,7 +293,8 @@ def _load_file(kind: str, path: Path, attribute: str) -> Any:
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         try:
-            spec.loader.exec_module(module)
+            with redirect_stdout(sys.stderr):
+                spec.loader.exec_module(module)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

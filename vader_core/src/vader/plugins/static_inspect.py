@@ -24,10 +24,16 @@ class Reading:
     problem: str | None = None
 
 
-def read(value: str) -> Reading:
-    """Read a component by its entry point's value, ``module:attribute``."""
-    module, _, attribute = value.partition(":")
-    if not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
+def read(value: str, *, module_alone: bool = False) -> Reading:
+    """Read a component by its entry point's value, ``module:attribute``.
+
+    Args:
+        value: of the entry point.
+        module_alone: it may be a module, as a listener may.
+    """
+    module, colon, attribute = value.partition(":")
+    parts = module.split(".") if module_alone and not colon else [*module.split("."), *attribute.split(".")]
+    if not all(part.isidentifier() for part in parts):
         return Reading(problem=f"its entry point {value!r} is not module:attribute")
     path = locate(module)
     if path is None:
@@ -40,9 +46,9 @@ def read(value: str) -> Reading:
         if missing:
             return Reading(problem=f"it imports {missing[0]!r}, which is not installed")
         names = _names(trees[-1])
-        if names is not None and attribute.partition(".")[0] not in names:
+        if names is not None and attribute and attribute.partition(".")[0] not in names:
             return Reading(problem=f"module {module!r} has no {attribute!r}")
-        return Reading(_attributes(module, attribute, 0))
+        return Reading(_attributes(module, attribute, 0) if attribute else {})
     except SyntaxError as error:
         return Reading(problem=f"SyntaxError in {error.filename}, line {error.lineno}: {error.msg}")
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from vader.errors import IsolationError, PathError, Problem, RegistryError
+from vader.errors import IsolationError, PathError, Problem, RegistryError, cut
 from vader.paths import user_path
 from vader.plugins import registry
 from vader.plugins.isolation.component import Isolated
@@ -48,6 +48,14 @@ class ResolvedComponent:
     def ability(self, wanted: type[A]) -> A | None:
         """See :func:`vader.protocols.ability`."""
         return ability(self.kind, self.component, wanted)
+
+
+def _whose(kind: str, name: str) -> str:
+    """A component with the distribution that it is of."""
+    try:
+        return f"{kind} {name!r}" if registry.unpackaged(name) else str(registry.find(kind, name))
+    except RegistryError:
+        return f"{kind} {name!r}"
 
 
 class ComponentResolver:
@@ -101,6 +109,15 @@ class ComponentResolver:
         except RegistryError as error:
             self._problems.append(self._source.problem((*loc, "name"), str(error) + self._remembered(kind, name)))
             return
+        try:
+            self._judge(kind, loc, name, component, options)
+        except Exception as error:  # a validator, a property or a metaclass of a stranger's
+            said = f"{_whose(kind, name)} cannot be judged, it raised {type(error).__name__}: {error}."
+            fix = "Its author must correct that."
+            self._problems.append(self._source.problem((*loc, "name"), f"{cut(said, plain=True)} {fix}"))
+
+    def _judge(self, kind: str, loc: Loc, name: str, component: Any, options: Mapping[str, Any]) -> None:
+        """Validate the options of a component that is sound."""
         if verdict := registry.misfit(kind, component):
             self._problems.append(self._source.problem((*loc, "name"), f"{kind} {name!r} is refused: {verdict}"))
             return

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 
 from vader.backbones.images import unwanted
+from vader.errors import blame
 from vader.protocols import DecodePlan, DecodesForReward, Prompt, ValidatesSpec, Video
 from vader.resolve.components import ResolvedComponent
 from vader.spec import RewardSpec, RunSpec
@@ -119,4 +120,6 @@ def method_fits(spec: RunSpec, method: ResolvedComponent, sampler: ResolvedCompo
     """What the method itself says of the spec."""
     able = method.ability(ValidatesSpec)
     if able is not None:
-        yield from able.validate(method.options, spec, sampler.component)
+        with blame(f"method {method.name!r}, judging a spec,"):
+            found = list(able.validate(method.options, spec, sampler.component))
+        yield from found

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 from pydantic import BaseModel
 
-from vader.errors import RegistryError
+from vader.errors import RegistryError, cut
 from vader.plugins import registry
 from vader.spec import Options, RunSpec
 from vader.spec.schema import OptionModels
 
 
-def option_models() -> OptionModels:
-    """The options of every installed component; None for one that fails to load."""
-    return {kind: {entry.name: _model(entry) for entry in registry.entries(kind)} for kind in registry.GROUPS}
+def option_models(notice: Callable[[str], None] = lambda text: None) -> OptionModels:
+    """The options of every installed component; None for one whose options cannot be had.
+
+    Args:
+        notice: told of each of those, and why.
+    """
+    return {kind: {entry.name: _model(entry, notice) for entry in registry.entries(kind)} for kind in registry.GROUPS}
 
 
-def _model(entry: registry.Entry) -> type[BaseModel] | None:
+def _model(entry: registry.Entry, notice: Callable[[str], None]) -> type[BaseModel] | None:
     try:
-        model: type[BaseModel] | None = getattr(entry.load(), "Options", None)
-    except RegistryError:
-        return None
-    return Options if model is None else model
+        model = getattr(entry.load(), "Options", None)
+        if model is None:
+            return Options
+        if isinstance(model, type) and issubclass(model, Options):
+            json.dumps(model.model_json_schema(), allow_nan=False)
+            return model
+        why = "its Options is not a vader.Options"
+    except RegistryError as error:
+        why = str(error)
+    except Exception as error:  # a validator, a metaclass or a type of a stranger's
+        why = f"{type(error).__name__}: {error}"
+    notice(f"the options of {entry} are left out: {cut(why, plain=True)}")
+    return None
 
 
 def starting_spec() -> RunSpec:

@@ -199,6 +199,9 @@ class _Walk:
         except ValueError as error:
             self._say([("video", str(error))])
             return None
+        except Exception as error:  # a stranger's
+            self._say([("backbone.name", f"backbone {backbone.name!r} raised {type(error).__name__}: {error}.")])
+            return None
         self._say(clip_fits(spec, backbone, video))
         return video
 
@@ -276,6 +279,10 @@ class _Walk:
             source = cast(PromptSource, part.build())
         except ValueError as error:
             self.problems.append(self._source.problem((*loc, "options"), str(error)))
+            return None
+        except Exception as error:  # a stranger's
+            said = f"prompt source {part.name!r} raised {type(error).__name__}: {error}."
+            self.problems.append(self._source.problem((*loc, "name"), said))
             return None
         try:
             few = drawn(source, _LOOKED_AT, random.Random(0))

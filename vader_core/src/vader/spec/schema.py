@@ -80,13 +80,14 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema without references of its own, so that it can stand inside another."""
     definitions = schema.pop("$defs", {})
 
-    def resolve(node: Any) -> Any:
+    def resolve(node: Any, inside: tuple[str, ...] = ()) -> Any:
         if isinstance(node, dict):
             reference = node.get("$ref")
             if isinstance(reference, str):
-                return resolve(definitions[reference.rsplit("/", 1)[-1]])
-            return {key: resolve(value) for key, value in node.items()}
-        return [resolve(value) for value in node] if isinstance(node, list) else node
+                name = reference.rsplit("/", 1)[-1]
+                return {} if name in inside else resolve(definitions[name], (*inside, name))  # it contains itself
+            return {key: resolve(value, inside) for key, value in node.items()}
+        return [resolve(value, inside) for value in node] if isinstance(node, list) else node
 
     resolved: dict[str, Any] = resolve(schema)
     return resolved
