@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -68,9 +68,10 @@ def render(run: RunData) -> str:
 
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
-def _attempt(what: str, make: Callable[[], T], instead: T, lost: list[str]) -> T:
+def _attempt(what: str, make: Callable[[], T], instead: D, lost: list[str]) -> T | D:
     """A part of the page; something else, and a notice, where a damaged run folder does not let it be made."""
     try:
         return make()
@@ -84,7 +85,7 @@ def _whole(run: RunData, comparison: Comparison | None, lost: list[str]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     unknown = Summary(f"run {run.folder.name}", Diagnosis("neutral", "Not measured"), "", (), (), (), None)
     summary = _attempt("the summary", lambda: summarise(run, comparison), unknown, lost)
-    parts = {
+    parts: dict[str, Any] = {
         "gallery": _attempt("the clips", lambda: gallery(run, comparison), Gallery((), 0), lost),
         "marks": _attempt("the intervals", lambda: _marks(comparison), {}, lost),
         "means": _attempt("the means", lambda: _means(run, comparison), [], lost),

@@ -68,7 +68,7 @@ def read_run(path: Path) -> RunData:
             "Give the folder that `vader train` wrote (the spec's `output`)."
         )
     text = _read(folder.read_spec, "") if own_file(path, folder.spec) else ""
-    records = _read(folder.read_metrics, []) if own_file(path, folder.metrics) else []
+    records = _read(folder.read_metrics, ()) if own_file(path, folder.metrics) else ()
     environment = path / ENVIRONMENT
     return RunData(
         folder=path,
@@ -77,15 +77,16 @@ def read_run(path: Path) -> RunData:
         environment=_read(folder.read_environment, {}) if own_file(path, environment) else {},
         records=tuple(record for record in records if record["step"] <= _STEPS),
         validations=tuple(_validations(_saved(folder))),
-        checkpoints=tuple(one.name for one in _read(lambda: step_folders(folder.checkpoints), [])),
+        checkpoints=tuple(one.name for one in _read(lambda: step_folders(folder.checkpoints), ())),
     )
 
 
 T = TypeVar("T")
+D = TypeVar("D")
 _STEPS = 10**12
 
 
-def _read(read: Callable[[], T], instead: T) -> T:
+def _read(read: Callable[[], T], instead: D) -> T | D:
     """What a file holds; something else for one that cannot be read."""
     try:
         return read()
@@ -97,7 +98,7 @@ def _saved(folder: RunFolder) -> list[SavedValidation]:
     """The validations that lie in the folder itself."""
     return [
         one
-        for one in _read(folder.read_validations, [])
+        for one in _read(folder.read_validations, ())
         if own_file(folder.path, folder.validation(one.validation.step) / VALIDATION)
     ]
 
