@@ -1,46 +1,18 @@
 """Two experts: routing, the gradient across their boundary, their weights on the host, their adapters in diffusers."""
 
-import functools
-
 import pytest
 import torch
-from plugins.vader_diffusers.tests.parity import CPU, PROMPTS, Parity, carried, loaded, pipeline_of
+from plugins.vader_diffusers.tests.experts import STEPS, VIDEO, adapted, clean
+from plugins.vader_diffusers.tests.parity import CPU, PROMPTS
 
-from vader import Runtime, SamplerContext, Video
-from vader.diffusion.gradient import Window
-from vader.diffusion.rollout import ClipNoise, rollout
-from vader.diffusion.samplers.flow_euler import FlowEuler, FlowEulerOptions
-from vader.spec import AdapterSpec
-from vader.weights.lora import inject, set_scale
+from vader import Runtime
 from vader_diffusers import tiny
 from vader_diffusers.wan22 import Wan22, Wan22Options
-
-VIDEO, STEPS = Video(5, 32, 32), 4
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny.write(tmp_path_factory.mktemp("wan22") / "tiny", 0, "wan22")
-
-
-def adapted(folder, dtype=torch.float32, **options):
-    """A backbone with a random adapter, and the adapter's parameters by name."""
-    backbone = loaded(Wan22, folder, dtype, VIDEO, **options)
-    inject(backbone.denoiser, AdapterSpec(rank=2), Wan22.lora_target_modules, 0, without=backbone.without_adapter())
-    mine = {name: p for name, p in backbone.denoiser.named_parameters() if p.requires_grad}
-    with torch.no_grad():
-        for index, parameter in enumerate(mine.values()):
-            parameter.normal_(0, 0.2, generator=torch.Generator().manual_seed(index))
-    return backbone, mine
-
-
-def clean(backbone, conditioning, recompute=False, dtype=torch.float32):
-    sampler = FlowEuler(FlowEulerOptions(), SamplerContext(backbone.schedule, STEPS, 0.0, VIDEO, CPU))
-    noise = ClipNoise((3, 4), backbone.latent_shape(VIDEO), CPU, dtype)
-    predict = functools.partial(backbone.predict, backbone.denoiser)
-    return rollout(
-        predict, sampler, conditioning, noise, Window(0, STEPS), guidance_scale=3.0, recompute=recompute
-    ), sampler
 
 
 def test_gradient_across_the_boundary_against_finite_differences(folder, monkeypatch):
@@ -108,24 +80,6 @@ def test_rows_of_a_batch_go_to_the_expert_of_their_timestep(folder):
             torch.testing.assert_close(whole[[row]], direct, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("experts", [("high", "low"), ("high",), ("low",)])
-def test_adapters_on_either_expert_reload_in_diffusers(folder, tmp_path, experts):
-    """The clip with adapters is the pipeline's, and the adapter is where the option says and nowhere else."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    backbone = loaded(Wan22, folder, video=VIDEO, experts=experts)
-    theirs = pipeline_of("WanPipeline", folder, FlowMatchEulerDiscreteScheduler(shift=3.0))
-    mine, theirs = carried(backbone, theirs, tmp_path / "adapter")
-    assert {name.partition(".")[0] for name in mine} == set(experts)
-    assert len(list((tmp_path / "adapter").glob("pytorch_lora_weights*"))) == len(experts)
-    task = Parity(backbone, theirs, VIDEO, 4.0)
-    task.assert_same_clips()
-    with torch.no_grad():
-        with_it = task.ours(task.noise(), Window(4, 4))[0]
-        set_scale(backbone.denoiser, 0.0)
-        assert (task.ours(task.noise(), Window(4, 4))[0] - with_it).abs().max() > 1e-3
-
-
 def test_every_adapter_has_a_gradient_though_its_expert_has_no_part(folder):
     backbone, mine = adapted(folder)
     latents = torch.randn(1, *backbone.latent_shape(VIDEO), generator=torch.Generator().manual_seed(0))
@@ -138,27 +92,3 @@ def test_every_adapter_has_a_gradient_though_its_expert_has_no_part(folder):
 def test_guidance_of_each_expert(folder):
     backbone = Wan22(Wan22Options(weights=str(folder), guidance_scale_2=3.0), Runtime(CPU, torch.float32))
     assert [backbone.guidance_scale_at(s, t, 4) for s, t in [(5, 875), (5, 874), (1, 100)]] == [5, 3, 1]
-
-
-@pytest.mark.parametrize("offload", ["keep", "cpu"])
-def test_a_frozen_adapter_is_fused_into_its_expert(folder, tmp_path, offload):
-    """A file as the pipeline's ``load_lora_weights`` reads it, into one expert; the other stays as it was."""
-    import vader
-    from vader.resolve.build import assemble_backbone
-    from vader.resolve.validate import resolve
-    from vader.weights.lora import save
-
-    one, _ = adapted(folder, experts=("low",))
-    (tmp_path / "adapter").mkdir()
-    save(one.denoiser, tmp_path / "adapter", "transformer", ("low",))
-    frozen = {"init": str(tmp_path / "adapter" / "pytorch_lora_weights.safetensors"), "expert": "low"}
-    options = {"weights": str(folder), "expert_offload": offload}
-    spec = {"backbone": {"name": "wan22", "options": options, "frozen_adapters": [frozen]}, "prompts": "shapes"}
-    video = {"frames": 5, "height": 32, "width": 32}
-    fused = assemble_backbone(resolve({**spec, "video": video}, training=False), CPU, torch.float32)
-    with torch.no_grad():
-        conditioning = one.encode(PROMPTS)
-        torch.testing.assert_close(clean(fused, conditioning)[0], clean(one, conditioning)[0], atol=1e-5, rtol=0)
-    del frozen["expert"]
-    with pytest.raises(vader.SpecError, match="cannot fuse an adapter into None; expected 'high' or 'low'"):
-        resolve({**spec, "video": video}, training=False)

@@ -94,11 +94,12 @@ class ExpertRouter(nn.Module):
 
     def _call(self, name: str, hidden_states: Tensor, timestep: Tensor, given: Mapping[str, Any]) -> Tensor:
         self.use(name)
+        idle = self.experts["low" if name == "high" else "high"]
+        unused = [parameter.sum() for parameter in idle.parameters() if parameter.requires_grad]
+        if unused and torch.is_grad_enabled():  # at the input: backward comes there last, after what is recomputed
+            hidden_states = hidden_states + 0 * torch.stack(unused).sum().to(hidden_states.dtype)
         output: Tensor = self.experts[name](hidden_states, timestep, **given)[0]
         if output.requires_grad:
-            idle = self.experts["low" if name == "high" else "high"]
-            unused = [parameter.sum() for parameter in idle.parameters() if parameter.requires_grad]
-            output = output + 0 * torch.stack(unused).sum() if unused else output
             output.register_hook(lambda _: self.use(name))  # type: ignore[no-untyped-call]
         return output
 
