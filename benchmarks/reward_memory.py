@@ -26,6 +26,7 @@ CASES = (
     ("hpsv3", {}, 8, (480, 832)),
     ("hpsv3", {"chunk": 8}, 8, (480, 832)),
     ("imagereward", {}, 8, (480, 832)),
+    ("vlm_question", {}, 16, (480, 832)),
 )
 """Reward, options, frames, height and width. At ``fps: 8`` every one of sixteen frames is looked at."""
 

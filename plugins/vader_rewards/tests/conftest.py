@@ -62,6 +62,23 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def picture(tmp_path_factory):
+    """Writes a picture of random colours, the same for the same number; its path."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+
+    def write(seed, size=(40, 56)):
+        values = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(seed))
+        grown = torch.nn.functional.interpolate(values[None], size, mode="bilinear")[0]
+        path = folder / f"{seed}.png"
+        Image.fromarray((grown * 255).byte().permute(1, 2, 0).numpy()).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def options(tiny):
     """Options of each reward on tiny weights, by the reward's name."""
     base = {"base": str(tiny / "qwen2_vl")}
@@ -85,5 +102,8 @@ def options(tiny):
         "jpeg_size": {},
         "imagereward": {"weights": str(tiny / "image_reward")},
         "videoreward": {"weights": str(tiny / "video_reward"), "min_pixels": 784},
+        "vlm_question": {"weights": str(tiny / "qwen2_vl"), "min_pixels": 784, "max_pixels": 3136},
+        "video_text": {"weights": str(tiny / "xclip")},
+        "image_fidelity": {"weights": str(tiny / "dinov2")},
         "hpsv3": {**base, "weights": str(tiny / "hpsv3"), "min_pixels": 784, "max_pixels": 3136},
     }

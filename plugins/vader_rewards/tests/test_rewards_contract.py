@@ -30,7 +30,10 @@ BY_PROMPT = ("object", "action", "label", "text")
 
 class TestRewards(RewardContract):
     @pytest.fixture(params=ALL)
-    def reward(self, request, options):
+    def reward(self, request, options, picture):
+        if request.param == "image_fidelity":
+            chosen = [Prompt(text, image=picture(seed)) for seed, text in enumerate(("a fox", "a red fox", "rain"))]
+            return Subject("reward", request.param, options[request.param], size=(24, 36), prompts=chosen)
         chosen = {key: value for key, value in options[request.param].items() if key not in BY_PROMPT}
         meant = {"prompts": MEANT[request.param]} if request.param in MEANT else {}
         size = (40, 48) if request.param == "imagenet" else (24, 36)  # where its ReLU6 bends less

@@ -1,6 +1,7 @@
 """Every differentiable reward: its gradient is right, ascent on pixels raises it, nothing of it is trained."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import entry_points
 
 import pytest
@@ -17,8 +18,9 @@ ALL = sorted(
     if entry.value.startswith("vader_rewards.") and entry.name not in APART
 )
 SMOOTH = [name for name in ALL if name != "jpeg_size"]
-NARROW = ("videoreward", "hpsv3")
+NARROW = ("videoreward", "hpsv3", "vlm_question")
 """Rewards whose networks round to float32 inside."""
+PICTURED = "image_fidelity"
 PROMPTS = [Prompt("a red fox"), Prompt("two blue birds over a lake")]
 
 
@@ -71,16 +73,21 @@ def test_all_are_here(options):
 
 
 @pytest.mark.parametrize("name", SMOOTH)
-def test_gradient_against_finite_differences(name, options):
+def test_gradient_against_finite_differences(name, options, picture):
     """In float64, along a random direction, on frames that are not square."""
     reward = make(name, options, dtype=torch.float64)
     with Doubled() if name in NARROW else nullcontext():
-        difference_of(reward, name)
+        difference_of(reward, name, told(name, picture))
 
 
-def difference_of(reward, name):
+def told(name, picture):
+    """Prompts that a reward can judge by."""
+    return [replace(prompt, image=picture(i)) for i, prompt in enumerate(PROMPTS)] if name == PICTURED else PROMPTS
+
+
+def difference_of(reward, name, prompts):
     start = frames(dtype=torch.float64).requires_grad_()
-    score = counts(reward.score(start, PROMPTS))
+    score = counts(reward.score(start, prompts))
     assert score.shape == (2,)
     assert score.dtype == torch.float64
     weight = torch.tensor([1.0, -0.7], dtype=torch.float64)
@@ -90,13 +97,13 @@ def difference_of(reward, name):
     direction = torch.randn(start.shape, dtype=torch.float64, generator=generator)
     step = 1e-8 if name in ("imagenet", "nsfw", "ocr_text") else 1e-6  # ReLUs have kinks: stay between them
     with torch.no_grad():
-        ahead, behind = ((counts(reward.score(start + s * step * direction, PROMPTS)) * weight).sum() for s in (1, -1))
+        ahead, behind = ((counts(reward.score(start + s * step * direction, prompts)) * weight).sum() for s in (1, -1))
     close = 3e-3 if name == "nsfw" else 1e-4
     torch.testing.assert_close((gradient * direction).sum(), (ahead - behind) / (2 * step), rtol=close, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", SMOOTH)
-def test_ascent_raises_the_score(name, rewards):
+def test_ascent_raises_the_score(name, rewards, picture):
     """Thirty steps of Adam on pixels, clamped to [0, 1]."""
     reward = rewards(name)
     pixels = frames(3, clips=1, count=getattr(type(reward), "frames", 1)).requires_grad_()
@@ -104,7 +111,7 @@ def test_ascent_raises_the_score(name, rewards):
     scores = []
     for _ in range(31):
         optimizer.zero_grad()
-        score = counts(reward.score(pixels, PROMPTS[:1])).sum()
+        score = counts(reward.score(pixels, told(name, picture)[:1])).sum()
         scores.append(score.item())
         (-score).backward()
         optimizer.step()

@@ -45,8 +45,8 @@ AESTHETIC = (768, 1024, 128, 64, 16, 1)
 """Widths of LAION's published score head."""
 
 
-def config(name: str) -> dict[str, Any]:
-    """The configuration of a CLIP.
+def config(name: str, published: Mapping[str, Mapping[str, Any]] = PUBLISHED) -> dict[str, Any]:
+    """The configuration of a CLIP, or of another network whose published ones are given.
 
     Raises:
         vader.WeightsError: it is neither in a folder here nor known.
@@ -54,9 +54,9 @@ def config(name: str) -> dict[str, Any]:
     file = user_path(name) / "config.json"
     if file.is_file():
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    if name not in PUBLISHED:
-        raise WeightsError(f"{name} is no folder here; without weights only {', '.join(PUBLISHED)} are known.")
-    return dict(PUBLISHED[name])
+    if name not in published:
+        raise WeightsError(f"{name} is no folder here; without weights only {', '.join(published)} are known.")
+    return dict(published[name])
 
 
 def clip_vision(name: str, runtime: Runtime, place: Place) -> ClipVision:

@@ -67,11 +67,18 @@ def patches(clips: Tensor, patch: int = 14, merge: int = 2) -> Tensor:
     return split.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(-1, c * 2 * patch * patch)
 
 
-def ready(clips: Tensor, size: tuple[int, int], *, twice: bool = False) -> Tensor:
+def ready(
+    clips: Tensor,
+    size: tuple[int, int],
+    mean: Sequence[float] = pixels.CLIP_MEAN,
+    std: Sequence[float] = pixels.CLIP_STD,
+    *,
+    twice: bool = False,
+) -> Tensor:
     """Frames ``(n t 3 h w)`` in [0, 1], resized as 8-bit pictures are, and normalised."""
     images = clips.flatten(0, 1)
     images = pixels.resize_twice(images, size) if twice else pixels.resize(images, size, "bicubic").clamp(0, 1)
-    return pixels.by_clip(pixels.normalise(images, pixels.CLIP_MEAN, pixels.CLIP_STD), clips)
+    return pixels.by_clip(pixels.normalise(images, mean, std), clips)
 
 
 class Words:

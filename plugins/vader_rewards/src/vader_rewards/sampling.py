@@ -43,6 +43,17 @@ def evenly_by_time(total: int, video_fps: float | None, fps: float | None, count
     return [*places, *places[-1:]] if number % 2 else list(places)
 
 
+def looked_at(reward: str, total: int, video_fps: float | None, fps: float | None, count: int | None) -> list[int]:
+    """See :func:`evenly_by_time`.
+
+    Raises:
+        ValueError: a single frame.
+    """
+    if total < 2:
+        raise ValueError(f"{reward} got 1 frame a clip; expected 2 or more. Set `frames: {{mode: all}}`.")
+    return evenly_by_time(total, video_fps, fps, count)
+
+
 def size_within(height: int, width: int, least: int, most: int, factor: int) -> tuple[int, int]:
     """Both sides as multiples of ``factor``, the aspect nearly kept, the area between ``least`` and ``most`` pixels.
 

@@ -7,8 +7,9 @@ For tests, and for trying a spec before gigabytes are downloaded::
 Then ``weights: FOLDER/clip`` and ``head: FOLDER/head.safetensors`` for aesthetic, compression and weather,
 ``FOLDER/image_reward``, ``FOLDER/video_reward`` and ``FOLDER/hpsv3`` (this one with ``base: FOLDER/qwen2_vl``) for
 imagereward, videoreward and hpsv3, ``FOLDER/open_clip`` for hps (``weights``) and clip_text (``model``),
-``FOLDER/clip`` for pickscore (and its ``tokenizer``), and ``FOLDER/yolos``, ``grounding_dino``, ``videomae`` and
-``vjepa``. Their scores mean nothing.
+``FOLDER/clip`` for pickscore (and its ``tokenizer``), and ``FOLDER/yolos``, ``grounding_dino``, ``videomae``,
+``vjepa``, ``qwen2_vl`` (for vlm_question), ``xclip`` (video_text), ``dinov2`` (image_fidelity). Their scores mean
+nothing.
 """
 
 from __future__ import annotations
@@ -275,6 +276,37 @@ def _hpsv3(folder: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / FILE)
 
 
+_TEMPLATE = """{% for message in messages %}<|im_start|>{{ message['role'] }}
+{% for content in message['content'] %}{% if content['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>\
+{% else %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""How a dialogue about a clip is put, as Qwen-VL's own templates do it."""
+
+
+def _xclip(folder: Path) -> None:
+    from transformers import XCLIPConfig, XCLIPModel
+
+    tokenizer = _tokenizer()
+    text = _tower(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=1, pad_token_id=0)
+    small = {"mit_hidden_size": FEATURES, "mit_intermediate_size": WIDTH, "mit_num_attention_heads": 2}
+    vision = _tower(image_size=SIDE, patch_size=PATCH, num_frames=4, **small)
+    config = XCLIPConfig(
+        text_config=text, vision_config=vision, projection_dim=FEATURES, prompt_layers=1, prompt_num_attention_heads=2
+    )
+    _spread(XCLIPModel(config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _dinov2(folder: Path) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(**_tower(image_size=SIDE, patch_size=PATCH, mlp_ratio=2))
+    _spread(Dinov2Model(config)).save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(sizes), encoding="utf-8")
+
+
 def _dialogue_tokenizer() -> Any:
     """Byte pairs of the judges' questions, and Qwen's tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -293,10 +325,12 @@ def _dialogue_tokenizer() -> Any:
         show_progress=False,
     )
     questions = [ask(name, "Does the clip show this? Answer Yes or No.") for name in ("videoreward", "hpsv3")]
-    tokenizer.train_from_iterator(questions * 2, trainer)
-    return PreTrainedTokenizerFast(
+    tokenizer.train_from_iterator([*questions * 2, "Yes\nNo\n" * 50], trainer)
+    words = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=special[0], eos_token=special[2], additional_special_tokens=special[1:]
     )
+    words.chat_template = _TEMPLATE
+    return words
 
 
 def _tokenizer() -> Any:
@@ -326,6 +360,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "qwen2_vl": _qwen2_vl,
     "video_reward": _video_reward,
     "hpsv3": _hpsv3,
+    "xclip": _xclip,
+    "dinov2": _dinov2,
 }
 
 

@@ -166,14 +166,12 @@ class VideoReward:
         """
         from vader_rewards import sampling
 
-        if frames < 2:
-            raise ValueError("videoreward got 1 frame a clip; expected 2 or more. Set `frames: {mode: all}`.")
         asked, trained = self._options, self._settings
         count = asked.num_frames if asked.num_frames or asked.fps else trained.num_frames
         fps = asked.clip_fps
         if fps is None and self._video is not None:
             fps = sampling.fps_of(frames, self._video.frames, self._video.fps)
-        return sampling.evenly_by_time(frames, fps, asked.fps or trained.fps, count)
+        return sampling.looked_at("videoreward", frames, fps, asked.fps or trained.fps, count)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the frames as the tower sees them."""

@@ -85,7 +85,15 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...], option
         raise WeightsError(f"`{option}`: {error}") from error
 
 
-def model(kind: Any, source: Path, name: str, dtype: torch.dtype, quantization: Mapping[str, Any] | None = None) -> Any:
+def model(
+    kind: Any,
+    source: Path,
+    name: str,
+    dtype: torch.dtype,
+    quantization: Mapping[str, Any] | None = None,
+    *,
+    strict: bool = False,
+) -> Any:
     """A frozen network of transformers in eval mode, on the CPU, every weight from its files.
 
     Args:
@@ -94,6 +102,7 @@ def model(kind: Any, source: Path, name: str, dtype: torch.dtype, quantization: 
         name: what the user calls it, for errors.
         dtype: of the weights.
         quantization: see :func:`large_model`.
+        strict: refuse files that hold more.
 
     Raises:
         vader.RegistryError: if the package that quantises is not installed.
@@ -117,6 +126,13 @@ def model(kind: Any, source: Path, name: str, dtype: torch.dtype, quantization: 
         raise WeightsError(
             f"{name} is of another model: {len(missing)} weights of {kind.__name__} are not in its files "
             f"({shown(missing)})."
+        )
+    numbers = ("position_ids",)  # older versions of transformers kept them
+    unknown = sorted(str(key) for key in info["unexpected_keys"] if not str(key).endswith(numbers))
+    if strict and unknown:
+        raise WeightsError(
+            f"{name} is of another model: {len(unknown)} weights of its files are unknown to {kind.__name__} "
+            f"({shown(unknown)})."
         )
     return network.requires_grad_(False).eval()
 
