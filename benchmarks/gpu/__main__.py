@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.gpu.parts import PARTS, facts
 
-LIMITS = {"tests": 110.0, "1.3b": 200.0, "14b": 150.0, "estimates": 420.0}
+LIMITS = {"tests": 100.0, "1.3b": 235.0, "14b": 130.0, "estimates": 420.0}
 """Seconds for each part. Estimates run beside the others."""
 _GB = 1e9
 

@@ -25,16 +25,19 @@ DRY: dict[str, Any] = {
     "frames": {"mode": "index", "index": 8},
     "train": {"steps": 1, "device": "cpu"},
 }
+_SMALL = ["frames.decode_window=1", "frames.decode_precision=bf16"]
 VARIANTS: dict[str, list[str]] = {
-    "as recommended": ["frames.decode_window=1", "frames.decode_precision=bf16"],
-    "decode window 3": ["frames.decode_window=3", "frames.decode_precision=bf16"],
-    "decode exact": ["frames.decode_window=null"],
-    "branches one by one": ["frames.decode_window=1", "gradient.branches=conditional"],
-    "no block checkpointing": ["frames.decode_window=1", "train.gradient_checkpointing=false"],
-    "compiled blocks": ["frames.decode_window=1", "train.compile=true"],
+    "window 1, bf16": _SMALL,
+    "window 3, bf16": ["frames.decode_window=3", "frames.decode_precision=bf16"],
+    "exact, float32": [],
+    "exact, bf16": ["frames.decode_precision=bf16"],
+    "window 1, no block checkpointing": [*_SMALL, "train.gradient_checkpointing=false"],
+    "window 1, K 2": [*_SMALL, "gradient.mode=tail", "gradient.k=2"],
+    "window 1, reuse every second": [*_SMALL, "rollout.reuse={every: 2}"],
+    "window 1, compiled blocks": [*_SMALL, "train.compile=true"],
 }
 """Name -> overrides of the spec."""
-LARGE: dict[str, list[str]] = {"as recommended": ["frames.decode_window=1", "frames.decode_precision=bf16"]}
+LARGE: dict[str, list[str]] = {"window 1, bf16": [*_SMALL, "sampler.steps=3", "train.steps=1"]}
 
 
 def spec(weights: str, *, dry: bool, output: Path) -> dict[str, Any]:

@@ -26,4 +26,4 @@ def test_the_dry_run_passes(tmp_path: Path) -> None:
             assert "error" not in row, (name, row)
             assert row["time/step"] > 0
     assert all(said.get("total", 0) > 0 for said in found["parts"]["estimates"].values()), found["parts"]["estimates"]
-    assert "| 1.3b as recommended |" in (tmp_path / "gpu.md").read_text()
+    assert "| 1.3b window 1, bf16 |" in (tmp_path / "gpu.md").read_text()
