@@ -14,7 +14,8 @@ import vader
 HEAVY = ["torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "imageio"]
 
 EXPORTED = {
-    "Backbone", "Batch", "CheckpointError", "Conditioning", "LaunchError", "Loss", "Method", "NoiseSchedule",
+    "Backbone", "Batch", "CheckpointError", "ComponentError", "Conditioning", "LaunchError", "Loss", "Method",
+    "NoiseSchedule",
     "NonFiniteError", "Options", "Prompt", "PromptSource", "RegistryError", "Reward", "Run", "RunFolderError",
     "RunResult", "RunSpec", "Runtime", "Sampler", "SamplerContext", "SpecError", "StepOutput", "VaderError",
     "Validation", "Video", "WeightsError", "__version__", "check", "evaluate", "generate", "hookimpl",

@@ -12,6 +12,7 @@
     ├── CheckpointError        a checkpoint cannot be written, read or resumed
     ├── RunFolderError         the output folder cannot hold the run
     ├── LaunchError            the processes started are not the processes asked for
+    │   └── PeerLost           another process of the run has ended
     ├── ComponentError         a component, a listener or a tracker raised, or gave what it must not
     ├── IsolationError         a reward in another process ended, hung or raised
     ├── PathError              a path that no file can have
@@ -123,6 +124,10 @@ class RunFolderError(VaderError, OSError):
 
 class LaunchError(VaderError, RuntimeError):
     """The processes started are not the processes asked for."""
+
+
+class PeerLost(LaunchError):
+    """Another process of the run has ended, so this one cannot go on."""
 
 
 class ComponentError(VaderError, RuntimeError):

@@ -16,7 +16,10 @@ from vader.cli import plugins as cli_plugins
 from vader.cli import prompts as cli_prompts
 from vader.cli import reward as cli_reward
 from vader.cli import spec as cli_spec
-from vader.errors import VaderError
+from vader.cli.output import console, lost, printable, unfailing
+from vader.errors import PeerLost, VaderError
+from vader.runs.launch import PEER_LOST
+from vader.runs.lifeline import LAUNCHER
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,11 +47,34 @@ Source = Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec in YAML,
 
 
 def main() -> None:
-    """Entry point of the ``vader`` command. A user's mistake is one message and exit code 2."""
+    """Entry point of the ``vader`` command. A user's mistake is one message and exit code 2.
+
+    Where stdout cannot be written, a run goes on; a command whose product is what it prints fails.
+    """
     arguments = sys.argv[1:]
+    with unfailing() as (out, _):
+        try:
+            _main(arguments)
+        except SystemExit as stop:
+            out.flush()
+            reason = lost(out)
+            if reason is None or stop.code not in (0, None) or not _PRINTED & set(arguments[:1]):
+                raise
+            _fail(f"what was printed could not be written to stdout: {reason}.", 1)
+
+
+_PRINTED = frozenset({"evaluate", "estimate", "schema", "plugins", "prompts", "check"})
+"""Commands whose product is what they print."""
+
+
+def _main(arguments: list[str]) -> None:
     debug = "--debug" in arguments
     try:
         app(args=[argument for argument in arguments if argument != "--debug"], prog_name="vader")
+    except PeerLost as error:
+        if LAUNCHER in os.environ:  # which says who it was
+            sys.exit(PEER_LOST)
+        _fail(str(error), 2)
     except VaderError as error:
         if debug:
             raise
@@ -67,12 +93,6 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
 
 
 def _hide_loading_bars() -> None:
@@ -119,7 +139,7 @@ def train(
     checked = plan.spec
     if dry_run:
         typer.echo("".join(f"{notice}\n" for notice in plan.notices), err=True, nl=False)
-        typer.echo(f"{spec} is sound.{_to_download(checked)}")
+        typer.echo(f"{spec} is sound.{_to_download(checked)}{_not_here(checked)}")
         return
     asked = checked.train.processes
     if asked is not None and asked > 1 and launch.started() is None:
@@ -138,20 +158,39 @@ def _to_download(spec: RunSpec) -> str:
     return f" Its adapter {init} is not in the hub's cache; a run downloads it, and then judges it."
 
 
+def _not_here(spec: RunSpec) -> str:
+    """What a dry run says of this machine, which need not be the one that the run is for."""
+    from vader.resolve.machine import machine_fits
+    from vader.runs.folder import RunFolder
+
+    against = [f"{path}: {message}" for path, message in machine_fits(spec)]
+    try:
+        folder = RunFolder(Path(spec.output).expanduser())
+        if folder.require_ours() and folder.begun:
+            against.append(f"output: {spec.output!r} holds a run already; it takes --resume, or another folder.")
+        folder.require_writable()
+    except (OSError, RuntimeError) as error:
+        against.append(str(error))
+    return "".join(f"\nNot as it is on this machine: {one}" for one in against)
+
+
 def _train(spec: str, overrides: list[str], resume: bool) -> None:
     import signal
 
     from vader.cli.progress import ProgressListener
 
-    console = _console()
+    screen = console()
     if os.environ.get("RANK", "0") == "0":
-        console.print("loading ...", highlight=False)
+        screen.print("loading ...", soft_wrap=True)
+    from vader.runs import lifeline
     from vader.runs.folder import RunFolder
     from vader.runs.training import train as run_training
 
+    lifeline.hold()
+
     _hide_loading_bars()
 
-    progress = ProgressListener(console)
+    progress = ProgressListener(screen)
     try:
         result = run_training(spec, overrides, resume=resume, listeners=[progress])
     finally:
@@ -159,16 +198,23 @@ def _train(spec: str, overrides: list[str], resume: bool) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     if result.stopped is not None:
-        console.print(f"stopped by {result.stopped} after optimizer step {result.step}; saved. Go on with --resume.")
+        if result.step:
+            screen.print(
+                f"stopped by {result.stopped} after optimizer step {result.step}; saved. Go on with --resume.",
+                soft_wrap=True,
+            )
+        else:
+            said = "before the first optimizer step; nothing to save. Start it again."
+            screen.print(f"stopped by {result.stopped} {said}", soft_wrap=True)
         raise SystemExit(128 + signal.Signals[result.stopped])
     if len(result.validations) >= 2:
         kept = [validation for validation in result.validations if validation.step == result.adapter_step]
-        _compare(console, result.validations[0], (kept or result.validations)[-1])
+        _compare(screen, result.validations[0], (kept or result.validations)[-1])
     folder = RunFolder(result.folder)
-    console.print(f"adapter  {folder.adapter}\nreport   {folder.report}", highlight=False)
+    screen.print(f"adapter  {folder.adapter}\nreport   {folder.report}", soft_wrap=True)
 
 
-def _compare(console: Console, before: Validation, after: Validation) -> None:
+def _compare(screen: Console, before: Validation, after: Validation) -> None:
     """A table of mean scores before and after, with the paired gain."""
     from rich.table import Table
 
@@ -183,8 +229,8 @@ def _compare(console: Console, before: Validation, after: Validation) -> None:
         gain = f"{change.difference:+.4g}"
         if change.interval is not None:
             gain += f" ({change.interval.low:+.4g} to {change.interval.high:+.4g})"
-        table.add_row(key, f"{change.before:.4g}", f"{change.after:.4g}", gain)
-    console.print(table)
+        table.add_row(printable(key), f"{change.before:.4g}", f"{change.after:.4g}", gain)
+    screen.print(table)
 
 
 @app.command()
@@ -281,8 +327,8 @@ def evaluate(
 
     _hide_loading_bars()
 
-    console = _console()
-    with console.status("loading ...") as status:
+    screen = console()
+    with screen.status("loading ...") as status:
         result = run_evaluation(
             source,
             adapter=adapter,
@@ -292,10 +338,10 @@ def evaluate(
             progress=lambda done, total: status.update(f"clip {done} of {total}"),
         )
     if result.adapted is not None:
-        _compare(console, result.base, result.adapted)
+        _compare(screen, result.base, result.adapted)
     else:
         for key in result.base.keys:
-            console.print(f"{key}  {result.base.mean(key):.4g}", highlight=False)
+            screen.print(f"{printable(key)}  {result.base.mean(key):.4g}", soft_wrap=True)
 
 
 @app.command()

@@ -15,7 +15,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from vader.cli.output import printable
 from vader.runs.events import Run, RunResult, Validation, hookimpl
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -28,10 +30,10 @@ class ProgressListener:
         self._console = console
         self._live = console.is_terminal
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -46,7 +48,9 @@ class ProgressListener:
         """See :class:`vader.runs.events.Events`."""
         resumed = f", resuming after optimizer step {run.start_step}" if run.start_step else ""
         where = f"{run.processes} process{'es' if run.processes > 1 else ''}"
-        self._console.print(f"run [bold]{run.folder}[/bold] on {where}{resumed}", highlight=False)
+        self._console.print(
+            Text("run ") + Text(printable(str(run.folder)), "bold") + Text(f" on {where}{resumed}"), soft_wrap=True
+        )
         self._progress.start()
 
     @hookimpl
@@ -74,13 +78,13 @@ class ProgressListener:
         if self._validating is not None:
             self._progress.remove_task(self._validating)
             self._validating = None
-        means = "  ".join(f"{key} {validation.mean(key):.4g}" for key in validation.keys)
-        self._console.print(f"validation after step {validation.step}: {means}", highlight=False)
+        means = "  ".join(f"{printable(key)} {validation.mean(key):.4g}" for key in validation.keys)
+        self._console.print(f"validation after step {validation.step}: {means}", soft_wrap=True)
 
     @hookimpl
     def vader_notice(self, run: Run, text: str) -> None:
         """See :class:`vader.runs.events.Events`."""
-        self._console.print(f"[yellow]note:[/yellow] {text}", highlight=False)
+        self._console.print(Text("note:", "yellow") + Text(f" {text}"), soft_wrap=True)
 
     @hookimpl
     def vader_run_finished(self, run: Run, result: RunResult) -> None:
@@ -95,4 +99,4 @@ class ProgressListener:
         now = time.monotonic()
         if not self._live and (force or now - self._last_line >= _SECONDS_BETWEEN_LINES):
             self._last_line = now
-            self._console.print(text, highlight=False)
+            self._console.print(text, soft_wrap=True)

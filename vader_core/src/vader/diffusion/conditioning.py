@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vader.errors import Problem, SpecError
+from vader.errors import Problem, SpecError, blame
 from vader.protocols import Backbone, CachesConditioning, Conditioning, Prompt
 from vader.storage import write_with
 
@@ -80,7 +80,7 @@ class ConditioningCache:
         if key not in self._rows:
             found = self._disk.read(key) if self._disk is not None else None
             if found is None:
-                with torch.no_grad():
+                with torch.no_grad(), blame(f"backbone {type(self._backbone).__name__}, encoding {prompt.text!r},"):
                     found = self._backbone.encode([prompt]).detach().to("cpu")
                 if self._disk is not None:
                     self._disk.write(key, found)

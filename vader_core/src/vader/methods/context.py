@@ -18,6 +18,7 @@ from vader.diffusion.guidance import Branches, Recompute
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.diffusion.shortcuts import Shortcuts
+from vader.errors import blame
 from vader.methods.contrast import Contrast
 from vader.methods.objective import Objective
 from vader.methods.scoring import ask_latent_reward, ask_reward
@@ -100,6 +101,11 @@ class ScoredClips:
         return {key: score.detach() for key, score in self.scores.items()}
 
 
+def _named(component: object) -> str:
+    """What a component is called where its name in the spec is not known."""
+    return type(component).__name__
+
+
 def sees_latents(reward: Reward | LatentReward) -> TypeGuard[LatentReward]:
     """Whether a reward scores latents, and not frames."""
     return bool(capability(reward, "input") == "latents")
@@ -169,7 +175,7 @@ class RolloutContext:
         self, conditioning: Conditioning, seeds: Sequence[int], window: Window, on_step: OnStep | None = None
     ) -> Latents:
         """Latents of ``b`` clips, ``(b ...)``, with gradient in the window."""
-        with self.timer("rollout"):
+        with self.timer("rollout"), blame(f"backbone {_named(self.backbone)} or sampler {_named(self.sampler)}"):
             return rollout(
                 self.predict,
                 self.sampler,
@@ -191,7 +197,7 @@ class RolloutContext:
             frames: indices; all when None.
             plan: for frames that are scored in training; None for those that are looked at.
         """
-        with self.timer("decode"):
+        with self.timer("decode"), blame(f"backbone {_named(self.backbone)}, decoding,"):
             if plan is None or frames is None or not isinstance(self.backbone, DecodesForReward):
                 return self.backbone.decode(latents, frames)
             return self.backbone.decode_for_reward(latents, frames, plan)

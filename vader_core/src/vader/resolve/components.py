@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from vader.errors import IsolationError, PathError, Problem, RegistryError, cut
+from vader.errors import ComponentError, IsolationError, PathError, Problem, RegistryError, cut
 from vader.paths import user_path
 from vader.plugins import registry
 from vader.plugins.isolation.component import Isolated
@@ -39,6 +39,15 @@ class ResolvedComponent:
             return self.component
         parameters = inspect.signature(self.component).parameters
         arguments = {name: value for name, value in offered.items() if name in parameters}
+        try:
+            return self._construct(arguments)
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            message = f"{self.kind} {self.name!r} raised {type(error).__name__}: {error}, while it was constructed"
+            raise ComponentError(message) from error
+
+    def _construct(self, arguments: Mapping[str, Any]) -> Any:
         return self.component(self.options, **arguments) if self.options is not None else self.component(**arguments)
 
     def capability(self, name: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from vader.errors import NonFiniteError, Problem, SpecError
+from vader.errors import ComponentError, NonFiniteError, Problem, SpecError
 from vader.resolve.plan import Plan
 from vader.runs.assembly import Assembly
 from vader.runs.device import peak_bytes
@@ -120,6 +120,10 @@ class Course:
         except NonFiniteError:
             self._live.context.timer.read()
             raise
+        except SystemExit as error:
+            method = type(self._live.method).__name__
+            message = f"method {method}, or a component that it calls, raised SystemExit: {error}"
+            raise ComponentError(message) from error
         self._step += 1
         if self._live.ema is not None:
             self._live.ema.update()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
+import re
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -15,9 +17,9 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from vader.errors import LaunchError
+from vader.errors import ComponentError, LaunchError, PeerLost, blame
 from vader.resolve.machine import on_cpu
-from vader.runs.launch import require_world, started
+from vader.runs.launch import STORE, require_world, started
 from vader.spec import RunSpec
 
 Value = TypeVar("Value")
@@ -46,9 +48,11 @@ class Engine:
             AutocastKwargs(enabled=False),
         ]
         try:
+            _join(spec)
             self._accelerator = Accelerator(mixed_precision=spec.train.mixed_precision, cpu=on_cpu(spec), **arguments)
         except ValueError as error:
             raise LaunchError(f"accelerate cannot join {started() or 1} processes: {error}.") from error
+        self._trackers, self._logging = spec.trackers, False
         require_world(self._accelerator.num_processes)
         _leave_at_exit()
 
@@ -77,7 +81,22 @@ class Engine:
 
     def wait(self) -> None:
         """Until every process has come here."""
-        self._accelerator.wait_for_everyone()
+        with self._together():
+            self._accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Processes talk to each other in the block.
+
+        Raises:
+            PeerLost: one of them is gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.num_processes > 1 and _LOST.search(str(error)):
+                raise PeerLost("another process of the run has ended, or cannot be reached any more.") from error
+            raise
 
     def main_first(self) -> AbstractContextManager[None]:
         """The main process runs the block before the others do."""
@@ -90,7 +109,8 @@ class Engine:
         """Denoiser and optimizer for training in these processes and this precision."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-            prepared, stepper = self._accelerator.prepare(denoiser, optimizer)
+            with self._together():
+                prepared, stepper = self._accelerator.prepare(denoiser, optimizer)
         return prepared, stepper
 
     def prepare_for_inference(self, denoiser: nn.Module) -> nn.Module:
@@ -108,7 +128,8 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagate, scaled in fp16."""
-        self._accelerator.backward(loss)
+        with self._together():
+            self._accelerator.backward(loss)
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
         """Gradients stay in their processes for as long as the context lasts."""
@@ -122,28 +143,66 @@ class Engine:
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all processes, one after the other."""
-        gathered: Tensor = self._accelerator.gather(tensor)
+        with self._together():
+            gathered: Tensor = self._accelerator.gather(tensor)
         return gathered
 
     def gather_objects(self, values: list[Value]) -> list[Value]:
         """The small values of all processes, by rank."""
-        gathered: list[Value] = gather_object(values)
+        with self._together():
+            gathered: list[Value] = gather_object(values)
         return gathered
 
     # -- trackers
 
     def start_trackers(self, config: Mapping[str, Any]) -> None:
-        """Begin to log."""
-        self._accelerator.init_trackers("vader", config=dict(config))
+        """Begin to log.
+
+        Raises:
+            ComponentError: a tracker refuses.
+        """
+        try:
+            with blame(f"the tracker {' or '.join(self._trackers)}"):
+                self._accelerator.init_trackers("vader", config=dict(config))
+        except ComponentError as error:
+            advice = "Log in as it asks, or take it out of 'trackers'."
+            raise ComponentError(f"{str(error).rstrip('.')}. {advice}") from error.__cause__
+        self._logging = True
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Pass figures on to the trackers."""
-        self._accelerator.log(dict(values), step=step)
+        """Pass figures on to the trackers; from those that fail on the way, the run goes on without."""
+        if self._logging:
+            self._or_without(lambda: self._accelerator.log(dict(values), step=step))
 
     def finish_trackers(self) -> None:
         """End what was begun."""
-        for tracker in self._accelerator.trackers:
-            tracker.finish()
+        if self._logging:
+            for tracker in self._accelerator.trackers:
+                self._or_without(tracker.finish)
+            self._logging = False
+
+    def _or_without(self, call: Callable[[], object]) -> None:
+        try:
+            with blame(f"the tracker {' or '.join(self._trackers)}"):
+                call()
+        except ComponentError as error:
+            self._logging = False
+            warnings.warn(f"{str(error).rstrip('.')}. The run goes on without it.", stacklevel=2)
+
+
+def _join(spec: RunSpec) -> None:
+    """Meet the processes that our launcher has started, through its file; others meet as accelerate does it."""
+    path = os.environ.get(STORE)
+    if path is None or torch.distributed.is_initialized() or not (on_cpu(spec) or torch.cuda.is_available()):
+        return
+    world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    store = torch.distributed.FileStore(path, world)  # type: ignore[attr-defined]
+    backend = "gloo" if on_cpu(spec) else "nccl"
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+
+
+_LOST = re.compile(r"gloo|nccl|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
+"""What torch says when processes cannot talk."""
 
 
 @functools.cache

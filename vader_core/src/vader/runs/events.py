@@ -9,7 +9,8 @@ A plugin registers a module or an object with hook implementations under the ent
         print(step, metrics["reward"])
 
 Events fire on the main process only. A listener of a third party that raises is named in a warning and left out for
-the rest of the run; it never stops it.
+the rest of the run; it never stops it. One that is passed to ``vader.train`` ends the run, with an error that names it;
+a :class:`vader.VaderError` that it raises comes out as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 
 import pluggy
 
+from vader.errors import blame
 from vader.plugins.discovery import CORE
 from vader.plugins.selection import listener_points
 from vader.spec import RunSpec
@@ -151,7 +153,7 @@ class Listeners:
     """
 
     def __init__(self, own: list[object], *, plugins: bool = True) -> None:
-        self._own, self._foreign = _manager(), dict[str, pluggy.PluginManager]()
+        self._own, self._foreign = list[tuple[str, pluggy.PluginManager]](), dict[str, pluggy.PluginManager]()
         built_in: list[object] = []
         for found, point in listener_points() if plugins else ():
             if found.name == CORE:
@@ -159,24 +161,29 @@ class Listeners:
                 continue
             name = f"{point.name} of {found.name}"
             try:
-                manager = _manager()
-                manager.register(_instance(point.load()))
-                manager.check_pending()
-                self._foreign[name] = manager
+                self._foreign[name] = _manager(_instance(point.load()))
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 warnings.warn(f"listener {name} is left out: {type(error).__name__}: {error}", stacklevel=2)
-        for listener in reversed([*own, *built_in]):
-            self._own.register(listener)
+        for listener in (*own, *built_in):
+            self._own.append((getattr(listener, "__name__", type(listener).__name__), _manager(listener)))
 
     def emit(self, event: str, **arguments: Any) -> None:
-        """Fire ``event``, the hook's name without ``vader_``."""
-        getattr(self._own.hook, f"vader_{event}")(**arguments)
+        """Fire ``event``, the hook's name without ``vader_``.
+
+        Raises:
+            ComponentError: one of the caller's listeners raised; a :class:`vader.VaderError` stays what it is.
+        """
+        for name, manager in self._own:
+            with blame(f"listener {name}, at {event},"):
+                getattr(manager.hook, f"vader_{event}")(**arguments)
         for name, manager in list(self._foreign.items()):
             try:
                 getattr(manager.hook, f"vader_{event}")(**arguments)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 del self._foreign[name]
                 warnings.warn(f"listener {name} raised at {event} and is left out: {error!r}", stacklevel=2)
 
@@ -186,7 +193,10 @@ def _instance(listener: Any) -> object:
     return listener() if isinstance(listener, type) else listener
 
 
-def _manager() -> pluggy.PluginManager:
+def _manager(listener: object) -> pluggy.PluginManager:
+    """Calls one listener."""
     manager = pluggy.PluginManager("vader")
     manager.add_hookspecs(Events)
+    manager.register(listener)
+    manager.check_pending()
     return manager

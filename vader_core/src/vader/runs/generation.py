@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vader.diffusion.frames import tile, write_clip
 from vader.diffusion.gradient import no_gradient
-from vader.diffusion.seeding import derive
 from vader.errors import Problem, RunFolderError, SpecError, cut
 from vader.paths import user_path
 from vader.protocols import Prompt
@@ -52,7 +51,8 @@ def generate(
         source: a spec in any form (base model, or the spec's initial adapter), or the path of a run folder (with its
             adapter).
         prompts: at least one; those of image-to-video are ``vader.Prompt(text, image=Path(...))``.
-        seeds: of the noise; a clip depends on its seed and prompt, not on the batch it is made in.
+        seeds: of the noise, from 0 to 2^64 - 1, in the meaning that a validation's clips and diffusers' generators give
+            them; a clip depends on its seed and prompt, not on the batch it is made in.
         adapter: an adapter's folder or .safetensors file, in place of the run's own.
         adapter_scale: of the adapter's update; 0 gives the base model's clip bit for bit.
         output: folder to write into; None writes nothing.
@@ -81,6 +81,9 @@ def generate(
         raise ValueError("generate needs at least one prompt and one seed.")
     if file_type not in ("mp4", "gif", "png"):
         raise ValueError(f"cannot write clips as {file_type!r}; expected mp4, gif or png.")
+    wrong = [seed for seed in seeds if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64]
+    if wrong:
+        raise SpecError([Problem("seed", f"expected whole numbers from 0 to 2^64 - 1; found {wrong[0]!r}.")])
     asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     session = open_session(source, overrides, adapter, scored=False, prompts=asked)
     session.set_scale(adapter_scale)
@@ -98,7 +101,7 @@ def generate(
         rows = wanted[start : start + batch_size]
         with torch.no_grad():
             conditioning = session.encode([prompt for prompt, _ in rows])
-            noise = [derive(seed, "generate") for _, seed in rows]
+            noise = [seed for _, seed in rows]
             frames = context.decode(
                 context.sample(conditioning, noise, no_gradient(len(context.sampler.timesteps))), None
             )

@@ -10,10 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from tempfile import TemporaryFile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO
 
 from vader.errors import LaunchError
+from vader.runs.lifeline import LAUNCHER
+from vader.runs.signals import ENDINGS
+
+STORE = "VADER_STORE"
+"""Environment variable: the file through which the processes that :func:`relaunch` starts find each other."""
+PEER_LOST = 76
+"""Exit code of a process that ended because another one had."""
 
 
 def started() -> int | None:
@@ -61,57 +70,88 @@ def relaunch(arguments: Sequence[str], processes: int) -> int:
 
     They are started here, with the environment that torch's launcher would give them, because the launchers print stack
     traces of their own for a user's mistake, give a run half a minute to save, and on CPU accelerate's starts a single
-    process. SIGTERM and Ctrl-C are passed on: the processes save and end by themselves.
+    process. They meet through a file that only this user can read, and talk over the loopback interface: nothing
+    listens to other machines. The signals that ask for an end are passed on: the processes save and end by themselves,
+    as they do when this one dies (:mod:`vader.runs.lifeline`).
 
     Returns:
-        The exit code: of the first process, which speaks for all, or of another that failed.
+        The exit code: of the process that ended the run, else of the first, which speaks for all.
     """
     command = [sys.executable, "-m", "vader", *arguments]
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
-    common |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with ExitStack() as stack:
+        meeting = stack.enter_context(TemporaryDirectory(prefix="vader-"))
+        common = {**os.environ, STORE: str(Path(meeting) / "store"), LAUNCHER: str(os.getpid())}
+        common |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        common |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            common.setdefault(name, _loopback())
         said = [stack.enter_context(TemporaryFile()) for _ in range(processes - 1)]
-        workers = [
-            # sessions of their own, so that Ctrl-C in a terminal reaches them once, from here
-            subprocess.Popen(
-                command, env={**common, "RANK": rank, "LOCAL_RANK": rank}, stderr=err, start_new_session=True
-            )
-            for rank, err in zip(map(str, range(processes)), [None, *said], strict=True)
-        ]
+        workers: list[subprocess.Popen[bytes]] = []
 
         def pass_on(number: int, frame: object) -> None:
             for worker in workers:
-                worker.send_signal(number)
+                with suppress(ProcessLookupError):
+                    worker.send_signal(number)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            stack.callback(signal.signal, number, signal.signal(number, pass_on))
-        codes = [128 - code if code < 0 else code for code in _wait(workers)]
-        if codes[0] not in (0, *_EXPLAINED):
-            for file in said:
-                file.seek(0)
-                sys.stderr.write(file.read().decode(errors="replace"))
-        return codes[0] or max(codes)
+        for number in ENDINGS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                stack.callback(signal.signal, number, signal.signal(number, pass_on))
+        for rank, err in zip(map(str, range(processes)), [None, *said], strict=True):
+            # sessions of their own, so that Ctrl-C in a terminal reaches them once, from here
+            environment = {**common, "RANK": rank, "LOCAL_RANK": rank}
+            workers.append(subprocess.Popen(command, env=environment, stderr=err, start_new_session=True))
+        hung = _wait(workers)
+        return _verdict([worker.returncode for worker in workers], hung, [None, *said])
 
 
-_EXPLAINED = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""Exit codes after which the first process has said all there is to say."""
+_EXPLAINED = (2, *(128 + number for number in ENDINGS))
+"""Exit codes after which a process has said all there is to say."""
 _GRACE = 20.0
 """Seconds in which the others may notice that one has failed; some would wait for it for ever."""
 
 
-def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    deadline = math.inf
+def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> set[int]:
+    """Wait for all; those that did not end after another had failed are ended.
+
+    Returns:
+        The ranks of the latter.
+    """
+    deadline, hung = math.inf, set[int]()
     while None in (codes := [worker.poll() for worker in workers]):
         if any(code not in (None, 0, *_EXPLAINED[1:]) for code in codes):
             deadline = min(deadline, time.monotonic() + _GRACE)
         if time.monotonic() > deadline:
-            for worker in workers:
-                worker.kill()
+            for rank, worker in enumerate(workers):
+                if worker.poll() is None:
+                    hung.add(rank)
+                    worker.kill()
         time.sleep(0.1)
-    return [code for code in codes if code is not None]
+    return hung
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def _verdict(codes: Sequence[int], hung: set[int], said: Sequence[IO[bytes] | None]) -> int:
+    """Say what ended the run, if no process has said it, and give the exit code."""
+    killed = {rank: -code for rank, code in enumerate(codes) if code < 0 and rank not in hung}
+    for rank, number in killed.items():
+        name = signal.Signals(number).name
+        why = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
+        print(
+            f"error: process {rank} of {len(codes)} was killed by {name}{why}, which ended the run. "
+            "The last checkpoint stands; go on with --resume.",
+            file=sys.stderr,
+        )
+    failed = [rank for rank, code in enumerate(codes) if code not in (0, PEER_LOST) and rank not in (*killed, *hung)]
+    if not killed and not (failed and failed[0] == 0):
+        for file in (said[rank] for rank in failed or range(len(codes))):
+            if file is not None:
+                file.seek(0)
+                sys.stderr.write(file.read().decode(errors="replace"))
+    if killed:
+        return 128 + next(iter(killed.values()))
+    return codes[failed[0]] if failed else max(map(abs, codes))
+
+
+def _loopback() -> str:
+    """The name of the loopback interface."""
+    names = [name for _, name in socket.if_nameindex()]
+    return next((name for name in names if name.startswith("lo")), "lo")

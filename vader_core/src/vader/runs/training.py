@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 
+from vader.errors import LaunchError
 from vader.paths import user_path
 from vader.resolve import code_record
 from vader.resolve.plan import Plan
@@ -50,12 +53,39 @@ def train(
     Raises:
         SpecError: the spec is wrong; nothing was loaded.
         RunFolderError: the output folder cannot hold the run.
-        LaunchError: other processes started than asked for.
+        LaunchError: other processes started than asked for, or another run is going on in this one.
+        ComponentError: a component or a listener raised.
         NonFiniteError: loss or gradient stayed NaN or infinite.
         CheckpointError: a checkpoint could not be written or resumed.
     """
-    plan = resolve(spec, overrides, rewards, here=True)
-    require_processes(plan.spec.train.processes)
+    with _alone():
+        plan = resolve(spec, overrides, rewards, here=True)
+        require_processes(plan.spec.train.processes)
+        return _start(plan, resume, listeners)
+
+
+_RUNNING = threading.Lock()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One run at a time in a process: runs share its random state, its signals and its place among the processes.
+
+    Raises:
+        LaunchError: there is one already.
+    """
+    if not _RUNNING.acquire(blocking=False):
+        raise LaunchError(
+            "vader.train is running already in this process. Wait for it, or start this run in a process of its own."
+        )
+    try:
+        yield
+    finally:
+        _RUNNING.release()
+
+
+def _start(plan: Plan, resume: bool, listeners: Sequence[object]) -> RunResult:
+    """Make the engine and the lock of a run, and see them gone after it."""
     engine = Engine(plan.spec)
     folder, notices = RunFolder(user_path(plan.spec.output)), list(plan.notices)
     lock = RunLock(folder.path, notices.append)
