@@ -141,7 +141,7 @@ def _verdict(codes: Sequence[int], hung: set[int], said: Sequence[IO[bytes] | No
             file=sys.stderr,
         )
     failed = [rank for rank, code in enumerate(codes) if code not in (0, PEER_LOST) and rank not in (*killed, *hung)]
-    if not killed and not (failed and failed[0] == 0):
+    if any(codes) and not killed and not (failed and failed[0] == 0):
         for file in (said[rank] for rank in failed or range(len(codes))):
             if file is not None:
                 file.seek(0)
