@@ -77,15 +77,11 @@ def a_link_to_nothing(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def too_long(tmp_path: Path) -> Path:
-    return tmp_path / ("long" * 100)
-
-
 def kernel_owned(tmp_path: Path) -> Path:
     return Path("/proc/vader/run")
 
 
-PLACES = [below_a_file, itself_a_file, a_link_to_nothing, too_long, kernel_owned]
+PLACES = [below_a_file, itself_a_file, a_link_to_nothing, kernel_owned]
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
@@ -98,6 +94,12 @@ def test_an_unwritable_folder_is_refused_before_weights_load(tmp_path: Path, pla
     assert message.startswith("output: ")
     assert str(output) in message
     assert "Choose a writable folder" in message
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(vader.SpecError, match=r"output: .*has a name of 400 bytes"):
+        vader.train(tiny(tmp_path / ("long" * 100)))
 
 
 @pytest.mark.usefixtures("unloaded")
