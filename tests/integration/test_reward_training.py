@@ -13,6 +13,7 @@ from tests.fakes import write_clips
 from tests.integration.harness import (
     BACKBONE,
     BRIGHTNESS,
+    PROMPT_LENGTH,
     At,
     Crash,
     assert_same_run,
@@ -82,6 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert clean.agreement > 0.9
     assert (clean.timestep, noise.timestep) == (0, 1000)
     assert abs(noise.agreement) < clean.agreement, "pure noise says nothing of a clip"
+    assert clean.calibration is not None
     assert clean.calibration < 0.3
     return folder
 
@@ -114,8 +116,21 @@ def test_clips_are_kept_and_not_made_again(trained: Path, tmp_path: Path, decode
     assert decoded == []
     first, second = load_file(trained / "model.safetensors"), load_file(same.folder / "model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first), "training is deterministic"
-    train_reward(spec(again, clips={"count": 8}, train={"steps": 1}))
+    train_reward(spec(again, clips={"count": 8, "others": 2}, train={"steps": 1}))
     assert sum(decoded) == 8 + 64
+
+
+def test_other_prompts_and_a_floor(tmp_path: Path) -> None:
+    """PromptLength counts a prompt's letters, so labels by other prompts differ; below the floor all are alike."""
+    changes = {"reward": {"name": PROMPT_LENGTH}, "clips": {"count": 16, "others": 2, "floor": 14.0}}
+    made = train_reward(spec(tmp_path, **changes, validation={"clips": 32, "others": 3}, train={"steps": 3}))
+    assert all(one.own is not None for one in made.judgements)
+    kept = load_file(tmp_path / "clips.safetensors")
+    assert kept["train/labels"].shape == (3, 16)
+    assert kept["held out/labels"].shape == (4, 32)
+    assert kept["held out/labels"].min() < 14, "the floor is laid when they are used"
+    assert min(true for _, true in made.judgements[0].bins) >= 14
+    assert "of own prompts" in (tmp_path / "report.html").read_text()
 
 
 def run(output: Path, folder: Path, **changes: Any) -> dict[str, Any]:

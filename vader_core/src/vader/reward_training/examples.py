@@ -47,13 +47,6 @@ class Examples:
     labels: Tensor
     pairs: list[tuple[int, int]]
 
-    def own(self) -> Examples:
-        """Of every clip the first label alone, which is that for its own prompt."""
-        kept = [self.rows.index(row) for row in range(len(self.latents))]
-        return Examples(
-            self.latents, [self.rows[i] for i in kept], [self.prompts[i] for i in kept], self.labels[kept], self.pairs
-        )
-
 
 def gather(
     spec: RewardTrainSpec, plan: Plan, context: RolloutContext, encode: Encode, folder: ClipFolder | None,
@@ -70,6 +63,7 @@ def gather(
         return _of_folder(spec, context, folder, progress)
     held_out = spec.validation
     whole = spec.model_dump(mode="json", include={"backbone", "video", "sampler", "prompts", "reward", "clips"})
+    whole["clips"].pop("floor")
     seeds = (spec.train.seed, held_out.model_dump(mode="json", exclude={"timesteps"}), spec.train.mixed_precision)
     digest = hashlib.sha256(json.dumps([whole, seeds], sort_keys=True).encode()).hexdigest()
     drawn = plan.prompts.draw(spec.clips.count // spec.clips.group_size, stream(spec.train.seed, "prompts"))
@@ -78,7 +72,7 @@ def gather(
     maker = _Maker(spec, context, encode, progress)
     wanted = {
         "train": (grouped, spec.train.seed, spec.clips.others),
-        "held out": (judged, held_out.seed, 0),
+        "held out": (judged, held_out.seed, held_out.others),
     }
     kept = _kept(Path(spec.output).expanduser() / CACHE, digest)
     tensors = kept if kept is not None else {}
@@ -89,10 +83,14 @@ def gather(
     if kept is None:
         _keep(Path(spec.output).expanduser() / CACHE, digest, tensors)
     train, held = (
-        _labelled(tensors[f"{name}/latents"], tensors[f"{name}/labels"], prompts, seed)
+        _labelled(tensors[f"{name}/latents"], _floored(tensors[f"{name}/labels"], spec), prompts, seed)
         for name, (prompts, seed, _) in wanted.items()
     )
     return _paired(train, spec), _paired(held, spec)
+
+
+def _floored(labels: Tensor, spec: RewardTrainSpec) -> Tensor:
+    return labels if spec.clips.floor is None else labels.clamp(min=spec.clips.floor)
 
 
 def _others(prompts: Sequence[Prompt], seed: int, turn: int) -> list[Prompt]:
@@ -182,7 +180,9 @@ def _of_folder(
         labels.append(0.0 if label is None else label)
         progress("clips encoded", done, len(folder.rows))
     prompts = [row.prompt for row in folder.rows]
-    whole = Examples(torch.cat(latents), [*range(len(prompts))], prompts, torch.tensor(labels), folder.pairs)
+    whole = Examples(
+        torch.cat(latents), [*range(len(prompts))], prompts, _floored(torch.tensor(labels), spec), folder.pairs
+    )
     units = [*range(len(folder.pairs if spec.loss == "bradley_terry" else prompts))]
     stream(spec.train.seed, "held out").shuffle(units)
     cut = len(units) - max(1, round(spec.clips.held_out * len(units)))

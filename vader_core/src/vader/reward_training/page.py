@@ -25,7 +25,7 @@ def write_page(folder: Path, spec: RewardTrainSpec, judgements: Sequence[Judgeme
     name = folder.resolve().name
     charts = [
         validation_chart(AGREEMENT[spec.loss], [Point(one.timestep, one.agreement) for one in judgements]),
-        validation_chart("calibration error", [Point(one.timestep, one.calibration) for one in judgements]),
+        validation_chart("calibration error", [Point(one.timestep, one.calibration or 0.0) for one in judgements]),
         training_chart("loss", list(enumerate(losses, 1))),
     ]
     page = Markup(
@@ -55,11 +55,13 @@ def _head(spec: RewardTrainSpec) -> Markup:
 
 def _table(spec: RewardTrainSpec, judgements: Sequence[Judgement]) -> Markup:
     ranked = spec.loss == "regression"
-    head = ("timestep", AGREEMENT[spec.loss], *(["rank correlation"] if ranked else []), "calibration error")
+    own = judgements[0].own is not None
+    head = ["timestep", AGREEMENT[spec.loss], *["of own prompts"] * own, *["rank correlation"] * ranked]
+    head.append("calibration error")
     rows = []
     for one in judgements:
-        rank = [f"{one.rank:.3f}"] if one.rank is not None else []
-        rows.append((f"{one.timestep:g}", f"{one.agreement:.3f}", *rank, f"{one.calibration:.3f}"))
+        numbers = (one.agreement, *[one.own] * own, *[one.rank] * ranked, one.calibration)
+        rows.append([f"{one.timestep:g}", *("" if value is None else f"{value:.3f}" for value in numbers)])
     return _rows(head, rows)
 
 

@@ -28,6 +28,9 @@ class ClipsSpec(Options):
     others: int = Field(
         0, ge=0, description="Other prompts, drawn at random, by which each of them is labelled besides its own."
     )
+    floor: float | None = Field(
+        None, description="Labels below it count as it: what is wrong anyway need not be told apart. Null: none."
+    )
     group_size: int = Field(1, ge=1, description="Clips of each prompt; 2 or more for bradley_terry.")
     held_out: float = Field(0.1, gt=0, lt=1, description="Share of a folder's clips or pairs that is held out.")
 
@@ -37,6 +40,7 @@ class ValidationClipsSpec(Options):
 
     prompts: ComponentField | None = Field(None, description="Prompt source. Null: the training prompts.")
     clips: int = Field(128, ge=8, description="Clips.")
+    others: int = Field(0, ge=0, description="Other prompts by which each of them is labelled besides its own.")
     seed: int = Field(1234, ge=0, description="Seed of their noise and of the choice of prompts.")
     timesteps: int = Field(11, ge=2, description="Noise levels, 0 to the highest, at which the reward is judged.")
 

@@ -73,7 +73,7 @@ def train_reward(
     train, held_out = gather(spec, plan, context, encode, clips, progress)
     trainer = _Trainer(spec, backbone, network, encode, device, dtype)
     losses = trainer.run(train, progress)
-    judgements = tuple(trainer.judged(held_out.own() if not held_out.pairs else held_out, progress))
+    judgements = tuple(trainer.judged(held_out, progress))
     _write(spec, folder, network)
     write_page(folder, spec, judgements, losses)
     return TrainedReward(folder, judgements, tuple(losses))
@@ -222,7 +222,8 @@ class _Trainer:
                 differences = [float(scores[better] - scores[worse]) for better, worse in examples.pairs]
                 found.append(judge(spec.loss, timestep, differences, []))
             else:
-                found.append(judge(spec.loss, timestep, scores.tolist(), examples.labels.tolist()))
+                truth, own = examples.labels.tolist(), len(examples.latents)
+                found.append(judge(spec.loss, timestep, scores.tolist(), truth, own))
             progress("noise levels judged", level + 1, levels)
         return found
 
