@@ -19,13 +19,13 @@ def families(tiny, tmp_path_factory):
     """A tiny network of every family, by ``model_type``."""
     import transformers
 
-    from vader_rewards.tiny import _spread, _tower
+    from vader_rewards.tiny.parts import spread, tower
 
     root = tmp_path_factory.mktemp("families")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "qwen2_vl")
     number = tokenizer.convert_tokens_to_ids
     text = {
-        **_tower(vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=8192),
+        **tower(vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=8192),
         "head_dim": 8,
         "bos_token_id": 0,
         "eos_token_id": 0,
@@ -59,7 +59,7 @@ def families(tiny, tmp_path_factory):
         tokens |= {f"vision_{name}_token_id": number(f"<|vision_{name}|>") for name in ("start", "end")}
         model = getattr(transformers, vlm.KINDS[kind])
         config = model.config_class(text_config=text, vision_config=settings, **tokens)
-        _spread(model(config)).save_pretrained(root / kind)
+        spread(model(config)).save_pretrained(root / kind)
         tokenizer.save_pretrained(root / kind)
         folders[kind] = root / kind
     return folders
