@@ -209,3 +209,18 @@ class TestCommand:
         code, _, err = command(spec(), "--device", "tpu")
         assert code == 2
         assert "--device: expected cuda or cpu; found 'tpu'." in err
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_mask_selects_as_much_as_it_can(device: str) -> None:
+    """Networks that pick tokens by a mask: all are picked, none by its negation, and gradient comes back whole."""
+    with Machine(torch.device(device)).running():
+        tokens = torch.zeros(5, 3, device=device, requires_grad=True)
+        mask = torch.ones(5, device=device).bool()
+        assert tokens[mask].shape == (5, 3)
+        assert tokens[~mask].shape == (0, 3)
+        assert tokens[~~mask].shape == (5, 3)
+        assert torch.nonzero(mask.flatten(), as_tuple=False).flatten().shape == (5,)
+        torch.cat([tokens[mask], tokens[~mask]]).sum().backward()  # type: ignore[no-untyped-call]
+        assert tokens.grad is not None
+        assert tokens.grad.shape == (5, 3)

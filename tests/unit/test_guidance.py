@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vader.diffusion.guidance import guided
+from vader.diffusion.shortcuts import FreeSteps
 from vader.protocols import Branch, Conditioning
 
 LATENTS = torch.arange(1.0, 5).reshape(2, 1, 1, 1, 2)
@@ -132,3 +133,24 @@ def test_builds_no_graph_under_the_callers_no_grad(branches: Any) -> None:
 def test_leaves_grad_mode_as_it_was() -> None:
     call(4.0, branches="conditional")
     assert torch.is_grad_enabled()
+
+
+def test_branches_are_combined_as_the_backbone_wants() -> None:
+    """``combine`` gets both predictions and the scale, with shortcuts too, and is not asked where guidance is off."""
+    seen: list[float] = []
+
+    def combine(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+        seen.append(scale)
+        return conditional - unconditional
+
+    conditioning = Conditioning({"embeds": torch.full((2, 1), 5.0)}, {"embeds": torch.full((2, 1), 2.0)})
+
+    def predict(latents: Tensor, timestep: Tensor, branch: Branch) -> Tensor:
+        return branch["embeds"][:, :, None, None, None].expand_as(latents)
+
+    latents, timestep = torch.zeros(2, 1, 1, 1, 1), torch.ones(2)
+    assert (guided(predict, latents, timestep, conditioning, 4.0, combine=combine) == 3.0).all()
+    assert (guided(predict, latents, timestep, conditioning, 1.0, combine=combine) == 5.0).all()
+    free = FreeSteps(predict, conditioning, ["both", "conditional", "none"], combine)
+    assert all((free(i, latents, timestep, 7.0) == 3.0).all() for i in range(3))
+    assert seen == [4.0, 7.0, 7.0]

@@ -14,9 +14,10 @@ import torch
 
 from vader import Prompt, Runtime, SamplerContext, Video
 from vader.diffusion.gradient import Window
+from vader.diffusion.guidance import classifier_free
 from vader.diffusion.rollout import rollout
 from vader.plugins import registry
-from vader.protocols import VariesGuidance
+from vader.protocols import CombinesGuidance, VariesGuidance
 from vader.spec import AdapterSpec
 from vader.weights.lora import inject, save
 
@@ -97,6 +98,7 @@ class Parity:
             window,
             guidance_scale=scales,
             recompute=False,
+            combine=backbone.combine if isinstance(backbone, CombinesGuidance) else classifier_free,
             on_step=lambda i, before, output: seen.append(output.prev),
         )
         return clean, seen

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import sdk
-from vader_diffusers import tiny_wan
+from vader_diffusers import tiny_others, tiny_wan
 
 if TYPE_CHECKING:
     from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
@@ -77,6 +77,7 @@ def cogvideox_i2v(**sizes: Any) -> CogVideoXImageToVideoPipeline:
 
 FAMILIES: dict[str, Callable[..., Any]] = {
     **tiny_wan.FAMILIES,
+    **tiny_others.FAMILIES,
     "cogvideox": cogvideox,
     "cogvideox_i2v": cogvideox_i2v,
 }

@@ -19,8 +19,8 @@ def transformer(**sizes: Any) -> Any:
     return WanTransformer3DModel(**{**small, "ffn_dim": 64, "num_layers": 2, **sizes}).eval()
 
 
-def _rest(shift: float = 3.0, **vae: Any) -> dict[str, Any]:
-    """The parts beside the transformers."""
+def rest(shift: float = 3.0, **vae: Any) -> dict[str, Any]:
+    """The parts beside the transformers, with the shift of the scheduler."""
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
@@ -37,7 +37,7 @@ def wan(**sizes: Any) -> Any:
     from diffusers import WanPipeline
 
     net = transformer(**sizes)
-    return WanPipeline(transformer=net, **_rest())
+    return WanPipeline(transformer=net, **rest())
 
 
 def wan22(**sizes: Any) -> Any:
@@ -45,7 +45,7 @@ def wan22(**sizes: Any) -> Any:
     from diffusers import WanPipeline
 
     nets = {"transformer": transformer(**sizes), "transformer_2": transformer(**sizes)}
-    return WanPipeline(**nets, **_rest(), boundary_ratio=0.875)
+    return WanPipeline(**nets, **rest(), boundary_ratio=0.875)
 
 
 def wan_i2v(**sizes: Any) -> Any:
@@ -58,7 +58,7 @@ def wan_i2v(**sizes: Any) -> Any:
     processor = CLIPImageProcessor(size={"shortest_edge": CLIP}, crop_size={"height": CLIP, "width": CLIP})
     seen = {"in_channels": 36, "out_channels": 16, "image_dim": 16, "added_kv_proj_dim": 32}
     net = transformer(**{**seen, **sizes})
-    return WanImageToVideoPipeline(transformer=net, image_encoder=vision, image_processor=processor, **_rest())
+    return WanImageToVideoPipeline(transformer=net, image_encoder=vision, image_processor=processor, **rest())
 
 
 def wan22_i2v(**sizes: Any) -> Any:
@@ -67,7 +67,7 @@ def wan22_i2v(**sizes: Any) -> Any:
 
     seen = {"in_channels": 36, "out_channels": 16, **sizes}
     nets = {"transformer": transformer(**seen), "transformer_2": transformer(**seen)}
-    return WanImageToVideoPipeline(**nets, **_rest(), boundary_ratio=0.9)
+    return WanImageToVideoPipeline(**nets, **rest(), boundary_ratio=0.9)
 
 
 def wan22_ti2v(**sizes: Any) -> Any:
@@ -77,9 +77,7 @@ def wan22_ti2v(**sizes: Any) -> Any:
     own = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16}
     scale = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.5, 0.8, 1.0, 1.2]}
     net = transformer(**{"in_channels": 4, "out_channels": 4, **sizes})
-    return WanPipeline(
-        transformer=net, **_rest(5.0, z_dim=4, decoder_base_dim=8, **own, **scale), expand_timesteps=True
-    )
+    return WanPipeline(transformer=net, **rest(5.0, z_dim=4, decoder_base_dim=8, **own, **scale), expand_timesteps=True)
 
 
 FAMILIES: dict[str, Callable[..., Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -86,7 +87,7 @@ class FamilyBackbone:
         self.text = TextSide(parts, runtime, place)
         denoisers = dict.fromkeys(family.denoisers) if family.experts else {family.denoiser: self.denoiser}
         built = {**denoisers, "vae": self.vae, "scheduler": None}
-        self.pipeline = class_named(f"diffusers.{family.pipeline}")(**built, **self.text.unloaded())
+        self.pipeline = _pipeline(class_named(f"diffusers.{family.pipeline}"), {**built, **self.text.unloaded()})
         self.text.pipeline = self.pipeline
         if family.prepare is not None:
             family.prepare(self)
@@ -224,6 +225,13 @@ class FamilyBackbone:
             for network in [getattr(self.denoiser, name) for name in self.family.experts] or [self.denoiser]:
                 recompute(network)
         self.checkpointed = True
+
+
+def _pipeline(kind: Any, parts: Mapping[str, Any]) -> Any:
+    """A pipeline of these parts, nothing in the place of others that it wants, such as a guider."""
+    wanted = inspect.signature(kind.__init__).parameters.values()
+    others = [each.name for each in wanted if each.default is each.empty and each.name not in ("self", *parts)]
+    return kind(**parts, **dict.fromkeys(others))
 
 
 def _own_checkpointing(denoiser: Any) -> None:

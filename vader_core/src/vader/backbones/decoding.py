@@ -139,9 +139,12 @@ class WholeClip:
 
     Args:
         unscale: gives latents as the autoencoder wants them.
+        decode: ``(backbone, latents) -> (b 3 f h w)`` in place of it, for autoencoders that want more than latents; it
+            calls :func:`decode_whole`.
     """
 
     unscale: Any = by_statistics
+    decode: Any = None
 
     def frames(self, latent_frames: int, grid: Grid) -> int:
         """See :class:`Decoder`."""
@@ -153,13 +156,22 @@ class WholeClip:
 
     def __call__(self, backbone: FamilyBackbone, latents: Latents, wanted: Sequence[int], plan: DecodePlan) -> Tensor:
         """See :class:`Decoder`."""
-        pixels = decode_whole(backbone.vae, self.unscale(backbone.vae, latents))
+        if self.decode is not None:
+            pixels: Tensor = self.decode(backbone, latents)
+        else:
+            pixels = decode_whole(backbone.vae, self.unscale(backbone.vae, latents))
         return pixels[:, :, list(wanted)].transpose(1, 2)
 
 
-def decode_whole(vae: Any, latents: Tensor) -> Tensor:
+def decode_whole(vae: Any, latents: Tensor, *more: Any) -> Tensor:
     """An autoencoder's own ``decode``, each layer of its decoder recomputed in backward: the members of its lists of
-    layers that hold no further list."""
+    layers that hold no further list.
+
+    Args:
+        vae: of diffusers.
+        latents: as it wants them.
+        more: what else its ``decode`` takes.
+    """
     from torch import nn
 
     from vader.backbones.checkpointing import recomputing
@@ -168,7 +180,7 @@ def decode_whole(vae: Any, latents: Tensor) -> Tensor:
     members = {layer for each in lists for layer in each}
     layers = [layer for layer in members if not any(isinstance(part, nn.ModuleList) for part in layer.modules())]
     with recomputing(layers):
-        pixels: Tensor = vae.decode(latents, return_dict=False)[0]
+        pixels: Tensor = vae.decode(latents, *more, return_dict=False)[0]
     return pixels
 
 

@@ -30,20 +30,29 @@ def byte_tokenizer(max_length: int = 512) -> Any:
     )
 
 
-def _vocabulary() -> dict[str, int]:
+def byte_vocabulary() -> list[str]:
+    """What tokenizers of bytes call each byte."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    return {token: i for i, token in enumerate([*_SPECIALS, *sorted(ByteLevel.alphabet())])}
+    return sorted(ByteLevel.alphabet())
+
+
+def _vocabulary() -> dict[str, int]:
+    return {token: i for i, token in enumerate([*_SPECIALS, *byte_vocabulary()])}
 
 
 _T5 = {"d_model": TEXT_WIDTH, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "is_encoder_decoder": False}
 
 
-def tiny_t5() -> Any:
-    """A T5 encoder for :func:`byte_tokenizer`, in evaluation mode."""
+def tiny_t5(vocabulary: int | None = None) -> Any:
+    """A T5 encoder, in evaluation mode.
+
+    Args:
+        vocabulary: tokens that it knows; None for :func:`byte_tokenizer`'s.
+    """
     from transformers import T5Config, T5EncoderModel
 
-    return T5EncoderModel(T5Config(vocab_size=len(_vocabulary()), use_cache=False, **_T5)).eval()
+    return T5EncoderModel(T5Config(vocab_size=vocabulary or len(_vocabulary()), use_cache=False, **_T5)).eval()
 
 
 def tiny_umt5() -> Any:

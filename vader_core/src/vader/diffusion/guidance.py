@@ -15,6 +15,9 @@ from vader.shapes import Latents
 Predict = Callable[[Latents, Tensor, Branch], Tensor]
 """``(latents, timestep (b,), branch) -> prediction``: ``predict`` of a backbone, its denoiser bound."""
 
+Combine = Callable[[Tensor, Tensor, float], Tensor]
+"""``(conditional, unconditional, scale) -> prediction``: how the two branches make one."""
+
 Branches = Literal["both", "conditional"]
 """Guidance branches that carry gradient."""
 
@@ -26,6 +29,11 @@ itself, so that no more than one branch's graph is held at a time.
 """
 
 
+def classifier_free(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """``uncond + scale * (cond - uncond)``, each ``(b ...)``."""
+    return unconditional + scale * (conditional - unconditional)
+
+
 def guided(
     predict: Predict,
     latents: Latents,
@@ -34,6 +42,7 @@ def guided(
     scale: float,
     branches: Branches = "both",
     recompute: Recompute = False,
+    combine: Combine = classifier_free,
 ) -> Tensor:
     """The guided prediction.
 
@@ -49,6 +58,7 @@ def guided(
         scale: guidance scale; 1 calls the conditional branch only.
         branches: which branches carry gradient. Without the unconditional one, its graph is not built.
         recompute: of calls with gradient.
+        combine: makes one prediction of the two.
 
     Returns:
         The prediction, of the latents' shape.
@@ -59,7 +69,7 @@ def guided(
     if scale == 1.0:
         return _call(recompute, predict, latents, timestep, conditioning.positive)
     conditional, unconditional = both_branches(predict, latents, timestep, conditioning, scale, branches, recompute)
-    return unconditional + scale * (conditional - unconditional)
+    return combine(conditional, unconditional, scale)
 
 
 def both_branches(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vader.diffusion.gradient import Window
-from vader.diffusion.guidance import Branches, Predict, Recompute, guided
+from vader.diffusion.guidance import Branches, Combine, Predict, Recompute, classifier_free, guided
 from vader.diffusion.shortcuts import FreeSteps, Shortcuts
 from vader.protocols import Conditioning, Sampler, StepOutput
 from vader.shapes import Latents
@@ -49,6 +49,7 @@ def rollout(
     branches: Branches = "both",
     recompute: Recompute = "auto",
     shortcuts: Shortcuts | None = None,
+    combine: Combine = classifier_free,
     on_step: OnStep | None = None,
 ) -> Latents:
     """Denoise a batch of clips.
@@ -67,6 +68,7 @@ def rollout(
         branches: guidance branches that carry gradient.
         recompute: see :data:`vader.diffusion.guidance.Recompute`.
         shortcuts: what is left out before the window; None for nothing.
+        combine: makes one prediction of two guidance branches.
         on_step: called after each step.
 
     Returns:
@@ -76,7 +78,7 @@ def rollout(
     scales = [guidance_scale] * (window.last + 1) if isinstance(guidance_scale, int | float) else guidance_scale
     latents = noise.draw()
     with ExitStack() as before_window:
-        free = _free_steps(predict, conditioning, shortcuts, window, before_window)
+        free = _free_steps(predict, conditioning, shortcuts, window, before_window, combine)
         for i in range(window.last + 1):
             if i == window.start:
                 before_window.close()
@@ -93,6 +95,7 @@ def rollout(
                         guidance_scale=scales[i],
                         branches=branches,
                         recompute=False if i == kept else recompute,
+                        combine=combine,
                         differentiate=i in window,
                     )
                 step = sampler.step(output, i, latents, noise.draw())
@@ -108,12 +111,13 @@ def _free_steps(
     shortcuts: Shortcuts | None,
     window: Window,
     before_window: ExitStack,
+    combine: Combine,
 ) -> FreeSteps | None:
     """Predictions of the steps before the window where there are shortcuts; their cache ends with ``before_window``."""
     if shortcuts is None:
         return None
     cached = before_window.enter_context(shortcuts.cache(predict, conditioning))
-    return FreeSteps(cached, conditioning, shortcuts.plan(min(window.start, window.last + 1)))
+    return FreeSteps(cached, conditioning, shortcuts.plan(min(window.start, window.last + 1)), combine)
 
 
 def predict_step(
@@ -126,6 +130,7 @@ def predict_step(
     guidance_scale: float,
     branches: Branches,
     recompute: Recompute,
+    combine: Combine = classifier_free,
     differentiate: bool = True,
 ) -> Tensor:
     """The guided prediction of step ``i``: what the sampler is given.
@@ -141,4 +146,4 @@ def predict_step(
     """
     timestep = sampler.timesteps[i].expand(len(conditioning))
     with torch.set_grad_enabled(torch.is_grad_enabled() and differentiate):
-        return guided(predict, latents, timestep, conditioning, guidance_scale, branches, recompute)
+        return guided(predict, latents, timestep, conditioning, guidance_scale, branches, recompute, combine)

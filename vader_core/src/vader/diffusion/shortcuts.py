@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from vader.diffusion.guidance import Predict, both_branches
+from vader.diffusion.guidance import Combine, Predict, both_branches, classifier_free
 from vader.protocols import Conditioning
 from vader.shapes import Latents
 
@@ -65,10 +65,13 @@ class FreeSteps:
         predict: one call of the denoiser.
         conditioning: of ``b`` prompts.
         plan: of :meth:`Shortcuts.plan`; its first step makes a prediction with both branches.
+        combine: makes one prediction of the two.
     """
 
-    def __init__(self, predict: Predict, conditioning: Conditioning, plan: list[Call]) -> None:
-        self._predict, self._conditioning, self._plan = predict, conditioning, plan
+    def __init__(
+        self, predict: Predict, conditioning: Conditioning, plan: list[Call], combine: Combine = classifier_free
+    ) -> None:
+        self._predict, self._conditioning, self._plan, self._combine = predict, conditioning, plan, combine
         self._prediction: Tensor | None = None
         self._difference: Tensor | None = None
 
@@ -83,7 +86,8 @@ class FreeSteps:
             return self._predict(latents, timestep, self._conditioning.positive)
         if call == "conditional" and self._difference is not None:
             conditional = self._predict(latents, timestep, self._conditioning.positive)
+            other = conditional - self._difference
         else:
             conditional, other = both_branches(self._predict, latents, timestep, self._conditioning, scale)
             self._difference = conditional - other
-        return conditional + (scale - 1) * self._difference
+        return self._combine(conditional, other, scale)

@@ -76,7 +76,8 @@ class _Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps numbers that are known: operations on real tensors alone, such as a sampler's table, stay real.
 
     What asks for the wanted device is sent to what plays it. A number read from a fake tensor is 1; two of a shape are
-    equal.
+    equal. A fake mask of tokens is true everywhere, and its negation nowhere: the most that a text can have. One that
+    compares numbers is not known.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -96,7 +97,41 @@ class _Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return True
         if func is _aten._local_scalar_dense.default:
             return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
-        return func(*args, **kwargs)
+        if func is _aten.nonzero.default and not _compares(args[0]):
+            return torch.stack([place for place in _places(args[0]) if place is not None], dim=1)
+        if func in _INDEXING:
+            args = (args[0], [place for index in args[1] for place in _places(index)], *args[2:])
+        result = func(*args, **kwargs)
+        if isinstance(result, FakeTensor) and result.dtype == torch.bool:
+            result.compares = func in _COMPARISONS or any(map(_compares, tensors))  # type: ignore[attr-defined]
+            if func in _NEGATIONS:
+                result.true_nowhere = not getattr(args[0], "true_nowhere", False)  # type: ignore[attr-defined]
+        return result
+
+
+_INDEXING = {
+    *(_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default),
+    *(_aten._index_put_impl_.default, _aten._unsafe_index.Tensor, _aten._unsafe_index_put.default),
+}
+_COMPARISONS = {
+    getattr(getattr(_aten, name), kind)
+    for name in ("gt", "ge", "lt", "le", "eq", "ne")
+    for kind in ("Scalar", "Tensor")
+}
+_NEGATIONS = {_aten.bitwise_not.default, _aten.logical_not.default}
+
+
+def _compares(mask: Tensor) -> bool:
+    """Whether a mask depends on numbers that are not known."""
+    return bool(getattr(mask, "compares", False))
+
+
+def _places(index: Tensor | None) -> list[Tensor | None]:
+    """An index by places; in that of a fake mask, the places where it is true."""
+    if index is None or index.dtype != torch.bool or _compares(index):
+        return [index]
+    count = 0 if getattr(index, "true_nowhere", False) else index.numel()
+    return [index.new_empty((count,), dtype=torch.long) for _ in range(index.dim())]
 
 
 @contextmanager

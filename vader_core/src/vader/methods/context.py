@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vader.diffusion.gradient import Draw, Window
-from vader.diffusion.guidance import Branches, Recompute
+from vader.diffusion.guidance import Branches, Combine, Recompute, classifier_free
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.diffusion.shortcuts import Shortcuts
@@ -27,6 +27,7 @@ from vader.protocols import (
     Backbone,
     Batch,
     Branch,
+    CombinesGuidance,
     Conditioning,
     DecodePlan,
     DecodesForReward,
@@ -167,6 +168,11 @@ class RolloutContext:
             return [self.guidance_scale] * len(times)
         return [self.backbone.guidance_scale_at(self.guidance_scale, time, len(times)) for time in times]
 
+    @property
+    def combine(self) -> Combine:
+        """How two guidance branches make one prediction."""
+        return self.backbone.combine if isinstance(self.backbone, CombinesGuidance) else classifier_free
+
     def noise(self, seeds: Sequence[int]) -> ClipNoise:
         """Noise of clips with these seeds."""
         return ClipNoise(seeds, self.backbone.latent_shape(self.video), self.device, torch.float32)
@@ -186,6 +192,7 @@ class RolloutContext:
                 branches=self.branches,
                 recompute=self.recompute,
                 shortcuts=self.shortcuts,
+                combine=self.combine,
                 on_step=on_step,
             )
 
@@ -304,6 +311,7 @@ class RolloutContext:
             guidance_scale=self.guidance_scales[i],
             branches=self.branches,
             recompute=recompute,
+            combine=self.combine,
         )
 
     @contextmanager

@@ -130,6 +130,15 @@ class LimitsAdapters(Protocol):
 
 
 @runtime_checkable
+class CombinesGuidance(Protocol):
+    """A backbone whose two guidance branches make one prediction in a way of its own."""
+
+    def combine(self, conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+        """Predictions ``(b ...)`` of both branches -> the guided one, in place of classifier-free guidance."""
+        ...
+
+
+@runtime_checkable
 class CachesConditioning(Protocol):
     """A backbone whose conditioning may be kept on disk, so that a later run need not load the text encoder."""
 
@@ -197,6 +206,7 @@ ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
         GivesTrunk: ("backbone",),
         EncodesClips: ("backbone",),
         VariesGuidance: ("backbone",),
+        CombinesGuidance: ("backbone",),
         LimitsAdapters: ("backbone",),
         CachesConditioning: ("backbone",),
         HoldsPrompts: ("prompts",),

@@ -25,6 +25,7 @@ _PUBLIC = {
     "ValidatesSpec": "vader.protocols:ValidatesSpec",
     "VariesGuidance": "vader.protocols:VariesGuidance",
     "LimitsAdapters": "vader.protocols:LimitsAdapters",
+    "CombinesGuidance": "vader.protocols:CombinesGuidance",
     "CachesConditioning": "vader.protocols:CachesConditioning",
     "EncodesClips": "vader.protocols:EncodesClips",
     "GivesTrunk": "vader.protocols:GivesTrunk",
@@ -54,6 +55,7 @@ _PUBLIC = {
     "WholeClip": "vader.backbones.decoding:WholeClip",
     "PerFrame": "vader.backbones.decoding:PerFrame",
     "by_factor": "vader.backbones.decoding:by_factor",
+    "decode_whole": "vader.backbones.decoding:decode_whole",
     "by_statistics": "vader.backbones.decoding:by_statistics",
     "encoded_by_factor": "vader.backbones.decoding:encoded_by_factor",
     "encoded_by_statistics": "vader.backbones.decoding:encoded_by_statistics",
@@ -61,9 +63,12 @@ _PUBLIC = {
     "frame_indices": "vader.backbones.decoding:frame_indices",
     "diffusion_schedule": "vader.backbones.schedules:diffusion_schedule",
     "flow_schedule": "vader.backbones.schedules:flow_schedule",
+    "even_flow_schedule": "vader.backbones.schedules:even_flow_schedule",
+    "shift_by_size": "vader.backbones.schedules:shift_by_size",
     "recompute_layers": "vader.backbones.checkpointing:recompute_layers",
     "TEXT_WIDTH": "vader.backbones.tiny:TEXT_WIDTH",
     "byte_tokenizer": "vader.backbones.tiny:byte_tokenizer",
+    "byte_vocabulary": "vader.backbones.tiny:byte_vocabulary",
     "tiny_t5": "vader.backbones.tiny:tiny_t5",
     "tiny_umt5": "vader.backbones.tiny:tiny_umt5",
     # frames, samplers, prompts
@@ -113,6 +118,7 @@ if TYPE_CHECKING:
     from vader.backbones.decoding import WholeClip as WholeClip
     from vader.backbones.decoding import by_factor as by_factor
     from vader.backbones.decoding import by_statistics as by_statistics
+    from vader.backbones.decoding import decode_whole as decode_whole
     from vader.backbones.decoding import encoded_by_factor as encoded_by_factor
     from vader.backbones.decoding import encoded_by_statistics as encoded_by_statistics
     from vader.backbones.decoding import frame_indices as frame_indices
@@ -130,9 +136,12 @@ if TYPE_CHECKING:
     from vader.backbones.layers import Layers as Layers
     from vader.backbones.parts import Parts as Parts
     from vader.backbones.schedules import diffusion_schedule as diffusion_schedule
+    from vader.backbones.schedules import even_flow_schedule as even_flow_schedule
     from vader.backbones.schedules import flow_schedule as flow_schedule
+    from vader.backbones.schedules import shift_by_size as shift_by_size
     from vader.backbones.tiny import TEXT_WIDTH as TEXT_WIDTH
     from vader.backbones.tiny import byte_tokenizer as byte_tokenizer
+    from vader.backbones.tiny import byte_vocabulary as byte_vocabulary
     from vader.backbones.tiny import tiny_t5 as tiny_t5
     from vader.backbones.tiny import tiny_umt5 as tiny_umt5
     from vader.diffusion.frames import from_signed as from_signed
@@ -146,6 +155,7 @@ if TYPE_CHECKING:
     from vader.prompts.file import read_weighted as read_weighted
     from vader.protocols import Branch as Branch
     from vader.protocols import CachesConditioning as CachesConditioning
+    from vader.protocols import CombinesGuidance as CombinesGuidance
     from vader.protocols import Convertible as Convertible
     from vader.protocols import DecodePlan as DecodePlan
     from vader.protocols import DecodesForReward as DecodesForReward

@@ -61,3 +61,7 @@ class MetaTokens:
 
         ids = torch.zeros(len(texts), max_length or self.model_max_length, dtype=torch.long)
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+    def apply_chat_template(self, chats: Sequence[Any], *, max_length: int | None = None, **_: Any) -> Any:
+        """Of ``n`` conversations, as of texts."""
+        return self(chats, max_length=max_length)
