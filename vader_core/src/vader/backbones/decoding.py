@@ -177,7 +177,7 @@ def decode_whole(vae: Any, latents: Tensor, *more: Any) -> Tensor:
     from vader.backbones.checkpointing import recomputing
 
     lists = [module for module in vae.decoder.modules() if isinstance(module, nn.ModuleList)]
-    members = {layer for each in lists for layer in each}
+    members = {layer for each in lists for layer in each if layer is not None}
     layers = [layer for layer in members if not any(isinstance(part, nn.ModuleList) for part in layer.modules())]
     with recomputing(layers):
         pixels: Tensor = vae.decode(latents, *more, return_dict=False)[0]
