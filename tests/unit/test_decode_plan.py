@@ -16,7 +16,7 @@ from vader.backbones.decoding import CausalPrefix, PerFrame, WholeClip, decode_w
 from vader.backbones.family import Grid
 from vader.protocols import DecodePlan
 from vader.resolve.build import decode_plan
-from vader.spec.models import FramesSpec
+from vader.spec.rollout import FramesSpec
 
 
 class Planned(FakeBackbone):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vader.methods.context import RolloutContext
     from vader.methods.objective import Objective
     from vader.protocols import Backbone, Sampler, Video
-    from vader.spec.models import FramesSpec
+    from vader.spec.rollout import FramesSpec
 
 
 class FunctionReward:

@@ -13,9 +13,10 @@ from vader.errors import SpecError
 from vader.resolve.plan import Plan
 from vader.resolve.validate import resolve
 from vader.spec import Options
+from vader.spec.components import ComponentField, ComponentSpec, ScoreField, named
 from vader.spec.form import form_problems
-from vader.spec.models import ComponentField, ComponentSpec, SamplerSpec, ScoreField, VideoSpec, named
 from vader.spec.reading import SpecSource, read_source
+from vader.spec.rollout import SamplerSpec, VideoSpec
 
 Loss = Literal["regression", "cross_entropy", "bradley_terry"]
 

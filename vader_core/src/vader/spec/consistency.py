@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from vader.errors import PathError
 from vader.paths import user_path
-from vader.spec.models import RunSpec
+from vader.spec.run import RunSpec
 
 Finding = tuple[str, str]
 """Dotted path and message."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vader.spec.models import RunSpec
 from vader.spec.options import Options
+from vader.spec.run import RunSpec
 
 OptionModels = Mapping[str, Mapping[str, type[BaseModel] | None]]
 """Kind -> name -> the model of a component's options; :class:`Options` itself for one that takes none, None for one

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vader.spec.models import RunSpec
+from vader.spec.run import RunSpec
 from vader.spec.yaml_text import load
 
 _PLAIN = re.compile(r"[\w./-]+")
