@@ -216,7 +216,7 @@ def test_the_command_starts_two_processes(pair: Path, tmp_path: Path) -> None:
     made = spec(tmp_path / "run", 1, gradient=WINDOWS[window])
     made["train"]["device"] = "auto"
     file = write(tmp_path / "run.yaml", made)
-    done = python(["-m", "vader", "train", str(file), "--processes", "2", "--set", "train.device=cpu"])
+    done = python(["-m", "vader", "train", str(file), "--trust-code", "--processes", "2", "--set", "train.device=cpu"])
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
     assert done.stdout.count("report.html") == 1, "every process prints"
@@ -242,7 +242,7 @@ def test_signals_to_the_command_and_a_folder_in_use(tmp_path: Path) -> None:
         assert code == 128 + number, err[-3000:]
         assert f"stopped by {number.name} after optimizer step {step}; saved" in out
         assert "Traceback" not in err, err
-    done = python(["-m", "vader", "train", str(file), "--processes", "2"])
+    done = python(["-m", "vader", "train", str(file), "--trust-code", "--processes", "2"])
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("already holds a run") == 1
     assert "Traceback" not in done.stderr
@@ -251,7 +251,7 @@ def test_signals_to_the_command_and_a_folder_in_use(tmp_path: Path) -> None:
 
 def interrupted(file: Path, folder: Path, number: signal.Signals, steps: int, more: list[str]) -> tuple[int, str, str]:
     """Start the command with two processes and send a signal when more than ``steps`` optimizer steps are done."""
-    command = [sys.executable, "-m", "vader", "train", str(file), "--processes", "2", *more]
+    command = [sys.executable, "-m", "vader", "train", str(file), "--trust-code", "--processes", "2", *more]
     with subprocess.Popen(
         command, env=environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -349,7 +349,7 @@ def test_the_real_accelerate_launch_on_cpu(tmp_path: Path) -> None:
     """The trap itself, not its traces: whatever this version does, two processes train or none does."""
     file = write(tmp_path / "run.yaml", spec(tmp_path / "run", 1))
     launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no"]
-    done = python([*launcher, "-m", "vader", "train", str(file)])
+    done = python([*launcher, "-m", "vader", "train", str(file), "--trust-code"])
     if done.returncode == 0:
         assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
     else:

@@ -85,7 +85,7 @@ def test_two_processes_do_what_one_does_with_the_doubled_batch(spec, tmp_path):
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(two))
     launcher = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION")
     environment = {key: value for key, value in os.environ.items() if key not in launcher}
-    command = [sys.executable, "-m", "vader", "train", str(tmp_path / "two.yaml"), "--processes", "2"]
+    command = [sys.executable, "-m", "vader", "train", str(tmp_path / "two.yaml"), "--trust-code", "--processes", "2"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     alone, pair = (load_file(tmp_path / name / ADAPTER) for name in ("one", "two"))

@@ -141,7 +141,7 @@ def test_a_run_is_refused_before_weights_are_loaded(tmp_path):
     spec.write_text(
         "backbone: shapes\nprompts: shapes\nrewards: [{name: hps_package, options: {weights: /nowhere}}]\noutput: out\n"
     )
-    command = [sys.executable, "-W", "ignore", "-m", "vader", "train", str(spec)]
+    command = [sys.executable, "-W", "ignore", "-m", "vader", "train", str(spec), "--trust-code"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "300"})
     assert done.returncode != 0
     assert "'hps_package' is not differentiable" in done.stderr + done.stdout

@@ -74,7 +74,7 @@ def test_a_run(both, tmp_path):
         "output": str(tmp_path / "run"),
     }
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
-    command = [sys.executable, "-m", "vader", "train", str(tmp_path / "spec.yaml")]
+    command = [sys.executable, "-m", "vader", "train", str(tmp_path / "spec.yaml"), "--trust-code"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

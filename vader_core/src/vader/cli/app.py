@@ -43,6 +43,9 @@ Adapter = Annotated[
     str | None, typer.Option(help="Adapter folder, file or hub:owner/name[:file], in place of the run's own.")
 ]
 Scale = Annotated[float, typer.Option(help="Scale of the adapter's update; 0 is the base model.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-code", help="Run code that the spec names outside its folder, or another user's.")
+]
 Source = Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec in YAML, or the folder of a run.")]
 
 
@@ -127,6 +130,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest sound checkpoint.")] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="Start this many processes.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the spec and stop.")] = False,
+    trust_code: Trust = False,
 ) -> None:
     """Align a model: train an adapter on rewards, and write a report."""
     from vader.resolve.validate import resolve
@@ -135,7 +139,7 @@ def train(
     overrides = list(set_ or [])
     if processes is not None:
         overrides.append(f"train.processes={processes}")
-    plan = resolve(spec, overrides, download=False)
+    plan = resolve(spec, overrides, download=False, trust_code=trust_code)
     checked = plan.spec
     if dry_run:
         typer.echo("".join(f"{notice}\n" for notice in plan.notices), err=True, nl=False)
@@ -143,9 +147,10 @@ def train(
         return
     asked = checked.train.processes
     if asked is not None and asked > 1 and launch.started() is None:
-        arguments = ["train", spec, *(f"--set={override}" for override in overrides), *(["--resume"] if resume else [])]
+        flags = [flag for flag, on in (("--resume", resume), ("--trust-code", trust_code)) if on]
+        arguments = ["train", spec, *(f"--set={override}" for override in overrides), *flags]
         raise SystemExit(launch.relaunch(arguments, asked))
-    _train(spec, overrides, resume)
+    _train(spec, overrides, resume, trust_code)
 
 
 def _to_download(spec: RunSpec) -> str:
@@ -160,12 +165,13 @@ def _to_download(spec: RunSpec) -> str:
 
 def _not_here(spec: RunSpec) -> str:
     """What a dry run says of this machine, which need not be the one that the run is for."""
+    from vader.paths import user_path
     from vader.resolve.machine import machine_fits
     from vader.runs.folder import RunFolder
 
     against = [f"{path}: {message}" for path, message in machine_fits(spec)]
     try:
-        folder = RunFolder(Path(spec.output).expanduser())
+        folder = RunFolder(user_path(spec.output))
         if folder.require_ours() and folder.begun:
             against.append(f"output: {spec.output!r} holds a run already; it takes --resume, or another folder.")
         folder.require_writable()
@@ -174,7 +180,7 @@ def _not_here(spec: RunSpec) -> str:
     return "".join(f"\nNot as it is on this machine: {one}" for one in against)
 
 
-def _train(spec: str, overrides: list[str], resume: bool) -> None:
+def _train(spec: str, overrides: list[str], resume: bool, trust_code: bool) -> None:
     import signal
 
     from vader.cli.progress import ProgressListener
@@ -192,7 +198,7 @@ def _train(spec: str, overrides: list[str], resume: bool) -> None:
 
     progress = ProgressListener(screen)
     try:
-        result = run_training(spec, overrides, resume=resume, listeners=[progress])
+        result = run_training(spec, overrides, resume=resume, listeners=[progress], trust_code=trust_code)
     finally:
         progress.close()
     if os.environ.get("RANK", "0") != "0":
@@ -252,6 +258,7 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 1,
     enlarge: Annotated[int, typer.Option(min=1, help="Whole-number enlargement, for tiny clips.")] = 1,
     set_: Set = None,
+    trust_code: Trust = False,
 ) -> None:
     """Make clips from prompts, with a run's adapter or without."""
     from vader.errors import Problem, SpecError
@@ -285,6 +292,7 @@ def generate(
         batch_size=batch_size,
         enlarge=enlarge,
         overrides=set_ or [],
+        trust_code=trust_code,
         progress=lambda done, total: typer.echo(f"clip {done} of {total}", err=True),
     )
     for clip in made:
@@ -321,6 +329,7 @@ def evaluate(
     adapter_scale: Scale = 1.0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the clips.")] = None,
     set_: Set = None,
+    trust_code: Trust = False,
 ) -> None:
     """Judge a model on the validation prompts, with its adapter and without."""
     from vader.runs.evaluation import evaluate as run_evaluation
@@ -335,6 +344,7 @@ def evaluate(
             adapter_scale=adapter_scale,
             output=output,
             overrides=set_ or [],
+            trust_code=trust_code,
             progress=lambda done, total: status.update(f"clip {done} of {total}"),
         )
     if result.adapted is not None:

@@ -34,6 +34,9 @@ def estimate(
     ] = None,
     knobs: Annotated[bool, typer.Option(help="Also estimate each change that may save memory.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run code that the spec names outside its folder.")
+    ] = False,
 ) -> None:
     """Count the memory of a training run from shapes: no weights, no GPU, no connection needed."""
     from vader.errors import Problem, SpecError
@@ -44,10 +47,21 @@ def estimate(
     typer.echo("counting ...", err=True)
     from vader.estimation import estimate as count
     from vader.estimation import savings
+    from vader.spec import RunSpec
+    from vader.spec.reading import read_source
 
     overrides = list(set_ or [])
-    found = count(spec, overrides, device)
-    cheaper = savings(found, spec, overrides, lambda what: typer.echo(f"with {what} ...", err=True)) if knobs else []
+    found = count(spec, overrides, device, trust_code=trust_code)
+    cheaper = (
+        savings(
+            found,
+            RunSpec.model_validate(read_source(spec, overrides).data),
+            (),
+            lambda what: typer.echo(f"with {what} ...", err=True),
+        )
+        if knobs
+        else []
+    )
     if as_json:
         typer.echo(json.dumps(_data(found, cheaper, limit), indent=2))
     else:

@@ -61,7 +61,9 @@ class Estimate:
         return self.validation
 
 
-def estimate(spec: Spec, overrides: Sequence[str] = (), device: str | None = None) -> Estimate:
+def estimate(
+    spec: Spec, overrides: Sequence[str] = (), device: str | None = None, *, trust_code: bool = False
+) -> Estimate:
     """Count the memory of a training run. Nothing is fetched; no weight is read where a component has ``meta_init``.
 
     The trainer's own step runs, forward and backward, on tensors that have shapes but no bytes.
@@ -69,13 +71,14 @@ def estimate(spec: Spec, overrides: Sequence[str] = (), device: str | None = Non
     Args:
         spec: a :class:`vader.RunSpec`, a mapping, or the path of a YAML file.
         overrides: dotted ``path=value`` strings, applied first.
+        trust_code: run code that a spec in a file names outside its folder.
         device: ``cuda`` or ``cpu``; None for the spec's own, a GPU when that is ``auto``.
 
     Raises:
         SpecError: the spec is wrong.
         WeightsError: the backbone cannot be built without its weights.
     """
-    judged = resolve(spec, overrides)
+    judged = resolve(spec, overrides, trust_code=trust_code)
     plan = resolve(judged.spec, dearest(judged))
     wanted = device or ("cuda" if plan.spec.train.device == "auto" else plan.spec.train.device)
     machine, dtype = Machine(torch.device(wanted)), DTYPES[plan.spec.train.mixed_precision]

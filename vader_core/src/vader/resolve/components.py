@@ -17,6 +17,7 @@ from vader.plugins import registry
 from vader.plugins.isolation.component import Isolated
 from vader.protocols import ability, capability
 from vader.resolve import code_record
+from vader.resolve.trust import Trust
 from vader.spec import IsolateSpec, Options
 from vader.spec.form import form_problems, unknown_field
 from vader.spec.reading import Loc, SpecSource
@@ -70,12 +71,13 @@ def _whose(kind: str, name: str) -> str:
 class ComponentResolver:
     """Finds every component that raw spec data names, and validates its options; notes what is wrong."""
 
-    def __init__(self, source: SpecSource, problems: list[Problem]) -> None:
+    def __init__(self, source: SpecSource, problems: list[Problem], *, trust_code: bool = True) -> None:
         self._source, self._problems = source, problems
+        self._trust = Trust(source, given=trust_code)
         self.found: dict[Loc, ResolvedComponent] = {}
 
-    def collect(self) -> None:
-        """Add every part that the source names."""
+    def collect(self, *, rewards: bool = True) -> None:
+        """Add every part that the source names, with its rewards or without."""
         data = self._source.data
         for kind in ("backbone", "sampler", "prompts", "method"):
             self._add(kind, (kind,), data.get(kind))
@@ -83,15 +85,18 @@ class ComponentResolver:
         validation = validation if isinstance(validation, dict) else {}
         self._add("prompts", ("validation", "prompts"), validation.get("prompts"))
         for base, owner in ((("rewards",), data), (("validation", "rewards"), validation)):
-            rewards = owner.get("rewards")
-            for index, node in enumerate(rewards if isinstance(rewards, list | tuple) else ()):
+            named = owner.get("rewards") if rewards else None
+            for index, node in enumerate(named if isinstance(named, list | tuple) else ()):
                 self._add("reward", (*base, index), node)
 
     def _add(self, kind: str, loc: Loc, node: Any) -> None:
         name = node if isinstance(node, str) else node.get("name") if isinstance(node, dict) else None
         options = node.get("options") if isinstance(node, dict) else None
         isolate = node.get("isolate") if isinstance(node, dict) and kind == "reward" else None
-        if isinstance(name, str) and name and isolate is not None:
+        refused = self._trust.objection(loc, name, isolate) if isinstance(name, str) and name else None
+        if refused is not None:
+            self._problems.append(self._source.problem(*refused))
+        elif isinstance(name, str) and name and isolate is not None:
             self._isolate(loc, name, isolate, options if isinstance(options, dict) else {})
         elif isinstance(name, str) and name:
             self.load(kind, loc, name, options if isinstance(options, dict) else {})

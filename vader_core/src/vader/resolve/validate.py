@@ -34,12 +34,13 @@ _LOOKED_AT = 64
 Spec = RunSpec | Mapping[str, Any] | str | Path
 
 
-def check(spec: Spec, overrides: Sequence[str] = ()) -> RunSpec:
+def check(spec: Spec, overrides: Sequence[str] = (), *, trust_code: bool = False) -> RunSpec:
     """Judge a spec without loading or downloading any weight.
 
     Args:
         spec: a :class:`RunSpec`, a mapping, or the path of a YAML file.
         overrides: dotted ``path=value`` strings, applied first.
+        trust_code: run code that a spec in a file names outside its folder; see :mod:`vader.resolve.trust`.
 
     Returns:
         The resolved spec.
@@ -47,7 +48,7 @@ def check(spec: Spec, overrides: Sequence[str] = ()) -> RunSpec:
     Raises:
         SpecError: with every mistake found.
     """
-    return resolve(spec, overrides, download=False).spec
+    return resolve(spec, overrides, download=False, trust_code=trust_code).spec
 
 
 def resolve(
@@ -58,6 +59,8 @@ def resolve(
     training: bool = True,
     download: bool = True,
     here: bool = False,
+    scored: bool = True,
+    trust_code: bool = False,
 ) -> Plan:
     """Judge a spec.
 
@@ -69,6 +72,8 @@ def resolve(
         download: fetch the adapter that training starts from, if the hub has it and its cache has not; otherwise its
             shape stays as the spec says.
         here: it is to run on this machine, which must have what the spec asks for.
+        scored: look at its rewards; else none of them is imported, and the plan has none.
+        trust_code: see :func:`check`.
 
     Raises:
         SpecError: with every mistake found.
@@ -76,7 +81,7 @@ def resolve(
     """
     require_sound()
     source = read_source(spec, overrides)
-    walk = _Walk(source)
+    walk = _Walk(source, scored=scored, trust_code=trust_code)
     plan = walk.plan(rewards, training, download, here)
     if plan is None:
         raise SpecError(shortened(walk.problems), source.name)
@@ -123,11 +128,12 @@ def _needed(component: type, given: int) -> list[str]:
 class _Walk:
     """The way of one spec through every judgement. ``problems`` are the mistakes found so far."""
 
-    def __init__(self, source: SpecSource) -> None:
+    def __init__(self, source: SpecSource, *, scored: bool, trust_code: bool) -> None:
         self.problems: list[Problem] = []
         self.notices: list[str] = []
         self._source = source
-        self._parts = ComponentResolver(source, self.problems)
+        self._scored = scored
+        self._parts = ComponentResolver(source, self.problems, trust_code=trust_code)
 
     def _say(self, findings: Iterable[Finding]) -> None:
         self.problems += [self._source.problem(path, message) for path, message in findings]
@@ -135,7 +141,7 @@ class _Walk:
     def plan(self, extra: Sequence[Any], training: bool, download: bool, here: bool) -> Plan | None:
         """The judgements in order; None if anything is wrong."""
         spec = self._form()
-        self._parts.collect()
+        self._parts.collect(rewards=self._scored)
         if spec is None:
             return None
         self._say(inconsistencies(spec))

@@ -25,6 +25,7 @@ from vader.runs.folder import ADAPTER, step_folder, step_folders
 from vader.runs.stateful import Registry
 from vader.storage import free_name, sync_folder, sync_tree
 from vader.weights import sealed
+from vader.weights.files import load_pickled
 from vader.weights.lora import DIFFUSERS_FILE, DIFFUSERS_FILE_2, PEFT_CONFIG, PEFT_FILE
 
 _TRAINING = "optimizer.pt"
@@ -92,7 +93,7 @@ def restore(found: Checkpoint, registry: Registry, rank: int) -> None:
         registry: of what is kept.
         rank: of this process.
     """
-    training = torch.load(found.path / _TRAINING, map_location="cpu", weights_only=True)
+    training = _training_state(found)
     for kept in registry:
         match kept.place:
             case "folder":
@@ -117,7 +118,7 @@ def take_average(found: Checkpoint, parameters: Sequence[nn.Parameter]) -> bool:
     Raises:
         CheckpointError: it is of another adapter.
     """
-    training = torch.load(found.path / _TRAINING, map_location="cpu", weights_only=True)
+    training = _training_state(found)
     state = training.get("average")
     if state is None:
         return False
@@ -280,3 +281,13 @@ def _unreadable(path: Path, error: OSError) -> RunFolderError:
         f"{str(path)!r} cannot be read: {error.strerror or error}. Nothing was changed: correct permissions or mount "
         "the volume, then resume the run."
     )
+
+
+def _training_state(found: Checkpoint) -> Any:
+    """Optimizer, scaler, average and the method's own, as they were saved.
+
+    Raises:
+        WeightsError: it holds anything but data.
+    """
+    name = f"{found.path.name}/{_TRAINING}"
+    return load_pickled(found.path / _TRAINING, name, "Resume from an earlier checkpoint.")

@@ -29,6 +29,7 @@ def evaluate(
     adapter_scale: float = 1.0,
     output: str | Path | None = None,
     overrides: Sequence[str] = (),
+    trust_code: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Score a model by the training and held-out rewards of a spec, on its validation prompts and seeds.
@@ -39,13 +40,14 @@ def evaluate(
         adapter_scale: of the adapter's update.
         output: folder for the clips, in ``base/`` and ``adapted/``; None writes none.
         overrides: dotted ``path=value`` strings.
+        trust_code: run code that a spec in a file, or another user's run folder, names outside its folder.
         progress: called with clips done and clips in all.
 
     Raises:
         SpecError: the spec is wrong, or turns validation off.
         WeightsError: weights or adapter cannot be loaded.
     """
-    session = open_session(source, overrides, adapter, scored=True)
+    session = open_session(source, overrides, adapter, scored=True, trust_code=trust_code)
     if session.plan.spec.validation.clips == 0:
         raise SpecError([Problem("validation.clips", "0 turns validation off; evaluation needs 1 or more.")])
     folder = user_path(output) if output is not None else None

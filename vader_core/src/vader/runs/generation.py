@@ -43,9 +43,10 @@ def generate(
     batch_size: int = 1,
     enlarge: int = 1,
     overrides: Sequence[str] = (),
+    trust_code: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Generated]:
-    """Make clips: every prompt with every seed.
+    """Make clips: every prompt with every seed. The spec's rewards are not looked at.
 
     Args:
         source: a spec in any form (base model, or the spec's initial adapter), or the path of a run folder (with its
@@ -61,6 +62,7 @@ def generate(
         batch_size: clips made at once.
         enlarge: whole-number enlargement of the written clips.
         overrides: dotted ``path=value`` strings.
+        trust_code: run code that a spec in a file, or another user's run folder, names outside its folder.
         progress: called with clips done and clips in all.
 
     Raises:
@@ -85,7 +87,7 @@ def generate(
     if wrong:
         raise SpecError([Problem("seed", f"expected whole numbers from 0 to 2^64 - 1; found {wrong[0]!r}.")])
     asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-    session = open_session(source, overrides, adapter, scored=False, prompts=asked)
+    session = open_session(source, overrides, adapter, scored=False, prompts=asked, trust_code=trust_code)
     session.set_scale(adapter_scale)
     context = session.context
     wanted = [(prompt, seed) for prompt in asked for seed in seeds]

@@ -93,6 +93,7 @@ def open_session(
     *,
     scored: bool,
     prompts: Sequence[Prompt] = (),
+    trust_code: bool = False,
 ) -> Session:
     """Load a model for making clips.
 
@@ -102,6 +103,7 @@ def open_session(
         adapter: an adapter's folder, file or name on the hub, in place of the run's own.
         scored: load the rewards, training and held-out.
         prompts: that clips will be made of, besides the spec's.
+        trust_code: run code that a spec in a file, or another user's run folder, names outside its folder.
 
     Raises:
         SpecError: the spec is wrong.
@@ -109,7 +111,7 @@ def open_session(
     """
     spec_source, path = locate(source, adapter)
     own = ["backbone.adapter.init=null"] if path is not None else []  # what training started from need not be there
-    plan = resolve(spec_source, [*overrides, *own], training=False, here=True)
+    plan = resolve(spec_source, [*overrides, *own], training=False, here=True, scored=scored, trust_code=trust_code)
     unfit = [Problem(path, message) for path, message in prompts_fit(plan.backbone, prompts, "prompts")]
     if unfit:
         raise SpecError(unfit, "the prompts given")

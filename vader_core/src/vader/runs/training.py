@@ -37,6 +37,7 @@ def train(
     rewards: Sequence[Any] = (),
     resume: bool = False,
     listeners: Sequence[object] = (),
+    trust_code: bool = False,
 ) -> RunResult:
     """Align a text-to-video model with reward gradients.
 
@@ -46,6 +47,7 @@ def train(
         rewards: objects, classes or functions to train on besides the spec's, each with weight 1.
         resume: go on from the newest sound checkpoint of the output folder; begin when there is none.
         listeners: objects with hook implementations (:mod:`vader.runs.events`).
+        trust_code: run code that a spec in a file names outside its folder.
 
     Returns:
         What the run came to; its folder holds adapter, metrics, clips and report.
@@ -59,7 +61,7 @@ def train(
         CheckpointError: a checkpoint could not be written or resumed.
     """
     with _alone():
-        plan = resolve(spec, overrides, rewards, here=True)
+        plan = resolve(spec, overrides, rewards, here=True, trust_code=trust_code)
         require_processes(plan.spec.train.processes)
         return _start(plan, resume, listeners)
 

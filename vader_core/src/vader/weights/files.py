@@ -16,7 +16,9 @@ PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 """Endings of what ``torch.save`` writes."""
 SAFETENSORS = ".safetensors"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_GLOBAL = re.compile(r"Unsupported global: GLOBAL (\S+)")
+_GLOBAL = re.compile(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)")
+_ADVICE = ("weights_only", "add_safe_globals", "arbitrary code", "safe_globals")
+"""What the library says where it advises to run what a file holds."""
 _SHOWN = 3
 
 
@@ -150,17 +152,15 @@ def load_pickled(path: Path, name: str, fix: str, *, mapped: bool = False) -> An
     try:
         return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # foreign bytes make the unpickler fail in any way: KeyError, EOFError, ...
-        if found := _GLOBAL.search(str(error)):
-            raise WeightsError(
-                f"{name} holds more than tensors and plain values ({found[1]}), and is not opened, because that could "
-                "run code. Save its state_dict alone with torch.save."
-            ) from error
-        raise unreadable(path, name, "a file of torch.save", _inner(error), fix) from error
+        raise unreadable(path, name, "a file of torch.save", error, fix) from error
 
 
-def _inner(error: Exception) -> Exception:
-    """What torch wraps in advice that does not apply here."""
-    return ValueError(str(error).rpartition("WeightsUnpickler error: ")[2]) if "Weights only" in str(error) else error
+def _reason(error: Exception) -> str:
+    """What a library says of a file, without its advice to run what the file holds."""
+    text = str(error)
+    inner = text.rpartition("WeightsUnpickler error: ")[2] if "Weights only" in text else text
+    said = first_line(ValueError(inner)) if inner != text else first_line(error)
+    return "torch cannot read it" if any(word in said for word in _ADVICE) else said
 
 
 def unreadable(path: Path, name: str, kind: str, error: Exception, fix: str = "") -> WeightsError:
@@ -173,6 +173,13 @@ def unreadable(path: Path, name: str, kind: str, error: Exception, fix: str = ""
         error: what the library says.
         fix: what to do about it besides.
     """
+    found = _GLOBAL.search(str(error))
+    if found or "TorchScript" in str(error):
+        what = found[1] if found else "a TorchScript program"
+        return WeightsError(
+            f"{name} holds more than tensors and plain values ({what}), and is not opened, because that could run "
+            "code. Save its state_dict alone with torch.save."
+        )
     size = path.stat().st_size if path.is_file() else 0
-    what = f"{name} ({size:,} bytes) is truncated or not {kind}: {first_line(error)}."
+    what = f"{name} ({size:,} bytes) is truncated or not {kind}: {_reason(error)}."
     return WeightsError(f"{what} Delete it and fetch it again. {fix}".rstrip())
