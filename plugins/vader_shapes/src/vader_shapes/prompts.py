@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from vader import Options, Prompt
-from vader.sdk import draw_evenly
+from vader.sdk import draw_evenly, user_path
 
 if TYPE_CHECKING:
     from vader_shapes.world import Attributes
@@ -44,7 +44,7 @@ class ShapesPrompts:
             "all": world.all_combinations,
         }
         wanted, folder = splits[options.split](), options.images
-        images = [None] * len(wanted) if folder is None else first_frames(wanted, Path(folder).expanduser())
+        images = [None] * len(wanted) if folder is None else first_frames(wanted, user_path(folder))
         self._prompts = [Prompt(world.prompt(one), vars(one), image) for one, image in zip(wanted, images, strict=True)]
 
     def held(self) -> list[Prompt]:

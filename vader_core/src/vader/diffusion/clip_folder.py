@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vader.paths import user_path
 from vader.protocols import Prompt, Video
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def read_clip_folder(folder: Path) -> ClipFolder:
     Raises:
         ValueError: there is none, or lines of it are wrong; names the first of them.
     """
-    index = folder.expanduser() / INDEX
+    index = user_path(folder) / INDEX
     try:
         lines = index.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

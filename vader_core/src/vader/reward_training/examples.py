@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vader.paths import user_path
 from vader.diffusion.clip_folder import ClipFolder, read_frames
 from vader.diffusion.gradient import no_gradient
 from vader.diffusion.seeding import derive, stream
@@ -74,14 +75,14 @@ def gather(
         "train": (grouped, spec.train.seed, spec.clips.others),
         "held out": (judged, held_out.seed, held_out.others),
     }
-    kept = _kept(Path(spec.output).expanduser() / CACHE, digest)
+    kept = _kept(user_path(spec.output) / CACHE, digest)
     tensors = kept if kept is not None else {}
     for name, (prompts, seed, others) in wanted.items():
         if kept is None:
             made = maker.make(f"{name}: clips made", prompts, seed, others)
             tensors |= {f"{name}/{part}": tensor for part, tensor in zip(("latents", "labels"), made, strict=True)}
     if kept is None:
-        _keep(Path(spec.output).expanduser() / CACHE, digest, tensors)
+        _keep(user_path(spec.output) / CACHE, digest, tensors)
     train, held = (
         _labelled(tensors[f"{name}/latents"], _floored(tensors[f"{name}/labels"], spec), prompts, seed)
         for name, (prompts, seed, _) in wanted.items()

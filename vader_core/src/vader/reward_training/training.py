@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vader.paths import user_path
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.noising import add_noise, draw_timestep
 from vader.diffusion.seeding import derive, stream
@@ -59,7 +60,7 @@ def train_reward(
         RunFolderError: the folder cannot be written.
     """
     spec, plan, clips = read(source, overrides)
-    folder = Path(spec.output).expanduser()
+    folder = user_path(spec.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vader.paths import user_path
 from vader.errors import WeightsError
 from vader.storage import write_json
 from vader.weights.files import hub_folder, is_hub_id, shown, unreadable
@@ -57,7 +58,7 @@ def locate(weights: str) -> Path:
     Raises:
         WeightsError: there is none.
     """
-    folder = Path(weights).expanduser()
+    folder = user_path(weights)
     if not folder.is_dir() and is_hub_id(weights):
         folder = hub_folder(weights, [CONFIG, MODEL])
     for name in (CONFIG, MODEL):
