@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vader.paths import user_path
 from vader.diffusion.clip_folder import ClipFolder, read_frames
 from vader.diffusion.gradient import no_gradient
 from vader.diffusion.seeding import derive, stream
 from vader.errors import Problem, SpecError
 from vader.methods.context import RolloutContext
+from vader.paths import user_path
 from vader.protocols import Conditioning, EncodesClips, Prompt
 from vader.resolve.plan import Plan
 from vader.reward_training.spec import RewardTrainSpec

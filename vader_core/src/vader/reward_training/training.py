@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vader.paths import user_path
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.noising import add_noise, draw_timestep
 from vader.diffusion.seeding import derive, stream
 from vader.errors import NonFiniteError, Problem, RunFolderError, SpecError
+from vader.paths import user_path
 from vader.protocols import Backbone, GivesTrunk
 from vader.resolve import build
 from vader.resolve.plan import Plan

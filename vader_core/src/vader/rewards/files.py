@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vader.paths import user_path
 from vader.errors import WeightsError
+from vader.paths import user_path
 from vader.storage import write_json
 from vader.weights.files import hub_folder, is_hub_id, shown, unreadable
 
