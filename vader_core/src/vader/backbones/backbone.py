@@ -83,6 +83,7 @@ class FamilyBackbone:
         self.configs = parts.configs()
         self.schedule = family.schedule(parts.config("scheduler"), options.weights, family.fix, options)
         self.denoiser, self.shelves = self._denoiser(parts, runtime, place)
+        self.dtype: torch.dtype = self.denoiser.dtype  # type: ignore[assignment]  # diffusers looks at all parameters
         self.vae = place(parts.module("vae", self._vae_dtype()), runtime.device)
         self.text = TextSide(parts, runtime, place)
         denoisers = dict.fromkeys(family.denoisers) if family.experts else {family.denoiser: self.denoiser}
@@ -137,7 +138,7 @@ class FamilyBackbone:
         Returns:
             ``(b c f h w)`` float32.
         """
-        dtype: Any = self.denoiser.dtype
+        dtype = self.dtype
 
         def call(latents: Latents, branch: Branch) -> Tensor:
             given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in branch.items()}

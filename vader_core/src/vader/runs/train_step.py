@@ -19,7 +19,7 @@ from vader.methods.objective import Objective
 from vader.prompts import drawn
 from vader.protocols import Batch, Loss, Method, PromptSource
 from vader.spec import TrainSpec
-from vader.weights.lora import set_dropout
+from vader.weights.lora import dropouts
 
 
 def learning_rate(spec: TrainSpec, step: int) -> float:
@@ -112,7 +112,7 @@ class TrainStep:
         self._spec, self._engine, self._denoiser = spec, engine, denoiser
         self._optimizer, self._parameters, self._method = optimizer, parameters, method
         self._prompts, self._encode, self.counters, self._timer = prompts, encode, counters, timer
-        self._objective = objective
+        self._objective, self._dropouts = objective, dropouts(denoiser)
 
     def step(self, step: int) -> tuple[dict[str, float], str | None]:
         """Optimizer step ``step``, counted from 0.
@@ -126,9 +126,11 @@ class TrainStep:
         rate = learning_rate(self._spec, step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        set_dropout(self._denoiser, True)
+        for dropout in self._dropouts:
+            dropout.train()
         losses = self._backward(step)
-        set_dropout(self._denoiser, False)
+        for dropout in self._dropouts:
+            dropout.eval()
         with self._timer("optimizer"):
             norm = self._engine.clip_grad_norm(self._parameters, self._spec.max_grad_norm)
             metrics = self._gather(losses, norm, fresh=step % self._method.inner_epochs == 0)

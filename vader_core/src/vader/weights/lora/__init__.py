@@ -19,6 +19,6 @@ from vader.weights.lora.save import save as save
 from vader.weights.lora.save import state_dict as state_dict
 from vader.weights.lora.save import write as write
 from vader.weights.lora.save import write_file as write_file
-from vader.weights.lora.switch import set_dropout as set_dropout
+from vader.weights.lora.switch import dropouts as dropouts
 from vader.weights.lora.switch import set_scale as set_scale
 from vader.weights.lora.switch import switched_off as switched_off

@@ -17,10 +17,10 @@ def _layers(denoiser: nn.Module) -> list[Any]:
     return [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
 
 
-def set_dropout(denoiser: nn.Module, active: bool) -> None:
-    """Adapter dropout on or off. The base network stays in eval mode always."""
-    for layer in _layers(denoiser):
-        layer.lora_dropout.train(active)
+def dropouts(denoiser: nn.Module) -> list[nn.Module]:
+    """The adapter's dropouts, in training mode while it trains. The base network stays in eval mode always."""
+    inside = [module for layer in _layers(denoiser) for module in layer.lora_dropout.values()]
+    return [module for module in inside if not isinstance(module, nn.Identity)]
 
 
 def set_scale(denoiser: nn.Module, scale: float) -> None:
