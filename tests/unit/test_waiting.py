@@ -11,6 +11,7 @@ from tests.method_context import backbone, context, trained
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vader import Prompt
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.gradient import window
 from vader.diffusion.guidance import Recompute
@@ -87,6 +88,7 @@ def step_of(made: FakeBackbone, where: RolloutContext, **options: Any) -> tuple[
     method = RewardGradient(RewardGradientOptions(**options), where)
     encode = ConditioningCache(made, where.device)
     prompts = FakePrompts(FakePrompts.Options())
+    encode([Prompt(text) for text in prompts.texts])
     arguments = (spec, engine, made.denoiser, optimizer, parameters, method, prompts, encode, Counters(), where.timer)
     return TrainStep(*arguments, where.objective), engine
 
@@ -97,7 +99,7 @@ def test_an_optimizer_step_waits_once(recompute: Recompute, kl_weight: float, mo
     made = backbone()
     where = context(made, draw=window("tail", STEPS, k=2), recompute=recompute)
     step, engine = step_of(made, where, kl_weight=kl_weight)
-    step.step(0)  # prompts are encoded, the optimizer's state is made
+    step.step(0)  # the optimizer's state is made
     with Waits(monkeypatch) as waits:
         metrics, _ = step.step(1)
     assert waits.read == ["cpu"]
