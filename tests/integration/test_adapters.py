@@ -130,7 +130,6 @@ def test_diffusers_loads_the_adapter_of_a_wan_run(wan: tuple[Path, Path]) -> Non
     from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
     from vader.diffusion.rollout import ClipNoise
-    from vader.diffusion.seeding import derive
 
     weights, folder = wan
     pipeline = WanPipeline.from_pretrained(weights)
@@ -139,7 +138,7 @@ def test_diffusers_loads_the_adapter_of_a_wan_run(wan: tuple[Path, Path]) -> Non
     shift = session.context.backbone.schedule.shift
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     noise = ClipNoise(
-        [derive(7, "generate")],
+        [7],
         session.context.backbone.latent_shape(session.context.video),
         torch.device("cpu"),
         torch.float32,
