@@ -30,7 +30,8 @@ class ClipHeadOptions(Options):
     revision: str | None = Field(None, description="Branch, tag or commit of the tower on the hub. Null: main.")
     preprocess: Literal["official", "reference"] = Field(
         "official",
-        description="official: as CLIP's processor (aspect kept, middle square, bicubic). reference: as VADER "
+        description="official: as CLIP's processor (aspect kept, middle square, bicubic; without PIL's "
+        "rounding between passes). reference: as VADER "
         "(squeezed to a square, bilinear).",
     )
 

@@ -198,7 +198,8 @@ class PickScore:
     """Human preference for a frame given the prompt, mean over frames; about 18 to 24.
 
     Each clip is compared with its own prompt (the reference compares all with the first: REFERENCE.md, wrong 3). The
-    processor of CLIP ViT-H is the reference's preprocessing too, so there is no option for it.
+    processor of CLIP ViT-H is the reference's preprocessing too, so there is no option for it. PIL's rounding and
+    clamping between its two passes are left out (docs/rewards.md, Preprocessing, says how much that is).
 
     Args:
         options: which weights.

@@ -98,7 +98,7 @@ def fit_inside(x: Tensor, size: int, mode: Mode) -> Tensor:
 
 
 def crop_of_short_side(x: Tensor, size: int, mode: Mode = "bicubic", *, nearest: bool = False) -> Tensor:
-    """Shorter side to ``size``, clamped as 8-bit images are, then the middle square."""
+    """Shorter side to ``size``, clamped once (PIL clamps and rounds after each pass), then the middle square."""
     return center_crop(short_side(x, size, mode).clamp(0, 1), size, nearest=nearest)
 
 

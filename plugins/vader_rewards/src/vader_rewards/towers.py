@@ -80,8 +80,8 @@ class ClipVision:
     def prepare(self, images: Tensor, how: str) -> Tensor:
         """Images ``(n 3 h w)`` in [0, 1] -> normalised pixels.
 
-        ``official`` keeps the aspect (bicubic, middle square), as CLIP's own processor does; ``reference`` squeezes to
-        a square (bilinear), as VADER does.
+        ``official`` keeps the aspect (bicubic, middle square), as CLIP's own processor does but for PIL's
+        rounding and clamping to 8 bits after each pass; ``reference`` squeezes to a square (bilinear), as VADER does.
         """
         if how == "official":
             images = pixels.crop_of_short_side(images, self.size)
