@@ -76,7 +76,7 @@ def test_alignment_on_a_reward_of_another_plugin(tiny: dict[str, str], tmp_path:
     for row in rows:
         assert row["loss"] == pytest.approx(0.1 * abs(row["score/aesthetic"] - 10), rel=1e-5)
     parts = {**spec, "output": str(tmp_path / "parts")}
-    with pytest.raises(Interrupted):
+    with pytest.raises(vader.ComponentError, match="raised Interrupted"):
         vader.train(parts, listeners=[AtStep1()])
     vader.train(parts, resume=True)
     one, two = (load_file(tmp_path / run / "adapter" / "adapter_model.safetensors") for run in ("whole", "parts"))
