@@ -12,9 +12,8 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, AutoencoderKLHunyuanVideo15, AutoencoderKLWan
 from torch import Tensor
 
-from vader.backbones import streaming
 from vader.backbones.autoencoders import CHAINS, TILED
-from vader.backbones.streaming import Chain, chunk_bounds
+from vader.backbones.streaming import Chain, chunk_bounds, recompute
 from vader.estimation.fake_device import Machine
 from vader.estimation.memory_tracker import LiveBytes
 from vader.protocols import DecodePlan
@@ -63,7 +62,7 @@ def doubles(autoencoders: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> di
 @pytest.fixture(autouse=True)
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage is recomputed, as at real size."""
-    monkeypatch.setattr(streaming, "SMALL", 0)
+    monkeypatch.setattr(recompute, "SMALL", 0)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -120,7 +119,7 @@ def test_is_exact_in_float32(autoencoders: dict[str, Any], name: str, monkeypatc
     vae, z = autoencoders[name], start(dtype=torch.float32)
     expected, found = own(vae, z, [LAST, 3]), decode(vae, KINDS[name][1], z, [LAST, 3])
     same(gradient(found, z), gradient(expected, z), 1e-5)
-    monkeypatch.setattr(streaming, "SMALL", 2**20)
+    monkeypatch.setattr(recompute, "SMALL", 2**20)
     held = decode(vae, KINDS[name][1], z, [LAST, 3])
     same(held, expected, 1e-6)
     tolerance = 3e-6 if name == "hunyuanvideo 1.5" else 1e-6  # its attention has the mask of diffusers in another order
