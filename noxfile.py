@@ -101,6 +101,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Kill, fill, flip and start twice: 200 rounds of mishaps (VADER_CHAOS_ROUNDS, VADER_CHAOS_SEED)."""
+    session.env.setdefault("VADER_CHAOS_ROUNDS", os.environ.get("VADER_CHAOS_ROUNDS", "200"))
+    run(session, "python", "-m", "pytest", "-q", "tests/chaos", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting with ruff."""
     run(session, "ruff", "check", ".")
