@@ -50,7 +50,7 @@ def adapter(output):
     return load_file(output / "adapter" / "adapter_model.safetensors")
 
 
-class Crash(Exception):
+class Crash(vader.VaderError):
     pass
 
 
