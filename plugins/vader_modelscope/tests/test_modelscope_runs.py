@@ -93,7 +93,7 @@ DPM = {"name": "diffusers", "options": {"scheduler": "DPMSolverMultistepSchedule
 @pytest.mark.parametrize("sampler", [{}, DPM], ids=["ddim", "dpm"])
 def test_training_raises_the_reward(folder, tmp_path, sampler):
     """The reward is the clip's brightness; the clip that is judged is not among those trained on."""
-    made = spec(folder, tmp_path / "run", sampler=sampler, steps=5, learning_rate=0.1)
+    made = spec(folder, tmp_path / "run", sampler=sampler, steps=8, learning_rate=0.03)
     made |= {"gradient": {"mode": "last"}, "frames": {"mode": "all"}}
     made["prompts"]["options"]["prompts"] = PROMPTS[:1]
     before = brightness(made, None)
