@@ -111,3 +111,12 @@ def console(*, stderr: bool = False) -> Console:
 def printable(text: str) -> str:
     """A user's text on one line, without what a terminal would obey."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def hide_loading_bars() -> None:
+    """transformers draws a bar for every file it loads, through ours; downloads keep theirs."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()

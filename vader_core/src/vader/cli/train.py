@@ -1,0 +1,116 @@
+"""``vader train``. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vader.cli.arguments import Set, Trust
+from vader.cli.comparison import compare
+from vader.cli.output import console, hide_loading_bars
+
+if TYPE_CHECKING:
+    from vader.spec import RunSpec
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(train)
+
+
+def train(
+    spec: Annotated[str, typer.Argument(help="The run spec, a YAML file.")],
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest sound checkpoint.")] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="Start this many processes.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the spec and stop.")] = False,
+    trust_code: Trust = False,
+) -> None:
+    """Align a model: train an adapter on rewards, and write a report."""
+    from vader.resolve.validate import resolve
+    from vader.runs import launch
+
+    overrides = list(set_ or [])
+    if processes is not None:
+        overrides.append(f"train.processes={processes}")
+    plan = resolve(spec, overrides, download=False, trust_code=trust_code)
+    checked = plan.spec
+    if dry_run:
+        typer.echo("".join(f"{notice}\n" for notice in plan.notices), err=True, nl=False)
+        typer.echo(f"{spec} is sound.{_to_download(checked)}{_not_here(checked)}")
+        return
+    asked = checked.train.processes
+    if asked is not None and asked > 1 and launch.started() is None:
+        flags = [flag for flag, on in (("--resume", resume), ("--trust-code", trust_code)) if on]
+        arguments = ["train", spec, *(f"--set={override}" for override in overrides), *flags]
+        raise SystemExit(launch.relaunch(arguments, asked))
+    _run(spec, overrides, resume, trust_code)
+
+
+def _to_download(spec: RunSpec) -> str:
+    """What a dry run says of an adapter that it has not seen."""
+    from vader.resolve import adapter_source
+
+    init = spec.backbone.adapter.init
+    if init is None or adapter_source.locate(init, cached=True) is not None:
+        return ""
+    return f" Its adapter {init} is not in the hub's cache; a run downloads it, and then judges it."
+
+
+def _not_here(spec: RunSpec) -> str:
+    """What a dry run says of this machine, which need not be the one that the run is for."""
+    from vader.paths import user_path
+    from vader.resolve.machine import machine_fits
+    from vader.runs.folder import RunFolder
+
+    against = [f"{path}: {message}" for path, message in machine_fits(spec)]
+    try:
+        folder = RunFolder(user_path(spec.output))
+        if folder.require_ours() and folder.begun:
+            against.append(f"output: {spec.output!r} holds a run already; it takes --resume, or another folder.")
+        folder.require_writable()
+    except (OSError, RuntimeError) as error:
+        against.append(str(error))
+    return "".join(f"\nNot as it is on this machine: {one}" for one in against)
+
+
+def _run(spec: str, overrides: list[str], resume: bool, trust_code: bool) -> None:
+    import signal
+
+    from vader.cli.progress import ProgressListener
+
+    screen = console()
+    if os.environ.get("RANK", "0") == "0":
+        screen.print("loading ...", soft_wrap=True)
+    from vader.runs import lifeline
+    from vader.runs.folder import RunFolder
+    from vader.runs.training import train as run_training
+
+    lifeline.hold()
+
+    hide_loading_bars()
+
+    progress = ProgressListener(screen)
+    try:
+        result = run_training(spec, overrides, resume=resume, listeners=[progress], trust_code=trust_code)
+    finally:
+        progress.close()
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if result.stopped is not None:
+        if result.step:
+            screen.print(
+                f"stopped by {result.stopped} after optimizer step {result.step}; saved. Go on with --resume.",
+                soft_wrap=True,
+            )
+        else:
+            said = "before the first optimizer step; nothing to save. Start it again."
+            screen.print(f"stopped by {result.stopped} {said}", soft_wrap=True)
+        raise SystemExit(128 + signal.Signals[result.stopped])
+    if len(result.validations) >= 2:
+        kept = [validation for validation in result.validations if validation.step == result.adapter_step]
+        compare(screen, result.validations[0], (kept or result.validations)[-1])
+    folder = RunFolder(result.folder)
+    screen.print(f"adapter  {folder.adapter}\nreport   {folder.report}", soft_wrap=True)
