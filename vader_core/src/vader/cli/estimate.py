@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vader.cli.arguments import Set, Trust
+
 if TYPE_CHECKING:
     from vader.estimation import Estimate, Saving
 
@@ -23,9 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def estimate(
     spec: Annotated[str, typer.Argument(help="The run spec, a YAML file.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; may be repeated.")
-    ] = None,
+    set_: Set = None,
     budget: Annotated[
         str | None, typer.Option(help="Memory of the device, such as 16GB; exit code 1 if too little.")
     ] = None,
@@ -34,9 +34,7 @@ def estimate(
     ] = None,
     knobs: Annotated[bool, typer.Option(help="Also estimate each change that may save memory.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Run code that the spec names outside its folder.")
-    ] = False,
+    trust_code: Trust = False,
 ) -> None:
     """Count the memory of a training run from shapes: no weights, no GPU, no connection needed."""
     from vader.errors import Problem, SpecError

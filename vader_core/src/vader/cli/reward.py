@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vader.cli.arguments import Set
+
 reward = typer.Typer(no_args_is_help=True, help="Rewards in latent space.")
 
 
@@ -17,9 +19,7 @@ def _group() -> None:
 @reward.command()
 def train(
     spec: Annotated[str, typer.Argument(help="The reward's spec, a YAML file.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field; may be repeated.")
-    ] = None,
+    set_: Set = None,
 ) -> None:
     """Train a reward that scores latents: on labelled clips, or to agree with another reward."""
     from rich.console import Console
