@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vader_rewards.tiny.parts import FEATURES, PATCH, SIDE, WIDTH, byte_tokenizer, spread, tower
+from vader import sdk
+from vader_rewards.tiny.parts import FEATURES, PATCH, SIDE, WIDTH, spread, tower
 
 
 def clip(folder: Path) -> None:
     """A ``CLIPModel`` and its tokenizer."""
     from transformers import CLIPConfig, CLIPModel
 
-    tokenizer = byte_tokenizer()
+    tokenizer = sdk.byte_tokenizer()
     text = tower(vocab_size=len(tokenizer), projection_dim=FEATURES, bos_token_id=1, eos_token_id=1, pad_token_id=0)
     vision = tower(image_size=SIDE, patch_size=PATCH, projection_dim=FEATURES)
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=FEATURES)
@@ -49,7 +50,7 @@ def image_reward(folder: Path) -> None:
 
     from vader_rewards import blip
 
-    tokenizer = byte_tokenizer()
+    tokenizer = sdk.byte_tokenizer()
     text = tower(vocab_size=len(tokenizer), max_position_embeddings=64)
     vision = tower(image_size=SIDE, patch_size=PATCH, num_attention_heads=2)
     network = spread(blip.build(vision, text, WIDTH, torch.float32))
@@ -64,7 +65,7 @@ def xclip(folder: Path) -> None:
     """An ``XCLIPModel`` and its tokenizer."""
     from transformers import XCLIPConfig, XCLIPModel
 
-    tokenizer = byte_tokenizer()
+    tokenizer = sdk.byte_tokenizer()
     text = tower(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=1, pad_token_id=0)
     small = {"mit_hidden_size": FEATURES, "mit_intermediate_size": WIDTH, "mit_num_attention_heads": 2}
     vision = tower(image_size=SIDE, patch_size=PATCH, num_frames=4, **small)

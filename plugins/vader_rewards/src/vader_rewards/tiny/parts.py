@@ -1,4 +1,4 @@
-"""What tiny networks are made of: sizes, random weights that tell images apart, a tokenizer."""
+"""What tiny networks are made of: sizes, and random weights that tell images apart."""
 
 from __future__ import annotations
 
@@ -27,18 +27,3 @@ def tower(**more: Any) -> dict[str, Any]:
         "num_attention_heads": 4,
         **more,
     }
-
-
-def byte_tokenizer() -> Any:
-    """One token per byte, and ``</s>`` at the end: no text is unknown to it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(["<pad>", "</s>", "<unk>", *letters])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="right"
-    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vader_rewards.tiny.parts import FEATURES, PATCH, SIDE, WIDTH, byte_tokenizer, spread, tower
+from vader import sdk
+from vader_rewards.tiny.parts import FEATURES, PATCH, SIDE, WIDTH, spread, tower
 
 OBJECTS = ("person", "dog", "book", "cup")
 ACTIONS = ("playing piano", "playing guitar", "chopping wood", "jogging")
@@ -38,7 +39,7 @@ def grounding_dino(folder: Path) -> None:
     """A ``GroundingDinoForObjectDetection`` and its tokenizer."""
     from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
 
-    tokenizer = byte_tokenizer()
+    tokenizer = sdk.byte_tokenizer()
     backbone = SwinConfig(
         image_size=64,
         embed_dim=8,
