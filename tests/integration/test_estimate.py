@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.integration.memory import measure, watch
 
+from vader.backbones import streaming
 from vader.estimation import estimate
 from vader.estimation.watched_step import ADAPTER, DECODING, GRADIENT, REWARDS, STATE, WINDOW
 
@@ -101,3 +102,21 @@ def test_is_within_15_percent_of_what_is_measured(
     assert {row: counted[row] for row in counted if row.startswith("weights: reward")} == {
         row: size for row, size in rows.most.items() if row.startswith("weights: reward")
     }
+
+
+@pytest.mark.parametrize(
+    ("window", "precision", "tiles", "small"),
+    [(None, "bf16", 1, 0), (1, "float32", 1, 0), (2, "bf16", 2, streaming.SMALL), (None, "float32", 2, 0)],
+)
+def test_so_is_every_way_to_decode(
+    monkeypatch: pytest.MonkeyPatch, window: int | None, precision: str, tiles: int, small: int
+) -> None:
+    """In one process, one after another; at the size of the embedded model nothing is recomputed unless it must be."""
+    monkeypatch.setattr(streaming, "SMALL", small)
+    spec = spec_of("shapes", {}, 1, True, False, 1, "no")
+    spec["video"] = {"frames": 13}
+    modes = {"decode_window": window, "decode_precision": precision, "decode_tiles": tiles}
+    spec["frames"] = {"mode": "index", "index": 12, **modes}
+    found, real, rows = estimate(spec), measure(spec), watch(spec)
+    assert found.total == pytest.approx(real.total, rel=TOLERANCE)
+    assert found.training.most[DECODING] == pytest.approx(rows.most[DECODING], rel=TOLERANCE)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from tests.integration import harness
+from torch import nn
 from torch.nn import functional
 
 from vader.cli.estimate import _bytes
@@ -99,10 +100,26 @@ class TestMachine:
         assert held == {"cuda": 4000 + 4000 + 1000, "cpu": 4000 + 4000 + 4000}
 
     def test_leaves_torch_as_it_was(self) -> None:
-        before = functional.scaled_dot_product_attention, functional.dropout, torch.Tensor.__deepcopy__
+        def now() -> tuple[object, ...]:
+            attention, dropout = functional.scaled_dot_product_attention, functional.dropout
+            return attention, dropout, torch.Tensor.__deepcopy__, nn.Module._apply
+
+        before = now()
         with Machine(CUDA).running():
             assert functional.dropout is not before[1]
-        assert before == (functional.scaled_dot_product_attention, functional.dropout, torch.Tensor.__deepcopy__)
+        assert before == now()
+
+    def test_a_module_is_converted_again_after_a_backward_through_it(self) -> None:
+        machine = Machine(CUDA)
+        net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Linear(4, 4))
+        machine.dress(net, CUDA)
+        with machine.running(), LiveBytes():
+            for dtype in (torch.bfloat16, torch.float32, torch.bfloat16):
+                net.to(dtype)
+                assert [name for name, _ in net.named_parameters()] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+                assert {parameter.dtype for parameter in net.parameters()} == {dtype}
+                x = torch.zeros(1, 2, 4, 4, dtype=dtype, requires_grad=True)
+                net(x).sum().backward()
 
 
 class TestWhatIsCounted:

@@ -43,6 +43,7 @@ class Machine:
             for mode in (self._fake, _Numbers(self.device)):
                 stack.enter_context(mode)
             stack.enter_context(_real_copies())
+            stack.enter_context(_conversions())
             if self.device.type == "cuda":
                 stack.enter_context(_kernels())
             yield
@@ -150,6 +151,36 @@ def _real_copies() -> Iterator[None]:
         yield
     finally:
         Tensor.__deepcopy__ = plain  # type: ignore[method-assign]
+
+
+@contextmanager
+def _conversions() -> Iterator[None]:
+    """A module's fake parameters are replaced by converted ones, as by ``module.to(dtype)``.
+
+    torch would swap the two tensors, which fails as soon as anything refers to one of them weakly, and a graph does.
+    """
+    plain: Any = nn.Module._apply
+
+    def apply(module: nn.Module, function: Any, recurse: bool = True) -> Any:
+        before = dict(module._parameters)
+        fakes = {name: module._parameters.pop(name) for name in before if isinstance(before[name], FakeTensor)}
+        plain(module, function, recurse)
+        for name, parameter in fakes.items():
+            assert parameter is not None
+            with torch.no_grad():
+                converted = function(parameter)
+            if converted is not parameter:
+                fakes[name] = nn.Parameter(converted, parameter.requires_grad)
+        known = {**module._parameters, **fakes}
+        module._parameters.clear()
+        module._parameters.update({name: known[name] for name in before})
+        return module
+
+    nn.Module._apply = apply  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module._apply = plain  # type: ignore[method-assign]
 
 
 @contextmanager
