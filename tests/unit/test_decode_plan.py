@@ -56,7 +56,8 @@ def test_the_plan_of_a_spec() -> None:
     [("modelscope", "window", 2, None), ("modelscope", "tiles", 2, 1), ("opensora", "precision", "bf16", "float32")],
 )
 def test_a_mode_that_the_decoder_has_not_is_refused(name: str, field: str, value: Any, default: Any) -> None:
-    spec = {"backbone": name, "prompts": {"name": "list", "options": {"prompts": ["a fox"]}}, "rewards": ["jpeg"]}
+    prompts = {"name": "list", "options": {"prompts": ["a fox"]}}
+    spec = {"backbone": name, "prompts": prompts, "rewards": ["shapes_colourfulness"]}
     with pytest.raises(SpecError) as caught:
         check({**spec, "frames": {f"decode_{field}": value}})
     (problem,) = [problem for problem in caught.value.problems if problem.path.startswith("frames")]

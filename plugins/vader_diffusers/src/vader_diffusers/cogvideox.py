@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HUB = "THUDM/CogVideoX-2b"
 
 
-class CogVideoXOptions(sdk.FamilyOptions):
+class CogVideoXOptions(sdk.FamilyOptions, sdk.RewardDecoderOptions):
     """Options of :class:`CogVideoX`."""
 
     weights: str = sdk.published_as(HUB, "a CogVideoX 1.0 text-to-video model")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HUB = "hunyuanvideo-community/HunyuanVideo"
 
 
-class HunyuanVideoOptions(sdk.FamilyOptions):
+class HunyuanVideoOptions(sdk.FamilyOptions, sdk.RewardDecoderOptions):
     """Options of :class:`HunyuanVideo`."""
 
     weights: str = sdk.published_as(HUB, "a HunyuanVideo 1.0 text-to-video model")

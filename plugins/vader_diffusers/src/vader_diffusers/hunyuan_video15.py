@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 HUB = "hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v"
 
 
-class HunyuanVideo15Options(sdk.FamilyOptions):
+class HunyuanVideo15Options(sdk.FamilyOptions, sdk.RewardDecoderOptions):
     """Options of :class:`HunyuanVideo15`."""
 
     weights: str = sdk.published_as(HUB, "a HunyuanVideo 1.5 text-to-video model")

@@ -22,7 +22,7 @@ KINDS = {"2.1": ("Wan 2.1", "wan"), "A14B": ("Wan 2.2 A14B", "wan22"), "TI2V": (
 """Kind of a pipeline -> what it is, and the backbone for it."""
 
 
-class WanOptions(sdk.FamilyOptions):
+class WanOptions(sdk.FamilyOptions, sdk.RewardDecoderOptions):
     """Options that every Wan has. A model sets the default of ``weights``."""
 
     max_sequence_length: int = Field(512, ge=1, description="Tokens of a prompt; longer ones are cut, shorter padded.")

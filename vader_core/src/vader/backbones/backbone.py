@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vader.backbones.experts import Shelf
+    from vader.backbones.reward_decoder import TinyDecoder
     from vader.shapes import Frames, Latents
     from vader.weights.meta_init import Place
 
@@ -85,6 +86,7 @@ class FamilyBackbone:
         self.denoiser, self.shelves = self._denoiser(parts, runtime, place)
         self.dtype: torch.dtype = self.denoiser.dtype  # type: ignore[assignment]  # diffusers looks at all parameters
         self.vae = place(parts.module("vae", self._vae_dtype()), runtime.device)
+        self.reward_decoder = self._reward_decoder(parts, runtime, place)
         self.text = TextSide(parts, runtime, place)
         denoisers = dict.fromkeys(family.denoisers) if family.experts else {family.denoiser: self.denoiser}
         built = {**denoisers, "vae": self.vae, "scheduler": None}
@@ -103,6 +105,17 @@ class FamilyBackbone:
         boundary = parts.boundary() * self.schedule.train_timesteps
         experts = {name: parts.module(part, runtime.dtype) for name, part in family.experts.items()}
         return route(experts, boundary, device, place, offload=parts.options.expert_offload == "cpu")  # type: ignore[attr-defined]
+
+    def _reward_decoder(self, parts: Parts, runtime: Runtime, place: Place) -> TinyDecoder | None:
+        said = getattr(parts.options, "reward_decoder", None)
+        if said is None:
+            return None
+        from vader.backbones.reward_decoder import load, outlined
+
+        make = outlined if parts.outlined else load
+        decoder: TinyDecoder = make(said, self.family.channels(self.configs), self.family.grid)
+        place(decoder, runtime.device)
+        return decoder
 
     def _vae_dtype(self) -> torch.dtype:
         import torch
@@ -168,13 +181,23 @@ class FamilyBackbone:
     @classmethod
     def decode_modes(cls, options: FamilyOptions) -> Collection[str]:
         """See :class:`vader.protocols.DecodesForReward`."""
+        from vader.backbones.reward_decoder import MODES
+
+        if getattr(options, "reward_decoder", None) is not None:
+            return MODES
         return cls.family.decoder.modes(cls.family.modules["vae"].rpartition(".")[2])
 
     def decode_for_reward(self, latents: Latents, frames: Sequence[int], plan: DecodePlan) -> Frames:
-        """See :class:`vader.protocols.DecodesForReward`."""
+        """See :class:`vader.protocols.DecodesForReward`; by the option ``reward_decoder``, if it is set."""
+        import torch
+
         from vader.diffusion.frames import from_signed
 
-        return from_signed(self.decode_signed(latents, frames, plan))
+        if self.reward_decoder is None:
+            return from_signed(self.decode_signed(latents, frames, plan))
+        wanted = frame_indices(frames, self.family.decoder.frames(latents.shape[2], self.family.grid))
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.reward_decoder.decode(latents, wanted, plan)
 
     def decode_signed(
         self, latents: Latents, frames: Sequence[int] | None = None, plan: DecodePlan | None = None

@@ -98,6 +98,17 @@ class FamilyOptions(Options):
     )
 
 
+class RewardDecoderOptions(Options):
+    """Options of families for whose latents a tiny decoder is published."""
+
+    reward_decoder: str | None = Field(
+        None,
+        min_length=1,
+        description="File of a tiny decoder (TAEHV) that makes the frames that rewards score in training: a path, or "
+        "hub:owner/name:file. Validation decodes by the model's own. Null: so does training.",
+    )
+
+
 class ExpertOptions(Options):
     """Options of families with an expert for high noise and one for low."""
 

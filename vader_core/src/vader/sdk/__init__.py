@@ -44,6 +44,7 @@ _PUBLIC = {
     "pipeline_encode": "vader.backbones.family:pipeline_encode",
     "published_as": "vader.backbones.family:published_as",
     "ExpertOptions": "vader.backbones.family:ExpertOptions",
+    "RewardDecoderOptions": "vader.backbones.family:RewardDecoderOptions",
     "call_denoiser": "vader.backbones.family:call_denoiser",
     "Images": "vader.backbones.images:Images",
     "TakesImage": "vader.backbones.images:TakesImage",
@@ -126,6 +127,7 @@ if TYPE_CHECKING:
     from vader.backbones.family import Family as Family
     from vader.backbones.family import FamilyOptions as FamilyOptions
     from vader.backbones.family import Grid as Grid
+    from vader.backbones.family import RewardDecoderOptions as RewardDecoderOptions
     from vader.backbones.family import call_denoiser as call_denoiser
     from vader.backbones.family import pipeline_encode as pipeline_encode
     from vader.backbones.family import published_as as published_as
