@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.integration.memory import measure, watch
 
-from vader.backbones import streaming
+from vader.backbones.streaming import recompute as streaming
 from vader.estimation import estimate
 from vader.estimation.watched_step import ADAPTER, DECODING, GRADIENT, REWARDS, STATE, WINDOW
 

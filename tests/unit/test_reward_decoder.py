@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vader.backbones import streaming
 from vader.backbones.family import Grid
 from vader.backbones.reward_decoder import TinyDecoder, hollow, load, outlined
+from vader.backbones.streaming import recompute
 from vader.errors import WeightsError
 from vader.protocols import DecodePlan
 
@@ -89,7 +89,7 @@ def small(wide: bool = False, patch: int = 1) -> TinyDecoder:
 @pytest.mark.parametrize(("wide", "patch"), [(False, 1), (True, 2)])
 @pytest.mark.parametrize("frames", [list(range(9)), [8], [5, 0]], ids=["all", "last", "two"])
 def test_is_taehv(monkeypatch: pytest.MonkeyPatch, wide: bool, patch: int, frames: list[int]) -> None:
-    monkeypatch.setattr(streaming, "SMALL", 0)
+    monkeypatch.setattr(recompute, "SMALL", 0)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     made = small(wide, patch)
     z = torch.randn(2, 4, 3, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
