@@ -84,7 +84,8 @@ class FamilyBackbone:
         self.configs = parts.configs()
         self.schedule = family.schedule(parts.config("scheduler"), options.weights, family.fix, options)
         self.denoiser, self.shelves = self._denoiser(parts, runtime, place)
-        self.dtype: torch.dtype = self.denoiser.dtype  # type: ignore[assignment]  # diffusers looks at all parameters
+        dtype: Any = self.denoiser.dtype  # diffusers looks at all parameters
+        self._typical = next(parameter for parameter in self.denoiser.parameters() if parameter.dtype == dtype)
         self.vae = place(parts.module("vae", self._vae_dtype()), runtime.device)
         self.reward_decoder = self._reward_decoder(parts, runtime, place)
         self.text = TextSide(parts, runtime, place)
@@ -151,7 +152,7 @@ class FamilyBackbone:
         Returns:
             ``(b c f h w)`` float32.
         """
-        dtype = self.dtype
+        dtype = self._typical.dtype
 
         def call(latents: Latents, branch: Branch) -> Tensor:
             given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in branch.items()}

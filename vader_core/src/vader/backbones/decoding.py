@@ -54,9 +54,17 @@ def by_statistics(vae: Any, latents: Latents) -> Latents:
     Source: diffusers' ``WanPipeline.__call__``, operation by operation.
     """
     latents = latents.to(vae.dtype)
-    mean = latents.new_tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
-    inverse_std = 1.0 / latents.new_tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-    return latents / inverse_std + mean
+    mean, std = _statistics(vae, latents)
+    return latents / (1.0 / std) + mean
+
+
+def _statistics(vae: Any, latents: Latents) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, on the latents' device; the host does not wait for them."""
+    import torch
+
+    told = (torch.tensor(said, dtype=latents.dtype) for said in (vae.config.latents_mean, vae.config.latents_std))
+    mean, std = (one.view(1, -1, 1, 1, 1).to(latents.device, non_blocking=True) for one in told)
+    return mean, std
 
 
 def encoded_by_statistics(vae: Any, pixels: Tensor) -> Latents:
@@ -65,9 +73,8 @@ def encoded_by_statistics(vae: Any, pixels: Tensor) -> Latents:
     Source: ``prepare_latents`` of diffusers' ``WanImageToVideoPipeline``.
     """
     mode: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
-    mean = mode.new_tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
-    inverse_std = 1.0 / mode.new_tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-    return (mode - mean) * inverse_std
+    mean, std = _statistics(vae, mode)
+    return (mode - mean) * (1.0 / std)
 
 
 def encoded_by_factor(vae: Any, pixels: Tensor) -> Latents:
