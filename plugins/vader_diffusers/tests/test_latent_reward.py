@@ -15,6 +15,7 @@ from vader.testing import RewardContract, Subject
 from vader_diffusers import tiny
 from vader_diffusers.cogvideox import CogVideoX
 from vader_diffusers.wan import Wan
+from vader_diffusers.wan22 import Wan22
 
 VIDEO, CPU = Video(9, 32, 32, 8.0), torch.device("cpu")
 PROMPTS = [Prompt("a fox"), Prompt("rain on a window")]
@@ -136,3 +137,14 @@ def test_an_estimate_counts_its_layers_and_no_decoder_runs(wan, tmp_path):
     counted = next(value for row, value in found.training.most.items() if row.startswith("weights: reward latent"))
     assert counted == pytest.approx(size, rel=0.05)
     assert found.training.peak.phase != "decoding"
+
+
+def test_of_two_experts_the_one_for_low_noise_gives_its_layers(tmp_path):
+    folder = tiny.write(tmp_path / "tiny", 0, "wan22")
+    backbone = loaded(Wan22, folder)
+    trunk, last = backbone.trunk(1)
+    low = backbone.denoiser.experts["low"]
+    whole = trunk_tokens(backbone, low, low.blocks[0])
+    torch.testing.assert_close(trunk_tokens(backbone, trunk, last), whole, rtol=0, atol=0)
+    with pytest.raises(WeightsError, match=r"set backbone\.options\.expert_offload: keep"):
+        loaded(Wan22, folder, expert_offload="cpu").trunk(1)

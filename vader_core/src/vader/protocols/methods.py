@@ -44,7 +44,7 @@ class Loss:
 
 @runtime_checkable
 class Method(Protocol):
-    """Turns the batches of one optimizer step into losses. Built-in: ``reward_gradient``, ``ddpo``, ``dpo``.
+    """Turns the batches of one optimizer step into losses. Built-in: ``reward_gradient``, ``ddpo``, ``dpo``, ``prfl``.
 
     It is constructed as ``Method(options, context=...)`` (:class:`vader.methods.context.RolloutContext`).
 
