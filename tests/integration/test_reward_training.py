@@ -133,6 +133,16 @@ def test_other_prompts_and_a_floor(tmp_path: Path) -> None:
     assert "of own prompts" in (tmp_path / "report.html").read_text()
 
 
+def test_a_training_goes_on_from_a_reward(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "clips.safetensors").write_bytes((trained / "clips.safetensors").read_bytes())
+    whole = {"layers": 1, "heads": 4, "init": str(trained)}
+    made = train_reward(spec(tmp_path, network=whole, train={"steps": 2, "learning_rate": 1e-9}))
+    before = json.loads((trained / "report.json").read_text())["by_timestep"][0]["agreement"]
+    assert made.judgements[0].agreement == pytest.approx(before, abs=0.02)
+    with pytest.raises(WeightsError, match=r"mlp\.1\.weight \(16, 16\), expected \(8, 16\)"):
+        train_reward(spec(tmp_path, network={**whole, "hidden": 8}))
+
+
 def run(output: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     made = tiny(output, rewards=[{"name": "latent", "options": {"weights": str(folder)}}], **changes)
     made["backbone"]["options"] = {"prediction": "flow"}
@@ -187,6 +197,19 @@ def test_a_folder_of_clips_with_labels_or_pairs(tmp_path: Path, loss: str) -> No
     assert found.judgements[0].agreement >= 0.75
     assert found.judgements[0].rank is None
     assert "from the labels of its clips" in (found.folder / "report.html").read_text()
+
+
+def test_a_folder_without_labels_is_labelled_by_the_reward(tmp_path: Path) -> None:
+    write_clips(tmp_path, Video(3, 4, 4), 12)
+    lines = [json.loads(line) for line in (tmp_path / "clips.jsonl").read_text().splitlines()]
+    said = [{key: line[key] for key in ("file", "prompt")} for line in lines]
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, said)))
+    made = spec(tmp_path / "out", clips={"folder": str(tmp_path), "held_out": 0.3}, train={"steps": 2})
+    del made["prompts"]
+    found = train_reward(made)
+    labels = [true for _, true in found.judgements[0].bins]
+    assert max(labels) < 0, "brightness is at most 0"
+    assert len(set(labels)) == len(labels) == 4
 
 
 @pytest.mark.parametrize(

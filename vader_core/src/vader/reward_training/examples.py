@@ -61,7 +61,7 @@ def gather(
         SpecError: a folder's clips cannot be read.
     """
     if folder is not None:
-        return _of_folder(spec, context, folder, progress)
+        return _of_folder(spec, context, encode, folder, progress)
     held_out = spec.validation
     whole = spec.model_dump(mode="json", include={"backbone", "video", "sampler", "prompts", "reward", "clips"})
     whole["clips"].pop("floor")
@@ -145,20 +145,23 @@ class _Maker:
             conditioning = self._encode([prompts[row] for row in rows])
             latents = context.sample(conditioning, noise, no_gradient(len(context.sampler.timesteps)))
             frames = context.decode(latents, None) if context.frame_rewards else None
-            turns = [self._label(latents, frames, [order[row] for row in rows]) for order in orders]
+            turns = [_label(context, self._encode, latents, frames, [order[row] for row in rows]) for order in orders]
             made.append(latents.float().cpu())
             labels.append(torch.stack(turns).float().cpu())
             self._progress(what, rows.stop, len(prompts))
         return torch.cat(made), torch.cat(labels, dim=1)
 
-    def _label(self, latents: Latents, frames: Frames | None, prompts: list[Prompt]) -> Tensor:
-        clean = self._context.timestep_after(-1)
-        scores = self._context.judge(latents, clean, frames, prompts, self._encode(prompts))
-        return scores[next(iter(self._context.rewards))]
+
+def _label(
+    context: RolloutContext, encode: Encode, latents: Latents, frames: Frames | None, prompts: list[Prompt]
+) -> Tensor:
+    """What the reward says of clean clips, ``(b,)``."""
+    scores = context.judge(latents, context.timestep_after(-1), frames, prompts, encode(prompts))
+    return scores[next(iter(context.rewards))]
 
 
 def _of_folder(
-    spec: RewardTrainSpec, context: RolloutContext, folder: ClipFolder, progress: Progress
+    spec: RewardTrainSpec, context: RolloutContext, encode: Encode, folder: ClipFolder, progress: Progress
 ) -> tuple[Examples, Examples]:
     """A folder's clips, encoded, labelled where they have no label; the last ones of a random order are held out."""
     backbone = context.backbone
@@ -173,12 +176,13 @@ def _of_folder(
             frames = read_frames(row.file, context.video)[None].to(context.device)
         except ValueError as error:
             raise SpecError([Problem("clips.folder", str(error))]) from error
-        latents.append(backbone.encode_clips(frames).float().cpu())
+        clip = backbone.encode_clips(frames)
+        latents.append(clip.float().cpu())
         label = row.label
-        if label is None and context.frame_rewards:
+        if label is None and context.rewards:
             with torch.no_grad():
-                label = float(context.score(frames, [row.prompt])[next(iter(context.rewards))])
-        labels.append(0.0 if label is None else label)
+                label = float(_label(context, encode, clip, frames, [row.prompt]))
+        labels.append(0.0 if label is None else label)  # without a reward, of pairs alone
         progress("clips encoded", done, len(folder.rows))
     prompts = [row.prompt for row in folder.rows]
     whole = Examples(

@@ -52,6 +52,9 @@ class NetworkSpec(Options):
     layers: int = Field(8, ge=1, description="Layers of the denoiser that it begins with.")
     heads: int = Field(8, ge=1, description="Heads of its attention; they divide the width of the tokens.")
     hidden: int | None = Field(None, ge=1, description="Width of its MLP. Null: that of the tokens.")
+    init: str | None = Field(
+        None, min_length=1, description="Folder of a latent reward of the same sizes to go on from. Null: a new one."
+    )
 
 
 class RewardOptimizationSpec(Options):

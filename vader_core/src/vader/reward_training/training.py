@@ -102,7 +102,12 @@ def _network(spec: RewardTrainSpec, plan: Plan, backbone: Backbone, encode: Enco
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(spec.train.seed, "head"))
         head = Head(width, spec.network.heads, spec.network.hidden or width)
-    return LatentNetwork(trunk.float(), last, head.to(device)).requires_grad_(True)
+    network = LatentNetwork(trunk.float(), last, head.to(device)).requires_grad_(True)
+    if spec.network.init is not None:
+        folder = files.locate(spec.network.init)
+        files.require_same_denoiser(files.read_config(folder), trunk, spec.network.init)
+        network.load_state_dict(files.read_weights(folder, network.state_dict()))
+    return network
 
 
 def _write(spec: RewardTrainSpec, folder: Path, network: LatentNetwork) -> None:
@@ -142,7 +147,7 @@ class _Trainer:
             NonFiniteError: a loss is NaN or infinite.
         """
         spec, network = self._spec.train, self._network
-        if self._spec.loss == "regression":
+        if self._spec.loss == "regression" and self._spec.network.init is None:
             network.head.shift.fill_(examples.labels.mean())
             network.head.scale.fill_(examples.labels.std().clamp(min=1e-6))
         groups: list[dict[str, Any]] = [
