@@ -143,6 +143,24 @@ def test_a_training_goes_on_from_a_reward(trained: Path, tmp_path: Path) -> None
         train_reward(spec(tmp_path, network={**whole, "hidden": 8}))
 
 
+def test_gradients_are_learnt_where_they_are_asked_for(trained: Path, tmp_path: Path, decoded: list[int]) -> None:
+    """The cosine with the pixel reward's gradient, through the decoder, is higher than by labels alone."""
+    changes: dict[str, Any] = {"clips": {"count": 64}, "validation": {"clips": 32}}
+    learnt = train_reward(spec(tmp_path / "learnt", **changes, train={"steps": 200, "gradient_weight": 1.0}))
+    assert sum(decoded) == 2 * (64 + 32), "for labels and for gradients"
+    plain = train_reward(spec(tmp_path / "plain", **changes, train={"steps": 200, "gradient_weight": 1e-9}))
+    assert learnt.cosine is not None
+    assert plain.cosine is not None
+    assert learnt.cosine > max(0.8, plain.cosine + 0.05)
+    kept = load_file(tmp_path / "learnt" / "clips.safetensors")
+    made, row = backbone(), 5
+    leaf = kept["held out/latents"][row : row + 1].requires_grad_(True)
+    kind = registry.load("reward", BRIGHTNESS)
+    kind(kind.Options()).score(made.decode(leaf), [Prompt("")]).sum().backward()
+    torch.testing.assert_close(kept["held out/gradients"][row : row + 1], leaf.grad)
+    assert f"a mean cosine of {learnt.cosine:.3f}" in (tmp_path / "learnt" / "report.html").read_text()
+
+
 def run(output: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     made = tiny(output, rewards=[{"name": "latent", "options": {"weights": str(folder)}}], **changes)
     made["backbone"]["options"] = {"prediction": "flow"}
@@ -221,6 +239,11 @@ def test_a_folder_without_labels_is_labelled_by_the_reward(tmp_path: Path) -> No
         ({"loss": "bradley_terry"}, "clips.group_size: bradley_terry compares clips of one prompt"),
         ({"clips": {"group_size": 7}}, "clips.count: expected a multiple of group_size 7"),
         ({"clips": {"folder": "/nowhere"}}, "clips.folder: cannot read '/nowhere/clips.jsonl'"),
+        ({"loss": "cross_entropy", "train": {"gradient_weight": 1}}, "train.gradient_weight: gradients are of"),
+        (
+            {"reward": {"name": PROMPT_LENGTH}, "train": {"gradient_weight": 1}},
+            "train.gradient_weight: '" + PROMPT_LENGTH + "' is not differentiable",
+        ),
         ({"clips": {"cuont": 1}}, "clips.cuont: unknown field 'cuont'. Did you mean 'count'?"),
         ({"reward": {"name": "nothing"}}, "rewards.0.name: no reward is called 'nothing'"),
     ],

@@ -40,6 +40,7 @@ class Examples:
         prompts: of each label.
         labels: ``(labels,)``; zeros where pairs say all.
         pairs: places among the labels, the better one first.
+        gradients: ``(clips ...)``, of the labelling reward by each clip's own prompt; None where not asked for.
     """
 
     latents: Latents
@@ -47,6 +48,7 @@ class Examples:
     prompts: list[Prompt]
     labels: Tensor
     pairs: list[tuple[int, int]]
+    gradients: Tensor | None = None
 
 
 def gather(
@@ -65,6 +67,8 @@ def gather(
     held_out = spec.validation
     whole = spec.model_dump(mode="json", include={"backbone", "video", "sampler", "prompts", "reward", "clips"})
     whole["clips"].pop("floor")
+    if spec.train.gradient_weight:
+        whole["gradients"] = True
     seeds = (spec.train.seed, held_out.model_dump(mode="json", exclude={"timesteps"}), spec.train.mixed_precision)
     digest = hashlib.sha256(json.dumps([whole, seeds], sort_keys=True).encode()).hexdigest()
     drawn = plan.prompts.draw(spec.clips.count // spec.clips.group_size, stream(spec.train.seed, "prompts"))
@@ -80,11 +84,17 @@ def gather(
     for name, (prompts, seed, others) in wanted.items():
         if kept is None:
             made = maker.make(f"{name}: clips made", prompts, seed, others)
-            tensors |= {f"{name}/{part}": tensor for part, tensor in zip(("latents", "labels"), made, strict=True)}
+            tensors |= {f"{name}/{part}": tensor for part, tensor in made.items()}
     if kept is None:
         _keep(user_path(spec.output) / CACHE, digest, tensors)
     train, held = (
-        _labelled(tensors[f"{name}/latents"], _floored(tensors[f"{name}/labels"], spec), prompts, seed)
+        _labelled(
+            tensors[f"{name}/latents"],
+            _floored(tensors[f"{name}/labels"], spec),
+            prompts,
+            seed,
+            tensors.get(f"{name}/gradients"),
+        )
         for name, (prompts, seed, _) in wanted.items()
     )
     return _paired(train, spec), _paired(held, spec)
@@ -99,11 +109,11 @@ def _others(prompts: Sequence[Prompt], seed: int, turn: int) -> list[Prompt]:
     return stream(seed, "others", turn).sample(list(prompts), len(prompts))
 
 
-def _labelled(latents: Latents, labels: Tensor, prompts: list[Prompt], seed: int) -> Examples:
+def _labelled(latents: Latents, labels: Tensor, prompts: list[Prompt], seed: int, gradients: Tensor | None) -> Examples:
     """``(turns, clips)`` labels, the first turn's by the clips' own prompts."""
     turns, count = labels.shape
     texts = [prompts, *(_others(prompts, seed, turn) for turn in range(1, turns))]
-    return Examples(latents, [*range(count)] * turns, [*itertools.chain(*texts)], labels.flatten(), [])
+    return Examples(latents, [*range(count)] * turns, [*itertools.chain(*texts)], labels.flatten(), [], gradients)
 
 
 def _paired(examples: Examples, spec: RewardTrainSpec) -> Examples:
@@ -134,11 +144,11 @@ class _Maker:
         self._spec, self._context, self._encode, self._progress = spec, context, encode, progress
 
     @torch.no_grad()
-    def make(self, what: str, prompts: list[Prompt], seed: int, others: int) -> tuple[Latents, Tensor]:
-        """Latents ``(clips ...)`` and labels ``(1 + others, clips)``, on the CPU."""
+    def make(self, what: str, prompts: list[Prompt], seed: int, others: int) -> dict[str, Tensor]:
+        """Latents ``(clips ...)``, labels ``(1 + others, clips)`` and, if asked for, gradients, on the CPU."""
         context, size = self._context, self._spec.train.batch_size
         orders = [prompts, *(_others(prompts, seed, turn) for turn in range(1, others + 1))]
-        made, labels = list[Tensor](), list[Tensor]()
+        made, labels, gradients = list[Tensor](), list[Tensor](), list[Tensor]()
         for start in range(0, len(prompts), size):
             rows = range(start, min(start + size, len(prompts)))
             noise = [derive(seed, "clip", row) for row in rows]
@@ -148,8 +158,20 @@ class _Maker:
             turns = [_label(context, self._encode, latents, frames, [order[row] for row in rows]) for order in orders]
             made.append(latents.float().cpu())
             labels.append(torch.stack(turns).float().cpu())
+            if self._spec.train.gradient_weight:
+                gradients.append(self._gradient(latents, orders[0][rows.start : rows.stop]))
             self._progress(what, rows.stop, len(prompts))
-        return torch.cat(made), torch.cat(labels, dim=1)
+        found = {"latents": torch.cat(made), "labels": torch.cat(labels, dim=1)}
+        return {**found, "gradients": torch.cat(gradients)} if gradients else found
+
+    @torch.enable_grad()
+    def _gradient(self, latents: Latents, prompts: list[Prompt]) -> Tensor:
+        """Of the reward with respect to clean latents, through the decoder where it sees frames."""
+        leaf = latents.detach().requires_grad_(True)
+        frames = self._context.decode(leaf, None) if self._context.frame_rewards else None
+        scores = _label(self._context, self._encode, leaf, frames, prompts)
+        (found,) = torch.autograd.grad(scores.sum(), leaf)
+        return found.float().cpu()
 
 
 def _label(

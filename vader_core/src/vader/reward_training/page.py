@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -18,9 +19,20 @@ from vader.storage import write_json, write_text
 JSON, HTML = "report.json", "report.html"
 
 
-def write_page(folder: Path, spec: RewardTrainSpec, judgements: Sequence[Judgement], losses: Sequence[float]) -> None:
+def write_page(
+    folder: Path,
+    spec: RewardTrainSpec,
+    judgements: Sequence[Judgement],
+    losses: Sequence[float],
+    cosine: float | None,
+) -> None:
     """Write both files."""
-    data = {"loss": spec.loss, "agreement": AGREEMENT[spec.loss], "by_timestep": [asdict(one) for one in judgements]}
+    data: dict[str, Any] = {
+        "loss": spec.loss,
+        "agreement": AGREEMENT[spec.loss],
+        "by_timestep": [asdict(one) for one in judgements],
+    }
+    data["gradient_cosine"] = cosine
     write_json(folder / JSON, {**data, "losses": [round(loss, 6) for loss in losses]})
     name = folder.resolve().name
     charts = [
@@ -37,7 +49,7 @@ def write_page(folder: Path, spec: RewardTrainSpec, judgements: Sequence[Judgeme
     ).format(
         name=name,
         css=Markup(files("vader.report").joinpath("report.css").read_text(encoding="utf-8")),
-        head=_head(spec),
+        head=_head(spec, cosine),
         table=_table(spec, judgements),
         charts=Markup("").join(_figure(chart) for chart in charts),
         bins=_rows(("the reward says", "it is"), [(plain(said), plain(true)) for said, true in judgements[0].bins]),
@@ -46,10 +58,11 @@ def write_page(folder: Path, spec: RewardTrainSpec, judgements: Sequence[Judgeme
     write_text(folder / HTML, str(page))
 
 
-def _head(spec: RewardTrainSpec) -> Markup:
+def _head(spec: RewardTrainSpec, cosine: float | None) -> Markup:
     taught = f"distilled from {spec.reward.key}" if spec.reward is not None else "from the labels of its clips"
-    return Markup("<p>{} layers of {}, {}, by {}.</p>").format(
-        spec.network.layers, spec.backbone.name, taught, spec.loss.replace("_", " ")
+    said = f" Its gradient at clean clips has a mean cosine of {cosine:.3f} with that reward's." if cosine else ""
+    return Markup("<p>{} layers of {}, {}, by {}.{}</p>").format(
+        spec.network.layers, spec.backbone.name, taught, spec.loss.replace("_", " "), said
     )
 
 

@@ -64,6 +64,12 @@ class RewardOptimizationSpec(Options):
     batch_size: int = Field(32, ge=1, description="Labels, or pairs, of each.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of the layers.")
     head_learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of attention and MLP.")
+    gradient_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of 1 - cosine between its gradient and that of the reward which labels, at clean clips. "
+        "0: it learns labels alone.",
+    )
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
     clean: float = Field(0.2, ge=0, le=1, description="Share of clips that are not noised; the others at any timestep.")
     mixed_precision: Annotated[Literal["no", "bf16"], BeforeValidator(lambda v: "no" if v is False else v)] = Field(
@@ -109,7 +115,12 @@ def read(source: Any, overrides: Sequence[str] = ()) -> tuple[RewardTrainSpec, P
     except ValidationError as error:
         raise SpecError(form_problems(raw, error, RewardTrainSpec), raw.name) from error
     folder = _judge(spec, raw)
-    return spec, resolve(_run_of(spec, folder), training=False, here=True), folder
+    plan = resolve(_run_of(spec, folder), training=False, here=True)
+    dull = [part.name for part in plan.rewards.values() if not part.capability("differentiable")]
+    if spec.train.gradient_weight and dull:
+        message = f"{dull[0]!r} is not differentiable, so there is no gradient to learn. Set it to 0."
+        raise SpecError([raw.problem("train.gradient_weight", message)], raw.name)
+    return spec, plan, folder
 
 
 def _judge(spec: RewardTrainSpec, raw: SpecSource) -> ClipFolder | None:
@@ -136,6 +147,9 @@ def _judge(spec: RewardTrainSpec, raw: SpecSource) -> ClipFolder | None:
             problems.append(raw.problem("clips.group_size", message))
         if spec.loss == "bradley_terry" and spec.clips.others:
             problems.append(raw.problem("clips.others", "pairs are of clips of one prompt; expected 0."))
+    if spec.train.gradient_weight and (found is not None or spec.loss != "regression"):
+        message = "gradients are of the reward that labels the model's own clips, for loss regression. Set it to 0."
+        problems.append(raw.problem("train.gradient_weight", message))
     if problems:
         raise SpecError(problems, raw.name)
     return found

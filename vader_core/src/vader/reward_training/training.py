@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.noising import add_noise, draw_timestep
@@ -34,11 +35,15 @@ from vader.storage import cache_home
 
 @dataclass(frozen=True)
 class TrainedReward:
-    """A reward that was trained: its folder, which the reward ``latent`` takes, and how good it is by timestep."""
+    """A reward that was trained: its folder, which the reward ``latent`` takes, and how good it is by timestep.
+
+    ``cosine`` is the mean cosine of its gradient with the labelling reward's at clean held-out clips, if it learnt it.
+    """
 
     folder: Path
     judgements: tuple[Judgement, ...]
     losses: tuple[float, ...]
+    cosine: float | None
 
 
 def train_reward(
@@ -75,9 +80,10 @@ def train_reward(
     trainer = _Trainer(spec, backbone, network, encode, device, dtype)
     losses = trainer.run(train, progress)
     judgements = tuple(trainer.judged(held_out, progress))
+    cosine = trainer.cosine(held_out)
     _write(spec, folder, network)
-    write_page(folder, spec, judgements, losses)
-    return TrainedReward(folder, judgements, tuple(losses))
+    write_page(folder, spec, judgements, losses, cosine)
+    return TrainedReward(folder, judgements, tuple(losses), cosine)
 
 
 def _network(spec: RewardTrainSpec, plan: Plan, backbone: Backbone, encode: Encode) -> LatentNetwork:
@@ -159,6 +165,9 @@ class _Trainer:
         losses: list[float] = []
         for step in range(spec.steps):
             loss = self._loss(examples, step)
+            if examples.gradients is not None:
+                rows = stream(spec.seed, "gradient", step).choices(range(len(examples.latents)), k=spec.batch_size)
+                loss = loss + spec.gradient_weight * (1 - self.cosines(examples, rows)).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -211,6 +220,21 @@ class _Trainer:
         found: Tensor = scores.float()
         return found
 
+    def cosines(self, examples: Examples, rows: list[int]) -> Tensor:
+        """Between its gradient at clean clips, by their own prompts, and that of the reward that labels them, ``(b,)``.
+
+        It can be differentiated, so attention is computed by plain operations: fused ones have no second derivative.
+        """
+        assert examples.gradients is not None
+        latents = examples.latents[rows].to(self._device).requires_grad_(True)
+        branch = self._encode([examples.prompts[row] for row in rows]).positive
+        timestep = torch.zeros(len(rows), device=self._device)
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), self._autocast():
+            scores = self._network(self._backbone.predict, latents, timestep, branch)
+            (found,) = torch.autograd.grad(scores.float().sum(), latents, create_graph=True)
+        wanted = examples.gradients[rows].to(self._device)
+        return functional.cosine_similarity(found.flatten(1), wanted.flatten(1))
+
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
 
@@ -232,6 +256,14 @@ class _Trainer:
                 found.append(judge(spec.loss, timestep, scores.tolist(), truth, own))
             progress("noise levels judged", level + 1, levels)
         return found
+
+    def cosine(self, examples: Examples) -> float | None:
+        """The mean of :meth:`cosines`; None where gradients were not learnt."""
+        if examples.gradients is None:
+            return None
+        size, count = self._spec.train.batch_size, len(examples.latents)
+        parts = [self.cosines(examples, [*range(at, min(at + size, count))]).detach() for at in range(0, count, size)]
+        return float(torch.cat(parts).mean())
 
     def _all(self, examples: Examples, timestep: float) -> Tensor:
         """Scores of every label's clip at one timestep, on the CPU."""
