@@ -234,6 +234,12 @@ def align(session: nox.Session) -> None:
 
 
 @nox.session
+def peers(session: nox.Session) -> None:
+    """Measure our step beside two peers', renew results and docs (10 minutes; with `-- --train 3` an hour)."""
+    run(session, "python", "-m", "benchmarks.peers", *session.posargs)
+
+
+@nox.session
 def pretrain(session: nox.Session) -> None:
     """Train the embedded base model and its scorer again, from nothing (hours)."""
     run(session, "python", "-m", "vader_shapes.pretrain", *(session.posargs or ["all", "--out", "runs/pretrain"]))

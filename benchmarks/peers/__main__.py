@@ -1,0 +1,149 @@
+"""Our step beside those of two peers, and what shortcuts cost: ``python -m benchmarks.peers [--train]``.
+
+Everything runs in this process, in turns. Results go to ``benchmarks/peers/results`` and, as
+tables, to ``docs/how-to/speed.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from benchmarks.peers import loops, measuring, shortcuts, worlds
+
+HERE = Path(__file__).parent
+RESULTS, PAGE = HERE / "results", HERE.parents[1] / "docs" / "how-to" / "speed.md"
+CASES: list[tuple[str, str, Callable[[worlds.World], torch.Tensor], int, int, bool]] = [
+    ("ModelScope, the reference's loop", "modelscope", loops.modelscope_reference, 25, 1, False),
+    ("ModelScope, the reference's loop", "modelscope", loops.modelscope_reference, 25, 1, True),
+    *[
+        ("Wan, VideoX-Fun's loop", "wan", loops.wan_videox_fun, steps, k, blocks)
+        for steps in (10, 25)
+        for k in (1, 5)
+        for blocks in (True, False)
+    ],
+]
+"""Title, family, the peer's loop, denoising steps, K, whether blocks are recomputed."""
+
+
+def steps_table(rounds: int) -> list[dict[str, Any]]:
+    """Every case: cost of both, and ours to theirs in time."""
+    rows = []
+    for title, family, peer, steps, k, blocks in CASES:
+        world = worlds.build(family, steps=steps, k=k, blocks=blocks)
+        ours, theirs = lambda w=world: w.step.step(0)[0]["loss"], lambda w=world, p=peer: p(w)
+        losses = []
+        for step in (ours, theirs):
+            measuring.clear(world)
+            losses.append(float(step()))
+        if abs(losses[0] - losses[1]) > 1e-5 * abs(losses[0]):
+            raise AssertionError(f"{title}: our loss is {losses[0]}, theirs {losses[1]}; expected the same.")
+        spent = measuring.processor_seconds([ours, theirs], rounds)
+        row = {"title": title, "steps": steps, "k": k, "blocks": blocks, "losses": losses, "seconds": spent}
+        row |= {"ratio": measuring.ratio(*spent)}
+        row |= {name: asdict(measuring.cost(world, step)) for name, step in (("ours", ours), ("theirs", theirs))}
+        rows.append(row)
+        print(_step_row(row), flush=True)
+    return rows
+
+
+def train_table(seeds: int) -> dict[str, Any]:
+    """Reward before and after training with every step and with the recommended shortcuts, by seed."""
+    found: dict[str, Any] = {}
+    for name in ("every step", shortcuts.RECOMMENDED):
+        for seed in range(seeds):
+            with tempfile.TemporaryDirectory(prefix="vader-peers-") as folder:
+                found.setdefault(name, []).append(shortcuts.trained(Path(folder) / "run", name, seed))
+            print(name, seed, [(step, round(fmean(scores), 3)) for step, scores in found[name][-1]], flush=True)
+    return found
+
+
+COLUMNS = (
+    "loop", "N", "K", "blocks recomputed", "time, ours / theirs", "quartiles", "FLOPs, ours / theirs",
+    "denoiser calls, ours / theirs", "saved, MB", "held, MB",
+)  # fmt: skip
+STEP_HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
+
+
+def _step_row(row: Mapping[str, Any]) -> str:
+    ours, theirs, (middle, low, high) = row["ours"], row["theirs"], row["ratio"]
+    pairs = [f"{ours[name] / 1e6:.1f} / {theirs[name] / 1e6:.1f}" for name in ("saved", "held")]
+    return (
+        f"| {row['title']} | {row['steps']} | {row['k']} | {'yes' if row['blocks'] else 'no'} | {middle:.2f} "
+        f"| {low:.2f} to {high:.2f} | {ours['flops'] / theirs['flops']:.3f} | {ours['calls']} / {theirs['calls']} "
+        f"| {' | '.join(pairs)} |"
+    )
+
+
+def tables(results: Mapping[str, Any]) -> dict[str, str]:
+    """The results in Markdown, by name."""
+    machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
+    made = {"steps": "\n".join([STEP_HEAD, *map(_step_row, results["steps"]), "", f"Machine: {machine}."])}
+    head = [
+        "| before the window | denoiser FLOPs, of the exact rollout's | cosine with the exact gradient |",
+        "|---|---|---|",
+    ]
+    rows = [f"| {name} | {row['share']:.2f} | {row['cosine']:.3f} |" for name, row in results["directions"].items()]
+    made["directions"] = "\n".join(head + rows)
+    if "train" in results:
+        head = ["| before the window | seed | reward before | reward after |", "|---|---|---|---|"]
+        rows = [
+            f"| {name} | {seed} | {fmean(run[0][1]):.3f} | {fmean(run[-1][1]):.3f} |"
+            for name, runs in results["train"].items()
+            for seed, run in enumerate(runs)
+        ]
+        made["train"] = "\n".join(head + rows)
+    return made
+
+
+def fill(page: Path, made: Mapping[str, str]) -> None:
+    """Put each table between its marks in a page."""
+    text = page.read_text(encoding="utf-8")
+    for name, table in made.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}{table}\n{end}{rest.partition(end)[2]}"
+    page.write_text(text, encoding="utf-8")
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    told = Path("/proc/cpuinfo")
+    names = [line for line in told.read_text().splitlines() if line.startswith("model name")] if told.is_file() else []
+    return names[0].partition(":")[2].strip() if names else platform.machine()
+
+
+def main() -> None:
+    """Measure, write results.json, and renew the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Our step beside two peers'.")
+    parser.add_argument("--rounds", type=int, default=9, help="times that each step is timed")
+    parser.add_argument("--train", type=int, default=0, metavar="SEEDS", help="also train, with so many seeds")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    versions = {name: version(name) for name in ("torch", "diffusers", "peft", "accelerate")}
+    machine = {"processor": _processor(), "cores": os.cpu_count(), "threads used": 1}
+    results: dict[str, Any] = {"machine": {**machine, **versions}}
+    results["steps"] = steps_table(arguments.rounds)
+    results["directions"] = {name: asdict(found) for name, found in shortcuts.directions().items()}
+    known = RESULTS / "results.json"
+    if arguments.train:
+        results["train"] = train_table(arguments.train)
+    elif known.is_file():
+        results |= {key: value for key, value in json.loads(known.read_text()).items() if key == "train"}
+    RESULTS.mkdir(exist_ok=True)
+    known.write_text(json.dumps(results) + "\n", encoding="utf-8")
+    fill(PAGE, tables(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What shortcuts before the gradient window do to the gradient of the embedded model, and to a training on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import vader
+from vader.diffusion.gradient import Window
+from vader.diffusion.seeding import derive, stream
+from vader.diffusion.shortcuts import Shortcuts
+from vader.methods.context import RolloutContext
+from vader.resolve.validate import resolve
+from vader.runs.assembly import Assembly, assemble
+from vader.runs.engine import Engine
+
+VARIANTS: Mapping[str, dict[str, Any]] = {
+    "every step": {},
+    "`reuse: {every: 2}`": {"reuse": {"every": 2}},
+    "`reuse: {every: 2, from_step: 5, to_step: 20}`": {"reuse": {"every": 2, "from_step": 5, "to_step": 20}},
+    "`guidance_every: 2`": {"guidance_every": 2},
+    "`guidance_every: 4`": {"guidance_every": 4},
+    "`reuse: {every: 2}, guidance_every: 2`": {"reuse": {"every": 2}, "guidance_every": 2},
+    "`coarse_steps: 10`": {"coarse_steps": 10},
+    "`coarse_steps: 10, guidance_every: 2`": {"coarse_steps": 10, "guidance_every": 2},
+    "`coarse_steps: 6, guidance_every: 2`": {"coarse_steps": 6, "guidance_every": 2},
+}
+RECOMMENDED = "`reuse: {every: 2}, guidance_every: 2`"
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A variant's gradient.
+
+    Args:
+        share: floating-point operations of the denoiser, of those of the exact rollout.
+        cosine: with the gradient of the exact rollout.
+    """
+
+    share: float
+    cosine: float
+
+
+def spec(seed: int, **changes: Any) -> dict[str, Any]:
+    """A run of the embedded model with guidance, 25 steps and K 1."""
+    train = {"steps": 40, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 2, "seed": seed, "device": "cpu"}
+    judged = {"prompts": {"name": "shapes", "options": {"split": "held_out"}}, "clips": 64, "batch_size": 32}
+    return {
+        "backbone": {"name": "shapes", "adapter": {"rank": 16}},
+        "sampler": {"steps": 25, "guidance_scale": 3.0},
+        "prompts": {"name": "shapes", "options": {"split": "train"}},
+        "rewards": ["shapes_alignment"],
+        "train": train,
+        "validation": {**judged, "save_clips": 0},
+        **changes,
+    }
+
+
+def directions(clips: int = 32) -> dict[str, Direction]:
+    """Each variant's gradient beside the exact one, and beside that of another noise (row "another noise")."""
+    plan = resolve(spec(0))
+    live = assemble(plan, Engine(plan.spec), lambda _: None)
+    exact, whole = _gradient(live, live.context, "clip", clips)
+    found = {}
+    for name, section in VARIANTS.items():
+        gradient, flops = _gradient(live, _with(live.context, section), "clip", clips)
+        found[name] = Direction(flops / whole, float(torch.cosine_similarity(gradient, exact, dim=0)))
+    other, _ = _gradient(live, live.context, "another", clips)
+    found["another noise"] = Direction(1.0, float(torch.cosine_similarity(other, exact, dim=0)))
+    return found
+
+
+def _with(context: RolloutContext, section: Mapping[str, Any]) -> RolloutContext:
+    if not section:
+        return context
+    flat = {key: value for key, value in section.items() if key != "reuse"} | dict(section.get("reuse", {}))
+    return replace(context, shortcuts=Shortcuts(**flat))
+
+
+def _gradient(live: Assembly, context: RolloutContext, name: str, clips: int) -> tuple[Tensor, int]:
+    """The adapter's gradient in one row, and operations of the rollout."""
+    prompts = _prompts(clips)
+    seeds = [derive(0, name, row) for row in range(clips)]
+    with FlopCounterMode(display=False) as counter:
+        latents = context.sample(live.encode(prompts), seeds, Window(24, 25))
+    loss = -context.score(context.decode(latents, None), prompts)["shapes_alignment"].mean()
+    gradients = torch.autograd.grad(loss, live.parameters, allow_unused=True)
+    rows = [g.flatten() for g in gradients if g is not None]
+    return torch.cat(rows), counter.get_total_flops()
+
+
+def _prompts(clips: int) -> list[vader.Prompt]:
+    return resolve(spec(0)).prompts.draw(clips, stream(0, "directions"))
+
+
+def trained(folder: Path, name: str, seed: int) -> list[tuple[int, list[float]]]:
+    """Train a variant; the reward of every validation clip before and after, by optimizer step."""
+    made = vader.train(spec(seed, rollout=VARIANTS[name], output=str(folder)))
+    return [(each.step, [clip.scores["shapes_alignment"] for clip in each.clips]) for each in made.validations]
