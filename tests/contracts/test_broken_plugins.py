@@ -185,14 +185,14 @@ class TestChoice:
 
     def test_of_the_only_ones_to_take_part(self, broken: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VADER_PLUGINS", "ZZ_Good, other")
-        assert {entry.distribution for entry in claims("reward") if entry.refusal is None} == {"zz-good"}
+        assert {entry.distribution for entry in claims("reward") if entry.refusal is None} == {"vader-core", "zz-good"}
         assert find("sampler", "ddim").built_in
         with pytest.raises(UnknownComponent, match="left out by VADER_PLUGINS"):
             find("reward", "zz_raises")
 
     def test_of_none_leaves_the_core(self, broken: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VADER_PLUGINS", "")
-        assert [entry for entry in claims("reward") if entry.refusal is None] == []
+        assert all(entry.built_in for entry in claims("reward") if entry.refusal is None)
         assert find("sampler", "ddim").built_in
 
     def test_in_a_damaged_file_disables_nothing_and_says_so(self) -> None:

@@ -79,7 +79,7 @@ def until(condition: Any, seconds: float = 120.0) -> bool:
 @contextmanager
 def started(file: Path, *more: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """``vader train`` in a session of its own; what is left of it is ended."""
-    arguments = [sys.executable, "-m", "vader", "train", str(file), *more]
+    arguments = [sys.executable, "-m", "vader", "train", str(file), "--trust-code", *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     with subprocess.Popen(arguments, env=environment(), start_new_session=True, text=True, **pipes) as process:
         try:
@@ -222,10 +222,11 @@ def test_torchrun_and_processes_resume_each_other(tmp_path: Path) -> None:
         "vader",
         "train",
         str(file),
+        "--trust-code",
     ]
     starts = [
         torchrun,
-        ["-m", "vader", "train", str(file), "--resume", "--processes", "2", "--set", "train.steps=4"],
+        ["-m", "vader", "train", str(file), "--trust-code", "--resume", "--processes", "2", "--set", "train.steps=4"],
         [*torchrun, "--resume", "--set", "train.steps=6"],
     ]
     for start in starts:
@@ -237,7 +238,7 @@ def test_torchrun_and_processes_resume_each_other(tmp_path: Path) -> None:
 def test_a_mistake_that_one_process_alone_makes_is_said(tmp_path: Path) -> None:
     made = tiny(tmp_path / "run")
     made["rewards"] = [{"name": f"{ME}:RaisesInTheSecond", "label": "second"}]
-    done = python(["-m", "vader", "train", str(write(tmp_path / "run.yaml", made)), "--processes", "2"])
+    done = python(["-m", "vader", "train", str(write(tmp_path / "run.yaml", made)), "--trust-code", "--processes", "2"])
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("error: ") == 1, done.stderr
     assert "reward 'second' raised ZeroDivisionError: here" in done.stderr
@@ -476,7 +477,7 @@ def test_printing_ends_no_run(tmp_path: Path, stream: str) -> None:
     made = tiny(tmp_path / "run", validation={"clips": 1, "save_clips": 0, "rewards": [f"{ME}:Prints"]})
     file = write(tmp_path / "run.yaml", made)
     redirect = {"closed": ">&-", "full": ">/dev/full", "head": "| head -1", "both closed": ">&- 2>&-"}[stream]
-    line = f'set -o pipefail; "{sys.executable}" -m vader train "{file}" {redirect}'
+    line = f'set -o pipefail; "{sys.executable}" -m vader train "{file}" --trust-code {redirect}'
     done = subprocess.run(
         ["bash", "-c", line], env=environment(), capture_output=True, text=True, timeout=200, check=False
     )

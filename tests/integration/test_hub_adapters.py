@@ -141,8 +141,8 @@ def test_a_dry_run_downloads_nothing(
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("opened a connection"))
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(spec(tmp_path / "out", MISSING, rank=5)))
-    assert vader.check(file).backbone.adapter.rank == 5
-    monkeypatch.setattr("sys.argv", ["vader", "train", str(file), "--dry-run"])
+    assert vader.check(file, trust_code=True).backbone.adapter.rank == 5
+    monkeypatch.setattr("sys.argv", ["vader", "train", str(file), "--dry-run", "--trust-code"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert not caught.value.code

@@ -5,7 +5,6 @@ import torch
 
 from vader.spec import AdapterSpec
 from vader.weights import lora as adapters
-from vader.weights.lora.names import plain
 from vader_opensora.backbone import OpenSora
 from vader_opensora.stdit3 import STDiT3
 
@@ -34,7 +33,7 @@ def with_lora(network, data):
     lora = data.json["lora"]
     spec = AdapterSpec(rank=lora["r"], alpha=lora["lora_alpha"])
     parameters = adapters.inject(network, spec, OpenSora.lora_target_modules, seed=0)
-    state = {plain(name): tensor for name, tensor in data.under("lora.").items()}
+    state = {name.removeprefix("base_model.model."): tensor for name, tensor in data.under("lora.").items()}
     adapters.restore(network, state, SET)
     return parameters
 

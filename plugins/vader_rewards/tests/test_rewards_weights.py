@@ -101,7 +101,7 @@ def test_truncated_head(head, tmp_path, suffix):
 
 def test_a_pickle_with_more_than_tensors_is_refused(tmp_path):
     torch.save({"layers": print}, tmp_path / "head.pt")
-    with pytest.raises(WeightsError, match="truncated or not a file of weights"):
+    with pytest.raises(WeightsError, match="holds more than tensors and plain values"):
         weights.state(tmp_path / "head.pt")
     torch.save([1, 2], tmp_path / "head.pt")
     with pytest.raises(WeightsError, match="holds list, not the weights"):
