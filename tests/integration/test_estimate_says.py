@@ -20,6 +20,7 @@ from vader.estimation import estimate, savings
 from vader.estimation.estimate import dearest
 from vader.estimation.fake_device import STAGE, Machine
 from vader.estimation.memory_tracker import LiveBytes
+from vader.estimation.suggestions import changes
 from vader.resolve.validate import resolve
 
 HERE = Path(__file__).parents[1]
@@ -184,6 +185,35 @@ def test_savings_are_estimates_of_the_changed_spec() -> None:
     assert [saving.total for saving in made] == sorted(saving.total for saving in made)
     for saving in made:
         assert saving.total == estimate(content, saving.changes).total < found.total
+
+
+def test_ways_to_decode_are_offered_where_the_decoder_has_them() -> None:
+    def offered(backbone: Any, **frames: Any) -> list[str]:
+        plan = resolve(spec(backbone=backbone, frames={"mode": "index", "index": 0, **frames}))
+        return [name for (name, *_) in changes(plan) if name.startswith("frames.decode")]
+
+    three = ["frames.decode_tiles=2", "frames.decode_precision=bf16", "frames.decode_window=3"]
+    assert offered("shapes") == three
+    assert offered("shapes", decode_tiles=2, decode_precision="bf16", decode_window=2) == []
+    assert offered("modelscope") == three[1:2]
+    assert offered({"name": f"{HERE / 'fakes.py'}:FakeBackbone"}) == []
+
+
+def test_memory_does_not_grow_with_the_window_of_steps() -> None:
+    """The decoder's neither: exact, and cut."""
+    for frames in ({}, {"decode_window": 1}):
+        one, eight = (
+            estimate(
+                spec(
+                    backbone="shapes",
+                    sampler={"steps": 9},
+                    gradient={"mode": "tail", "k": k, "recompute": True},
+                    frames={"mode": "index", "index": 8, **frames},
+                )
+            ).total
+            for k in (1, 8)
+        )
+        assert eight < 1.15 * one
 
 
 @pytest.mark.parametrize(("text", "size"), [("16GB", 16e9), ("16 GiB", 16 * 2**30), ("0.5MB", 5e5), ("2MiB", 2**21)])

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from vader.errors import VaderError
 from vader.estimation.estimate import Estimate, estimate
+from vader.protocols import DecodesForReward
 from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
+
+_WINDOW = 3
+"""Latent frames that still point about where all of them do."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,21 @@ def changes(plan: Plan) -> list[tuple[str, ...]]:
         (train.batch_size > 1, ("train.batch_size=1",)),
         (train.mixed_precision == "no", ("train.mixed_precision=bf16",)),
         (spec.frames.mode in ("all", "alt", "fml") and max(frames, default=1) <= 1, ("frames.mode=random",)),
+        *_decoding(plan),
         *_own_options(plan),
         (spec.backbone.adapter.rank > 4 and init is None, ("backbone.adapter.rank=4",)),
         (spec.validation.clips > 0 and (spec.validation.batch_size or 2) > 1, ("validation.batch_size=1",)),
     ]
     return [overrides for apt, overrides in offered if apt]
+
+
+def _decoding(plan: Plan) -> Iterator[tuple[bool, tuple[str, ...]]]:
+    """What the backbone's decoder can do, from what is exact to what is least so."""
+    able, frames = plan.backbone.ability(DecodesForReward), plan.spec.frames
+    modes = able.decode_modes(plan.backbone.options) if able is not None else ()
+    yield "tiles" in modes and frames.decode_tiles == 1, ("frames.decode_tiles=2",)
+    yield "precision" in modes and frames.decode_precision == "float32", ("frames.decode_precision=bf16",)
+    yield "window" in modes and (frames.decode_window or _WINDOW + 1) > _WINDOW, (f"frames.decode_window={_WINDOW}",)
 
 
 def _own_options(plan: Plan) -> Iterator[tuple[bool, tuple[str, ...]]]:
