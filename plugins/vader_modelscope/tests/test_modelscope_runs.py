@@ -195,5 +195,6 @@ def test_scale_0_is_the_base_bit_for_bit(folder, run, tmp_path):
 
 
 def test_an_adapter_of_another_kind(folder, run, tmp_path):
-    with pytest.raises(vader.WeightsError, match=r"no layer matches target_modules .*'k_proj'"):
+    layers = r"\['k_proj', 'out_proj', 'q_proj', 'v_proj'\]"
+    with pytest.raises(vader.WeightsError, match=rf"no layer matches target_modules {layers} of .*adapter"):
         vader.generate(spec(folder, tmp_path / "run"), PROMPTS[:1], adapter=run / "adapter")

@@ -80,8 +80,8 @@ class FamilyBackbone:
         family, options = self.family, parts.options
         self.options, self.runtime, self.checkpointed, self.outlined = options, runtime, False, parts.outlined
         self.video = video or family.video
-        parts.check(type(self).__name__, self.video)
         self.configs = parts.configs()
+        parts.check(self.configs, type(self).__name__, self.video)
         self.schedule = family.schedule(parts.config("scheduler"), options.weights, family.fix, options)
         self.denoiser, self.shelves = self._denoiser(parts, runtime, place)
         dtype: Any = self.denoiser.dtype  # diffusers looks at all parameters

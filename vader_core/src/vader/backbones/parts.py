@@ -141,17 +141,17 @@ class Parts:
             raise WeightsError(f"{name}: boundary_ratio in {INDEX} is {ratio}; expected 0 to 1. {self.family.fix}")
         return float(ratio)
 
-    def check(self, called: str, video: Video) -> None:
+    def check(self, configs: Mapping[str, Any], called: str, video: Video) -> None:
         """The parts fit each other and what was promised before loading, by their configurations.
 
         Args:
+            configs: what :meth:`configs` gives.
             called: name of the backbone, for errors.
             video: the clip to be made.
 
         Raises:
             WeightsError: if not.
         """
-        configs = self.configs()
         found = dict(self.family.check(configs, self.family.grid))
         only = self.family.fixed(configs)
         if only is not None:

@@ -146,6 +146,7 @@ class _Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._used: int | None = None  # bytes, as far as this process knows; None before it has looked
 
     def read(self, key: str) -> Conditioning | None:
         """What is kept under a key."""
@@ -173,26 +174,33 @@ class _Store:
 
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            digest, common = "", sorted(_shared(row))
+            digest, data, common = "", b"", sorted(_shared(row))
             if row.negative is not None:
                 data = save(plain({name: row.negative[name] for name in row.negative.keys() - set(common)}))
                 digest = hashlib.sha256(data).hexdigest()[:16]
                 shared = self._folder / f"negative-{digest}.safetensors"
-                if not shared.is_file():
+                if shared.is_file():
+                    data = b""
+                else:
                     write_with(shared, lambda file: file.write(data))
             whole = save(plain(row.positive), {"negative": digest, "shared": json.dumps(common)})
             write_with(self._file(key), lambda file: file.write(whole))
-            self._make_room()
+            self._make_room(len(whole) + len(data))
 
     def _file(self, key: str) -> Path:
         return self._folder / f"prompt-{key}.safetensors"
 
-    def _make_room(self) -> None:
+    def _make_room(self, written: int) -> None:
+        """Look at the folder when it may be too full, and at first; a run of many prompts does not list it for each."""
+        if self._used is not None and self._used + written <= DISK_BYTES:
+            self._used += written
+            return
         files = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self._folder)]
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= DISK_BYTES:
-                return
+                break
             if Path(path).name.startswith("prompt-"):
                 Path(path).unlink(missing_ok=True)
                 total -= size
+        self._used = total
