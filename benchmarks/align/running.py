@@ -16,7 +16,7 @@ import vader
 from vader.runs.folder import ADAPTER, RunFolder, step_folder
 from vader.storage import write_json
 
-RESULT, COST = "result.json", "cost.jsonl"
+RESULT, COST, OUTPUT = "result.json", "cost.jsonl", "run"
 _evaluators: dict[str, Evaluator] = {}
 
 
@@ -74,13 +74,13 @@ def execute(plan: Plan, run: Run, home: Path) -> dict[str, Any]:
         return found
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
-        made = vader.train({**run.spec, "output": str(folder)}, resume=True, listeners=[CostMeter(folder)])
+        made = vader.train({**run.spec, "output": str(folder / OUTPUT)}, resume=True, listeners=[CostMeter(folder)])
         _whole(made)
         evaluations = {str(queries): _evaluated(plan, run, folder, queries, made.step) for queries in _seen(run)}
     result = {
         "settings": _settings(plan, run),
         "evaluations": evaluations,
-        "environment": RunFolder(folder).read_environment(),
+        "environment": RunFolder(folder / OUTPUT).read_environment(),
     }
     write_json(folder / RESULT, result)
     return result
@@ -119,7 +119,8 @@ def _seen(run: Run) -> list[int]:
 def _evaluated(plan: Plan, run: Run, folder: Path, queries: int, taken: int) -> dict[str, Any]:
     """The figures at a milestone, or at the end after ``taken`` optimizer steps: an early stop takes fewer."""
     step, last = run.milestones[queries], queries == run.queries
-    adapter = RunFolder(folder).adapter if last else RunFolder(folder).checkpoints / step_folder(step) / ADAPTER
+    made = RunFolder(folder / OUTPUT)
+    adapter = made.adapter if last else made.checkpoints / step_folder(step) / ADAPTER
     figures = evaluator(plan, adapter).adapter(adapter, divergence=True)
     return {**figures, **cost(folder, min(step, taken)), "queries": round(min(step, taken) * clips_per_step(run.spec))}
 
@@ -141,7 +142,7 @@ def base_figures(plan: Plan, home: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found["settings"] == json.loads(json.dumps(settings)):
             return found
-    adapter = RunFolder(next(home.glob(f"*/{RESULT}")).parent).adapter
+    adapter = RunFolder(next(home.glob(f"*/{RESULT}")).parent / OUTPUT).adapter
     found = {"settings": settings, **evaluator(plan, adapter).base()}
     write_json(path, found)
     return found

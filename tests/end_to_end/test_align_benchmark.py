@@ -77,12 +77,12 @@ def test_a_finished_run_is_found_and_an_interrupted_one_resumed(toy: tuple[plann
     done, lost = home / "dpo-1" / "result.json", home / "tail-1"
     first, untouched = json.loads((lost / "result.json").read_text(encoding="utf-8")), done.stat().st_mtime_ns
     (lost / "result.json").unlink()
-    shutil.rmtree(lost / "adapter")
-    shutil.rmtree(lost / "checkpoints" / "step-000002")
+    shutil.rmtree(lost / "run" / "adapter")
+    shutil.rmtree(lost / "run" / "checkpoints" / "step-000002")
     run_all(plan, home, jobs=1)
     again = json.loads((lost / "result.json").read_text(encoding="utf-8"))
     assert done.stat().st_mtime_ns == untouched
-    assert len(RunFolder(lost).read_metrics()) == 2
+    assert len(RunFolder(lost / "run").read_metrics()) == 2
     for queries, figures in first["evaluations"].items():
         for key in ("scores", "diversity", "divergence"):
             assert again["evaluations"][queries][key] == figures[key]

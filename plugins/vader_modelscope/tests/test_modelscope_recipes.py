@@ -51,7 +51,7 @@ def test_recipe_s_adapter_is_where_it_says(load, small_folder, golden, path):
     kind = type("Small", (ModelScope,), {"family": family})
     denoiser = load(small_folder, kind=kind, text_adapter=text).denoiser
     layers = {name for name, layer in denoiser.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d)}
-    inject(denoiser, spec.backbone.adapter, ModelScope.lora_target_modules, seed=0)
+    inject(denoiser, of_two_resnets(spec.backbone.adapter), ModelScope.lora_target_modules, seed=0)
     found = {name for name, layer in denoiser.named_modules() if isinstance(layer, LoraLayer)}
     if text:
         assert {name.rsplit(".", 1)[-1] for name in found if name.startswith("text_encoder.")} == {
@@ -60,6 +60,14 @@ def test_recipe_s_adapter_is_where_it_says(load, small_folder, golden, path):
         assert len(found) == 2 * 4 + 72
     else:
         assert found == layers == set(golden.facts["cloneofsimo"]["modules"])
+
+
+def of_two_resnets(adapter):
+    """A block of the small network has no third resnet; an entry that matches nothing is an error."""
+    if adapter.target_modules is None:
+        return adapter
+    there = [name for name in adapter.target_modules if not name.startswith("resnets.2.")]
+    return adapter.model_copy(update={"target_modules": there})
 
 
 def test_every_layer_of_the_published_size_is_matched_and_nothing_else():

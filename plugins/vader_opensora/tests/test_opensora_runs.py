@@ -95,7 +95,7 @@ def test_two_processes_do_what_one_does(folder, tmp_path, k):
     written = tmp_path / "two.yaml"
     written.write_text(yaml.safe_dump(plain(spec(folder, tmp_path / "two", k, steps=2))), encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key not in LAUNCHED}
-    command = [sys.executable, "-m", "vader", "train", str(written), "--processes", "2"]
+    command = [sys.executable, "-m", "vader", "train", str(written), "--trust-code", "--processes", "2"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert result.returncode == 0, result.stderr
     vader.train(plain(spec(folder, tmp_path / "one", k, steps=2, batch_size=2)))
