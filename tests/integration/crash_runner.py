@@ -12,7 +12,6 @@ import random
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -68,12 +67,10 @@ def fork(function: Callable[[], object]) -> int:
         os._exit(code)
 
 
-def whole(made: dict[str, Any]) -> float:
-    """A run from start to end in a child; its seconds."""
-    start = time.monotonic()
+def whole(made: dict[str, Any]) -> None:
+    """A run from start to end in a child."""
     _, status = os.waitpid(fork(lambda: vader.train(made, resume=True)), 0)
     assert status == 0, "a run that nobody kills does not end well"
-    return time.monotonic() - start
 
 
 class Watch:
@@ -91,37 +88,84 @@ class Watch:
         self.best = step
 
 
-def at_random(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
-    """Kill a run twenty times: at random moments, and every second time inside the writing of a checkpoint."""
+class Moment:
+    """Kills this process at a drawn moment: right before the ``number``-th of the calls and returns that are counted.
+
+    Args:
+        number: of the call or return; 0 only counts.
+        saves: checkpoints that are written before counting begins. From then on what fills and flushes the next one
+            under its temporary name is counted; without it everything is, from now on.
+    """
+
+    def __init__(self, number: int, saves: int | None = None) -> None:
+        self._number, self._left, self.seen = number, saves, 0
+        if saves is None:
+            sys.setprofile(self._count)
+            return
+        replace, sync = checkpoint.replace_folder, checkpoint.sync_tree
+
+        def watched(final: Path, write: Callable[[Path], None], *rest: Any) -> None:
+            replace(final, self._counted(write) if self._left == 0 else write, *rest)
+            self._left -= 1
+
+        checkpoint.replace_folder = watched
+        checkpoint.sync_tree = lambda folder: (self._counted(sync) if self._left == 0 else sync)(folder)
+
+    def _counted(self, function: Callable[[Path], None]) -> Callable[[Path], None]:
+        def call(folder: Path) -> None:
+            sys.setprofile(self._count)
+            try:
+                function(folder)
+            finally:
+                sys.setprofile(None)
+
+        return call
+
+    def _count(self, *event: object) -> None:
+        self.seen += 1
+        if self.seen == self._number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lengths(folder: Path) -> tuple[int, int]:
+    """Calls and returns in a run of two optimizer steps, and in the writing of its second checkpoint."""
+
+    def count(number: int, saves: int | None) -> int:
+        def counted() -> None:
+            moment = Moment(0, saves)
+            vader.train(spec(folder / f"counted-{number}", steps=2, validate_every=None))
+            sys.setprofile(None)
+            (folder / "seen.txt").write_text(str(moment.seen))
+
+        assert os.waitpid(fork(counted), 0)[1] == 0
+        return int((folder / "seen.txt").read_text())
+
+    return count(1, None), count(2, 1)
+
+
+def at_random(folder: Path, seed: int) -> dict[str, Any]:
+    """Kill a run twenty times at drawn calls: of all, and every second time of the writing of a checkpoint."""
     rng, watch = random.Random(seed), Watch(folder)
+    everywhere, writing = lengths(folder.parent)
     inside = steps = 0
     for kill in range(KILLS):
-        pid = fork(lambda: vader.train(spec(folder), resume=True))
         if kill % 2:
-            await_checkpoint(folder, pid, rng.randint(1, 3))
-            time.sleep(rng.uniform(0, 0.006))
+            chosen = (rng.randint(1, writing * 9 // 10), rng.randint(1, 3))
         else:
-            time.sleep(rng.uniform(0, 0.3 + seconds / 12))
-        ended, _ = os.waitpid(pid, os.WNOHANG)
-        assert ended == 0, f"the run ended before kill {kill + 1}; make it longer"
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+            chosen = (rng.randint(1, everywhere), None)
+
+        def run(chosen: tuple[int, int | None] = chosen) -> None:
+            Moment(*chosen)
+            vader.train(spec(folder), resume=True)
+
+        _, status = os.waitpid(fork(run), 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, f"kill {kill + 1} at {chosen} did not come"
         inside += bool(list((folder / "checkpoints").glob(".*.partial")))
         before = watch.best
         watch.look()
         steps += watch.best > before
     whole(spec(folder))
     return {"kills": KILLS, "inside": inside, "advanced": steps, "left": list(map(str, left_behind(folder)))}
-
-
-def await_checkpoint(folder: Path, pid: int, count: int) -> None:
-    """Wait until ``count`` checkpoints have been begun."""
-    seen: set[str] = set()
-    deadline = time.monotonic() + 30
-    while len(seen) < count and time.monotonic() < deadline:
-        seen |= {path.name for path in (folder / "checkpoints").glob(".step-*.partial")}
-        time.sleep(0.0005)
-    assert len(seen) == count, f"child {pid} writes no checkpoint"
 
 
 # -- death at every rename, flush, removal and write
@@ -209,8 +253,8 @@ def main() -> None:
     """Everything, with a report as JSON."""
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    seconds = whole(spec(folder / "unbroken"))
-    report: dict[str, Any] = {"seconds": seconds, "random": at_random(folder / "killed", seconds, seed)}
+    whole(spec(folder / "unbroken"))
+    report: dict[str, Any] = {"random": at_random(folder / "killed", seed)}
     whole(spec(folder / "whole", steps=POINT_STEPS, validate_every=None))
     report["points"] = at_every_point(folder)
     (folder / "report.json").write_text(json.dumps(report, indent=2))

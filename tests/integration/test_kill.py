@@ -31,8 +31,8 @@ def test_twenty_kills_at_random_moments(killed: tuple[Path, dict[str, Any]]) -> 
     folder, report = killed
     found = report["random"]
     assert found["kills"] == 20
-    assert found["inside"] >= 5, "hardly a kill fell into the writing of a checkpoint"
-    assert found["advanced"] >= 5, "the kills came so early that nothing was resumed"
+    assert found["inside"] >= 10, "the runner has lost sight of the writing of checkpoints"
+    assert found["advanced"] >= 10, "the kills came so early that nothing was resumed"
     assert found["left"] == []
     assert len(records(folder / "killed")) == 70
     assert_same_run(folder / "killed", folder / "unbroken")
