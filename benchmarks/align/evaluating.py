@@ -81,7 +81,10 @@ class Evaluator:
             frames[index] = clip
 
         session, everyone = self._session, range(self._grid.clips)
-        clips = score_clips(session.context, session.encode, self._prompts, self._seeds, everyone, BATCH, keep)
+        made = score_clips(
+            session.context, session.encode, self._prompts, self._seeds, BATCH, keep, shown=self._grid.clips
+        )
+        clips = list(made)
         scores = {key: [round(clip.scores[key], 5) for clip in clips] for key in clips[0].scores}
         found: dict[str, Any] = {"scores": scores, "diversity": self._diversity([frames[i] for i in everyone])}
         if divergence:

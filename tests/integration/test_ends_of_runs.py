@@ -273,7 +273,7 @@ def test_the_launchers_verdict(
 ) -> None:
     (tmp_path / "one").write_bytes(b"said by 1")
     with (tmp_path / "one").open("rb") as file:
-        assert launch._verdict(codes, hung, [None, file]) == code
+        assert launch._verdict(codes, hung, [None, file], "Go on with --resume.") == code
     err = capsys.readouterr().err
     assert said in err
     assert bool(said) == bool(err)

@@ -100,7 +100,7 @@ def test_listener_never_ends_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (5, 7), (129, 131), (128, 256)])
 def test_the_size_that_is_told_is_that_of_the_video_file(tmp_path: Path, height: int, width: int) -> None:
-    name = clip_writer(tmp_path, 1, 8.0)(0, torch.rand(3, 3, height, width))
+    name = clip_writer(tmp_path, 8.0)(0, torch.rand(3, 3, height, width))
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(tmp_path / str(name)), "-f", "null", "-"]
     said = subprocess.run(command, capture_output=True, check=True, text=True).stderr
     size = written_size(3, height, width, 8.0)

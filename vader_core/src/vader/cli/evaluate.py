@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vader.cli.arguments import Adapter, Scale, Set, Source, Trust
+from vader.cli.arguments import Adapter, Processes, Scale, Set, Source, Trust, shared_out
 from vader.cli.comparison import compare
 from vader.cli.output import console, hide_loading_bars, printable
 
@@ -18,16 +18,21 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     source: Source,
     adapter: Adapter = None,
     adapter_scale: Scale = 1.0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the clips.")] = None,
+    processes: Processes = None,
     set_: Set = None,
     trust_code: Trust = False,
 ) -> None:
     """Judge a model on the validation prompts, with its adapter and without."""
+    shared_out(context, processes)
+    from vader.runs import lifeline
     from vader.runs.evaluation import evaluate as run_evaluation
 
+    lifeline.hold()
     hide_loading_bars()
 
     screen = console()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vader.cli.arguments import Adapter, Scale, Set, Source, Trust
+from vader.cli.arguments import Adapter, Processes, Scale, Set, Source, Trust, shared_out
 from vader.cli.output import hide_loading_bars
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
+    context: typer.Context,
     source: Source,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be repeated.")] = None,
     image: Annotated[
@@ -36,6 +37,7 @@ def generate(
     grid: Annotated[bool, typer.Option("--grid", help="Also write all clips side by side.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = 1,
     enlarge: Annotated[int, typer.Option(min=1, help="Whole-number enlargement, for tiny clips.")] = 1,
+    processes: Processes = None,
     set_: Set = None,
     trust_code: Trust = False,
 ) -> None:
@@ -55,8 +57,11 @@ def generate(
         raise SpecError([Problem("--prompt", "no prompt. Give --prompt TEXT or --prompts-file FILE.")], "the command")
     if file_type not in ("mp4", "gif", "png"):
         raise SpecError([Problem("--file-type", f"expected mp4, gif or png; found {file_type!r}.")], "the command")
+    shared_out(context, processes)
+    from vader.runs import lifeline
     from vader.runs.generation import generate as run_generation
 
+    lifeline.hold()
     hide_loading_bars()
 
     made = run_generation(

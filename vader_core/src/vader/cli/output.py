@@ -102,10 +102,11 @@ def lost(stream: Unfailing) -> str | None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is: no markup, no emoji, no colours of its own."""
+    """A console that prints text as it is: no markup, no emoji, no colours. Only the main process prints."""
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False, stderr=stderr)
+    quiet = os.environ.get("RANK", "0") != "0"
+    return Console(markup=False, emoji=False, highlight=False, stderr=stderr, quiet=quiet)
 
 
 def printable(text: str) -> str:

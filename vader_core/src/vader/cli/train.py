@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vader.cli.arguments import Set, Trust
+from vader.cli.arguments import Processes, Set, Trust
 from vader.cli.comparison import compare
 from vader.cli.output import console, hide_loading_bars
 
@@ -24,7 +23,7 @@ def train(
     spec: Annotated[str, typer.Argument(help="The run spec, a YAML file.")],
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest sound checkpoint.")] = False,
-    processes: Annotated[int | None, typer.Option(min=1, help="Start this many processes.")] = None,
+    processes: Processes = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the spec and stop.")] = False,
     trust_code: Trust = False,
 ) -> None:
@@ -45,7 +44,7 @@ def train(
     if asked is not None and asked > 1 and launch.started() is None:
         flags = [flag for flag, on in (("--resume", resume), ("--trust-code", trust_code)) if on]
         arguments = ["train", spec, *(f"--set={override}" for override in overrides), *flags]
-        raise SystemExit(launch.relaunch(arguments, asked))
+        raise SystemExit(launch.relaunch(arguments, asked, "The last checkpoint stands; go on with --resume."))
     _run(spec, overrides, resume, trust_code)
 
 
@@ -82,8 +81,7 @@ def _run(spec: str, overrides: list[str], resume: bool, trust_code: bool) -> Non
     from vader.cli.progress import ProgressListener
 
     screen = console()
-    if os.environ.get("RANK", "0") == "0":
-        screen.print("loading ...", soft_wrap=True)
+    screen.print("loading ...", soft_wrap=True)
     from vader.runs import lifeline
     from vader.runs.folder import RunFolder
     from vader.runs.training import train as run_training
@@ -97,8 +95,6 @@ def _run(spec: str, overrides: list[str], resume: bool, trust_code: bool) -> Non
         result = run_training(spec, overrides, resume=resume, listeners=[progress], trust_code=trust_code)
     finally:
         progress.close()
-    if os.environ.get("RANK", "0") != "0":
-        return
     if result.stopped is not None:
         if result.step:
             screen.print(

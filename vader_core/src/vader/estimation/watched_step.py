@@ -271,4 +271,4 @@ def _validate(plan: Plan, context: RolloutContext, encode: ConditioningCache) ->
     spec = plan.spec.validation
     size = min(spec.batch_size or plan.spec.train.batch_size, spec.clips)
     prompts, seeds = chosen(spec, plan.validation_prompts)
-    score_clips(context, encode, prompts, seeds, range(size), size, lambda *_: None)
+    list(score_clips(context, encode, prompts[:size], seeds[:size], size))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from vader.errors import ComponentError, LaunchError, PeerLost, blame
@@ -152,6 +152,20 @@ class Engine:
         with self._together():
             gathered: list[Value] = gather_object(values)
         return gathered
+
+    def to_main(self, values: list[Value]) -> list[Value]:
+        """The values of all processes, by rank, in the main process; none in the others."""
+        if self.num_processes == 1:
+            return values
+        parts: list[Any] | None = [None] * self.num_processes if self.is_main else None
+        with self._together():
+            torch.distributed.gather_object(values, parts)
+        return [value for part in parts or () for value in part]
+
+    def from_main(self, values: list[Value]) -> list[Value]:
+        """The main process's values, in every process."""
+        with self._together():
+            return list(broadcast_object_list([values])[0])
 
     # -- trackers
 

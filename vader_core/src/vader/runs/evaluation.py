@@ -34,6 +34,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a model by the training and held-out rewards of a spec, on its validation prompts and seeds.
 
+    The processes that a launcher has started share the clips; the main one writes them, and all return the same.
+
     Args:
         source: a spec in any form, or the path of a run folder (with its adapter).
         adapter: an adapter's folder or .safetensors file, in place of the run's own.
@@ -41,7 +43,7 @@ def evaluate(
         output: folder for the clips, in ``base/`` and ``adapted/``; None writes none.
         overrides: dotted ``path=value`` strings.
         trust_code: run code that a spec in a file, or another user's run folder, names outside its folder.
-        progress: called with clips done and clips in all.
+        progress: called, in the main process, with clips done and clips in all.
 
     Raises:
         SpecError: the spec is wrong, or turns validation off.
@@ -68,13 +70,12 @@ def _score(session: Session, folder: Path | None, progress: Callable[[int], None
     spec = session.plan.spec.validation
     prompts, seeds = chosen(spec, session.plan.validation_prompts)
     size = spec.batch_size or session.plan.spec.train.batch_size
-    if folder is not None:
+    if folder is not None and session.engine.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-    write = clip_writer(folder or Path(), spec.save_clips if folder is not None else 0, session.plan.video.fps or 8.0)
-
-    def keep(index: int, frames: object) -> str | None:
-        progress(index + 1)
-        return write(index, frames)  # type: ignore[arg-type]
-
-    clips = score_clips(session.context, session.encode, prompts, seeds, range(spec.clips), size, keep)
-    return Validation(0, tuple(clips))
+    write = clip_writer(folder or Path(), session.plan.video.fps or 8.0)
+    shown = spec.save_clips if folder is not None else 0
+    clips = []
+    for clip in score_clips(session.context, session.encode, prompts, seeds, size, write, shown, session.engine):
+        clips.append(clip)
+        progress(len(clips))
+    return Validation(0, tuple(session.engine.from_main(clips)))

@@ -125,7 +125,7 @@ class Events:
 
     @_spec
     def vader_validation_progress(self, run: Run, step: int, done: int, total: int) -> None:
-        """This process has made and scored ``done`` of its ``total`` clips."""
+        """``done`` of ``total`` clips have been made and scored, by all processes together."""
 
     @_spec
     def vader_validation_finished(self, run: Run, validation: Validation) -> None:

@@ -16,6 +16,7 @@ from vader.paths import user_path
 from vader.protocols import Prompt
 from vader.resolve.validate import Spec
 from vader.runs.session import open_session
+from vader.runs.shares import in_shares
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ def generate(
 ) -> list[Generated]:
     """Make clips: every prompt with every seed. The spec's rewards are not looked at.
 
+    The processes that a launcher has started share the clips: each makes whole batches, so that every clip is that of
+    one process, bit for bit. The main one writes and returns them; the others return nothing.
+
     Args:
         source: a spec in any form (base model, or the spec's initial adapter), or the path of a run folder (with its
             adapter).
@@ -63,7 +67,7 @@ def generate(
         enlarge: whole-number enlargement of the written clips.
         overrides: dotted ``path=value`` strings.
         trust_code: run code that a spec in a file, or another user's run folder, names outside its folder.
-        progress: called with clips done and clips in all.
+        progress: called, in the main process, with clips done and clips in all.
 
     Raises:
         ValueError: no prompt, no seed, or an unknown file type.
@@ -91,28 +95,29 @@ def generate(
     session.set_scale(adapter_scale)
     context = session.context
     wanted = [(prompt, seed) for prompt in asked for seed in seeds]
-    made: list[Generated] = []
     folder = user_path(output) if output is not None else None
-    fps = session.plan.video.fps or 8.0
-    if folder is not None:
+    if folder is not None and session.engine.is_main:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot write clips to {str(folder)!r}: {error.strerror}.") from error
-    for start in range(0, len(wanted), batch_size):
-        rows = wanted[start : start + batch_size]
-        with torch.no_grad():
-            conditioning = session.encode([prompt for prompt, _ in rows])
-            noise = [seed for _, seed in rows]
-            frames = context.decode(
-                context.sample(conditioning, noise, no_gradient(len(context.sampler.timesteps))), None
-            )
-        for (prompt, seed), clip in zip(rows, frames.cpu(), strict=True):
-            file = folder / f"clip-{len(made):03d}-seed-{seed}.{file_type}" if folder is not None else None
-            if file is not None:
-                write_clip(file, clip, fps, scale=enlarge)
-            made.append(Generated(prompt.text, seed, clip, file, prompt.image))
+    fps = session.plan.video.fps or 8.0
+
+    @torch.no_grad()
+    def make(rows: range) -> list[Tensor]:
+        conditioning = session.encode([wanted[row][0] for row in rows])
+        noise = [wanted[row][1] for row in rows]
+        latents = context.sample(conditioning, noise, no_gradient(len(context.sampler.timesteps)))
+        return [clip.clone() for clip in context.decode(latents, None).cpu()]
+
+    made: list[Generated] = []
+    for index, clip in enumerate(in_shares(session.engine, len(wanted), batch_size, make)):
+        prompt, seed = wanted[index]
+        file = folder / f"clip-{index:03d}-seed-{seed}.{file_type}" if folder is not None else None
+        if file is not None:
+            write_clip(file, clip, fps, scale=enlarge)
+        made.append(Generated(prompt.text, seed, clip, file, prompt.image))
         progress(len(made), len(wanted))
-    if grid and folder is not None:
+    if grid and folder is not None and made:
         write_clip(folder / f"grid.{file_type}", tile([clip.frames for clip in made], len(seeds)), fps, scale=enlarge)
     return made

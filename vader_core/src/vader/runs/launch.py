@@ -65,7 +65,7 @@ def require_world(joined: int) -> None:
         )
 
 
-def relaunch(arguments: Sequence[str], processes: int) -> int:
+def relaunch(arguments: Sequence[str], processes: int, advice: str) -> int:
     """Run ``vader`` again with these arguments in several processes of this machine, and wait.
 
     They are started here, with the environment that torch's launcher would give them, because the launchers print stack
@@ -73,6 +73,11 @@ def relaunch(arguments: Sequence[str], processes: int) -> int:
     process. They meet through a file that only this user can read, and talk over the loopback interface: nothing
     listens to other machines. The signals that ask for an end are passed on: the processes save and end by themselves,
     as they do when this one dies (:mod:`vader.runs.lifeline`).
+
+    Args:
+        arguments: of the command.
+        processes: how many.
+        advice: what stands and what to do when one was killed.
 
     Returns:
         The exit code: of the process that ended the run, else of the first, which speaks for all.
@@ -101,7 +106,7 @@ def relaunch(arguments: Sequence[str], processes: int) -> int:
             environment = {**common, "RANK": rank, "LOCAL_RANK": rank}
             workers.append(subprocess.Popen(command, env=environment, stderr=err, start_new_session=True))
         hung = _wait(workers)
-        return _verdict([worker.returncode for worker in workers], hung, [None, *said])
+        return _verdict([worker.returncode for worker in workers], hung, [None, *said], advice)
 
 
 _EXPLAINED = (2, *(128 + number for number in ENDINGS))
@@ -129,15 +134,14 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> set[int]:
     return hung
 
 
-def _verdict(codes: Sequence[int], hung: set[int], said: Sequence[IO[bytes] | None]) -> int:
+def _verdict(codes: Sequence[int], hung: set[int], said: Sequence[IO[bytes] | None], advice: str) -> int:
     """Say what ended the run, if no process has said it, and give the exit code."""
     killed = {rank: -code for rank, code in enumerate(codes) if code < 0 and rank not in hung}
     for rank, number in killed.items():
         name = signal.Signals(number).name
         why = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
         print(
-            f"error: process {rank} of {len(codes)} was killed by {name}{why}, which ended the run. "
-            "The last checkpoint stands; go on with --resume.",
+            f"error: process {rank} of {len(codes)} was killed by {name}{why}, which ended the run. {advice}",
             file=sys.stderr,
         )
     failed = [rank for rank, code in enumerate(codes) if code not in (0, PEER_LOST) and rank not in (*killed, *hung)]

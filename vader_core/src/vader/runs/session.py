@@ -34,6 +34,7 @@ class Session:
     context: RolloutContext
     encode: ConditioningCache
     adapter: Path | None
+    engine: Engine
 
     def set_scale(self, scale: float) -> None:
         """Scale the adapter's update; 0 gives the base model bit for bit."""
@@ -130,4 +131,4 @@ def open_session(
             _take_average(path, parameters)
     denoiser = engine.prepare_for_inference(backbone.denoiser)
     context = replace(build.assemble_context(plan, backbone, denoiser, rewards, device), shortcuts=None)
-    return Session(plan, context, ConditioningCache(backbone, device, home=cache_home()), init)
+    return Session(plan, context, ConditioningCache(backbone, device, home=cache_home()), init, engine)

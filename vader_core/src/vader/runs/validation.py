@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from vader.prompts import drawn
 from vader.protocols import Prompt, PromptSource
 from vader.runs.events import ValidationClip
 from vader.runs.folder import written_scale
+from vader.runs.shares import Alone, Crew, in_shares
 from vader.shapes import Frames
 from vader.spec import ValidationSpec
 from vader.storage import write_with
@@ -31,39 +33,50 @@ def chosen(spec: ValidationSpec, source: PromptSource) -> tuple[list[Prompt], li
     return prompts, [derive(spec.seed, "clip", index) for index in range(spec.clips)]
 
 
-@torch.no_grad()
 def score_clips(
     context: RolloutContext,
     encode: ConditioningCache,
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
-    indices: Sequence[int],
     batch_size: int,
-    keep: Keep,
-) -> list[ValidationClip]:
-    """Make and score the clips with these indices.
+    keep: Keep = lambda index, frames: None,
+    shown: int = 0,
+    crew: Crew | None = None,
+) -> Iterator[ValidationClip]:
+    """Make and score clips, all processes together.
 
     Args:
         context: its rewards score.
         encode: of prompts.
-        prompts: of all clips.
-        seeds: of all clips' noise.
-        indices: of the clips wanted here (a process takes its share).
+        prompts: of the clips.
+        seeds: of their noise.
         batch_size: clips made at once.
-        keep: called with every clip.
+        keep: called, in the main process, with the clips that are shown.
+        shown: how many of the first clips are.
+        crew: the processes; None for this one alone.
+
+    Returns:
+        In the main process the clips, in order; in the others nothing.
     """
-    made: list[ValidationClip] = []
-    for start in range(0, len(indices), batch_size):
-        rows = indices[start : start + batch_size]
+
+    @torch.no_grad()
+    def make(rows: range) -> list[tuple[ValidationClip, Frames | None]]:
         texts = [prompts[row] for row in rows]
         conditioning, steps = encode(texts), len(context.sampler.timesteps)
         latents = context.sample(conditioning, [seeds[row] for row in rows], no_gradient(steps))
         frames = context.decode(latents, None)
         scores = context.judge(latents, context.timestep_after(-1), frames, texts, conditioning)
-        for place, row in enumerate(rows):
-            values = {key: float(score[place]) for key, score in scores.items()}
-            made.append(ValidationClip(row, prompts[row].text, seeds[row], values, keep(row, frames[place])))
-    return made
+        read = {key: score.tolist() for key, score in scores.items()}
+        return [
+            (
+                ValidationClip(row, prompts[row].text, seeds[row], {key: one[place] for key, one in read.items()}),
+                frames[place].cpu().clone() if row < shown else None,
+            )
+            for place, row in enumerate(rows)
+        ]
+
+    for clip, frames in in_shares(crew or Alone(), len(prompts), batch_size, make):
+        yield clip if frames is None else replace(clip, file=keep(clip.index, frames))
 
 
 def write_image(folder: Path, index: int, prompt: Prompt, frames: tuple[int, int]) -> str | None:
@@ -83,12 +96,10 @@ def write_image(folder: Path, index: int, prompt: Prompt, frames: tuple[int, int
     return name
 
 
-def clip_writer(folder: Path, count: int, fps: float) -> Keep:
-    """Writes the first ``count`` clips as mp4 into ``folder``; tiny ones are enlarged for players."""
+def clip_writer(folder: Path, fps: float) -> Keep:
+    """Writes clips as mp4 into ``folder``; tiny ones are enlarged for players."""
 
     def keep(index: int, frames: Frames) -> str | None:
-        if index >= count:
-            return None
         name = f"clip-{index:03d}.mp4"
         write_clip(folder / name, frames, fps, scale=written_scale(*frames.shape[-2:]))
         return name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,15 +11,14 @@ from vader.diffusion.conditioning import ConditioningCache
 from vader.methods.context import RolloutContext
 from vader.resolve.plan import Plan
 from vader.runs.engine import Engine
-from vader.runs.events import Validation
+from vader.runs.events import Validation, ValidationClip
 from vader.runs.folder import RunFolder, written_size
 from vader.runs.random_state import restore_rng_state, rng_state
 from vader.runs.validation import chosen, clip_writer, score_clips, write_image
 from vader.runs.validation_file import SavedValidation
-from vader.shapes import Frames
 
 Progress = Callable[[int, int, int], None]
-"""``(step, clips done, clips in all)`` of this process."""
+"""``(step, clips done, clips in all)``, in the main process."""
 
 
 class Validator:
@@ -85,29 +83,22 @@ class Validator:
         engine, spec, video = self._engine, self._spec.validation, self._plan.video
         folder = self._folder.validation(step)
         prompts, seeds = chosen(spec, self._plan.validation_prompts)
-        mine = list(range(engine.process_index, spec.clips, engine.num_processes))
         size = spec.batch_size or self._spec.train.batch_size
         fps = video.fps or 8.0
-        write, made_here = clip_writer(folder, spec.save_clips, fps), itertools.count(1)
-
-        def keep(index: int, frames: Frames) -> str | None:
-            self._progress(step, next(made_here), len(mine))
-            return write(index, frames)
-
         shape = video.height, video.width
+        made: list[ValidationClip] = []
         with self._folder.writing(folder):
             if engine.is_main:
                 self._folder.make_validation(step)
-            engine.wait()
-            made = score_clips(self._context, self._encode, prompts, seeds, mine, size, keep)
-            made = [
-                replace(clip, image=write_image(folder, clip.index, prompts[clip.index], shape)) if clip.file else clip
-                for clip in made
-            ]
-        clips = sorted(engine.gather_objects(made), key=lambda clip: clip.index)
-        validation = Validation(step, tuple(clips), written_size(video.frames, video.height, video.width, fps))
-        if engine.is_main:
-            with self._folder.writing(folder):
+            write = clip_writer(folder, fps)
+            clips = score_clips(self._context, self._encode, prompts, seeds, size, write, spec.save_clips, engine)
+            for clip in clips:
+                image = write_image(folder, clip.index, prompts[clip.index], shape) if clip.file else None
+                made.append(replace(clip, image=image))
+                self._progress(step, len(made), spec.clips)
+            made = engine.from_main(made)
+            validation = Validation(step, tuple(made), written_size(video.frames, video.height, video.width, fps))
+            if engine.is_main:
                 self._folder.write_validation(validation, self._settings)
         engine.wait()
         self._context.timer.read()
