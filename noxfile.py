@@ -134,6 +134,15 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session
+def reference(session: nox.Session) -> None:
+    """Write the tables of docs/reference again: fields of a spec, options of every component."""
+    shared(session)
+    for name in ("fields", "components"):
+        with (ROOT / "docs" / "reference" / f"{name}.md").open("w", encoding="utf-8") as page:
+            session.run("vader", "schema", "--table", name, external=True, stdout=page)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation into build/site; a warning is an error."""
     home = ROOT / ".nox" / "docs"

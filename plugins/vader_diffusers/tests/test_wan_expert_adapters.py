@@ -77,7 +77,15 @@ def test_two_processes_train_as_one_across_the_boundary(folder, tmp_path):
     found = []
     for name, more in (("two", ["--processes=2"]), ("one", ["--set=train.batch_size=2"])):
         done = python(
-            ["-m", "vader", "train", str(tmp_path / "spec.yaml"), "--trust-code", f"--set=output={tmp_path / name}", *more]
+            [
+                "-m",
+                "vader",
+                "train",
+                str(tmp_path / "spec.yaml"),
+                "--trust-code",
+                f"--set=output={tmp_path / name}",
+                *more,
+            ]
         )
         assert done.returncode == 0, done.stderr[-2000:]
         found.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))

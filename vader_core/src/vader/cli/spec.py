@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,25 @@ def register(app: typer.Typer) -> None:
     app.command()(init)
 
 
-def schema() -> None:
+class Table(StrEnum):
+    """A page of reference that ``vader schema --table`` writes."""
+
+    FIELDS = "fields"
+    COMPONENTS = "components"
+
+
+def schema(
+    table: Annotated[
+        Table | None, typer.Option(help="Tables in Markdown instead: of the spec's fields, or of components' options.")
+    ] = None,
+) -> None:
     """Write the JSON schema of the run spec, with the options of every installed component."""
+    if table is not None:
+        from vader.resolve.reference import components_page, fields_page
+
+        said = fields_page() if table is Table.FIELDS else components_page(lambda text: typer.echo(text, err=True))
+        typer.echo(said, nl=False)
+        return
     from vader.resolve.installed import option_models
     from vader.spec.schema import run_schema
 

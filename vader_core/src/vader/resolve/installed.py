@@ -19,10 +19,13 @@ def option_models(notice: Callable[[str], None] = lambda text: None) -> OptionMo
     Args:
         notice: told of each of those, and why.
     """
-    return {kind: {entry.name: _model(entry, notice) for entry in registry.entries(kind)} for kind in registry.GROUPS}
+    return {
+        kind: {entry.name: option_model(entry, notice) for entry in registry.entries(kind)} for kind in registry.GROUPS
+    }
 
 
-def _model(entry: registry.Entry, notice: Callable[[str], None]) -> type[BaseModel] | None:
+def option_model(entry: registry.Entry, notice: Callable[[str], None]) -> type[BaseModel] | None:
+    """The options of one component; :class:`Options` itself for one that takes none, None if they cannot be had."""
     try:
         model = getattr(entry.load(), "Options", None)
         if model is None:

@@ -76,13 +76,14 @@ def _model_at(model: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
             continue
         if here is None or part not in here.model_fields:
             return None
-        here = next(_models(here.model_fields[part].annotation), None)
+        here = next(models_in(here.model_fields[part].annotation), None)
     return here
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that an annotation is made of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Union, types.UnionType, tuple, list) or hasattr(annotation, "__metadata__"):
         for inner in get_args(annotation):
-            yield from _models(inner)
+            yield from models_in(inner)

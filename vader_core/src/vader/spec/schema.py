@@ -73,10 +73,10 @@ def _add_options(definition: dict[str, Any], models: Mapping[str, type[BaseModel
 def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
     if model is Options:
         return {"type": "object", "additionalProperties": False}
-    return _inlined(model.model_json_schema())
+    return inlined(model.model_json_schema())
 
 
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+def inlined(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema without references of its own, so that it can stand inside another."""
     definitions = schema.pop("$defs", {})
 
