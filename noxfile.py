@@ -135,11 +135,12 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def reference(session: nox.Session) -> None:
-    """Write the tables of docs/reference again: fields of a spec, options of every component."""
+    """Write the tables in the documentation again: fields, options, settings of other trainers."""
     shared(session)
     for name in ("fields", "components"):
         with (ROOT / "docs" / "reference" / f"{name}.md").open("w", encoding="utf-8") as page:
             session.run("vader", "schema", "--table", name, external=True, stdout=page)
+    run(session, "python", "-m", "vader.migration.page", "docs/coming-from")
 
 
 @nox.session

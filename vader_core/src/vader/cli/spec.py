@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to an application."""
     app.command()(schema)
     app.command()(init)
+    app.command("import-config")(import_config)
 
 
 class Table(StrEnum):
@@ -46,15 +47,42 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
 ) -> None:
     """Write a commented spec to start from."""
-    from vader.errors import RunFolderError
     from vader.resolve.installed import starting_spec
     from vader.spec.template import template
+
+    _write(path, template(path.name, starting_spec()), force)
+    typer.echo(f"wrote {path}. Check it with: vader train {path} --dry-run")
+
+
+def _write(path: Path, text: str, force: bool) -> None:
+    """Write a spec.
+
+    Raises:
+        RunFolderError: it is there already, or cannot be written.
+    """
+    from vader.errors import RunFolderError
     from vader.storage import write_text
 
     if path.exists() and not force:
         raise RunFolderError(f"{str(path)!r} exists. Use --force to overwrite it, or another name.")
     try:
-        write_text(path, template(path.name, starting_spec()))
+        write_text(path, text)
     except OSError as error:
         raise RunFolderError(f"cannot write {str(path)!r}: {error.strerror}.") from error
-    typer.echo(f"wrote {path}. Check it with: vader train {path} --dry-run")
+
+
+def import_config(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A launch script, or a configuration in YAML or Python.")
+    ],
+    path: Annotated[Path, typer.Argument(metavar="SPEC", help="The file to write.")] = Path("run.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+) -> None:
+    """Translate the settings of another trainer (VADER's reference, VideoX-Fun) into a spec, and list what is lost."""
+    from vader.migration.translate import translate
+
+    made = translate(source)
+    _write(path, made.to_yaml(), force)
+    for note in made.notes:
+        typer.echo(f"not translated: {note}", err=True)
+    typer.echo(f"wrote {path} from {made.trainer}. Check it with: vader train {path} --dry-run")
