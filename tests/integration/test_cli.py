@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -12,10 +13,12 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from tests.integration.harness import (
     HERE,
     PROMPT_LENGTH,
@@ -28,6 +31,7 @@ from tests.integration.harness import (
 )
 
 import vader
+from vader.cli.progress import ProgressListener
 from vader.plugins import registry
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "imageio")
@@ -212,6 +216,54 @@ def test_train_prints_a_comparison_and_where_things_are(vader_command: Any, tmp_
     code, out, _ = vader_command("train", file, "--resume")
     assert code == 0
     assert "resuming after optimizer step 6" in out
+
+
+def test_training_goes_on_in_the_folder_of_a_run(vader_command: Any, tmp_path: Path, run: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "it's moved"))
+    code, _, err = vader_command("train", folder)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is the folder of a run. Go on with it by --resume" in err
+    code, out, err = vader_command("train", folder, "--resume", "--set", "train.steps=7")
+    assert code == 0, err
+    assert "resuming after optimizer step 6" in out
+    assert [len(records(one)) for one in (folder, run)] == [7, 6], "the copy went on, not the run that it is of"
+    code, _, err = vader_command("train", tmp_path, "--resume")
+    assert code == 2
+    assert "is not the folder of a run" in err
+
+
+@pytest.mark.parametrize("arguments", [("generate", "-p", "a"), ("evaluate",), ("train", "--resume")])
+def test_a_mistyped_folder(vader_command: Any, run: Path, arguments: tuple[str, ...]) -> None:
+    code, _, err = vader_command(*arguments, run.with_name("rnu"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "expected the folder of a run, or the YAML file of a spec." in err
+    assert f"Did you mean {str(run)!r}?" in err
+    code, _, err = vader_command(*arguments, run.parent / "nowhere" / "run")
+    assert code == 2
+    assert f"There is no folder {str(run.parent / 'nowhere')!r} either." in err
+
+
+def test_shell_completion(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("_VADER_COMPLETE", "complete_bash"), ("COMP_WORDS", "vader ev"), ("COMP_CWORD", "1")):
+        monkeypatch.setenv(name, value)
+    assert python(["-m", "vader"]).stdout.split() == ["evaluate"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_progress_keeps_step_count_and_time_left(width: int) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width)
+    listener = ProgressListener(screen)
+    run: Any = SimpleNamespace(
+        spec=SimpleNamespace(train=SimpleNamespace(steps=12000)), folder="x", processes=1, start_step=0
+    )
+    listener.vader_run_started(run=run)
+    listener.vader_step_finished(run=run, step=1234, metrics={"reward": -0.63214, "time/step": 123.4})
+    listener.close()
+    written = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", screen.file.getvalue())  # type: ignore[attr-defined]
+    line = written.rstrip().splitlines()[-1]
+    assert "1234/12000" in line
+    assert line.rstrip().endswith("left -:--:--")
+    assert ("reward -0.6321" in line, "s a step" in line) == (width >= 60, width >= 80)
 
 
 def test_set_overrides_and_spec_yaml_reruns(vader_command: Any, tmp_path: Path, run: Path) -> None:

@@ -25,7 +25,6 @@ from vader.runs.launch import PEER_LOST
 from vader.runs.lifeline import LAUNCHER
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -23,22 +24,32 @@ from vader.runs.events import Run, RunResult, Validation, hookimpl
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+def _columns(width: int) -> list[ProgressColumn]:
+    """What fits in a terminal so wide: step count and time left always, the other figures where there is room."""
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+    if width >= _WITH_SPEED:
+        columns.append(BarColumn(bar_width=40 if width >= _WITH_ALL else 10))
+    columns.append(MofNCompleteColumn())
+    if width >= _WITH_SPEED:
+        columns.append(TextColumn("{task.fields[said]}{task.fields[speed]}", markup=False))
+    elif width >= _WITH_REWARD:
+        columns.append(TextColumn("{task.fields[said]}", markup=False))
+    if width >= _WITH_ALL:
+        columns.append(TimeElapsedColumn())
+    return [*columns, TextColumn("left"), TimeRemainingColumn()]
+
+
+_WITH_REWARD, _WITH_SPEED, _WITH_ALL = 52, 80, 110
+"""Widths from which there is room for the reward, for bar and seconds a step, and for the time elapsed."""
+
+
 class ProgressListener:
     """A bar with reward, rate and time left in a terminal; a line every ten seconds elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = console.is_terminal
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=console, disable=not self._live)
+        self._progress = Progress(*_columns(console.width), console=console, disable=not self._live)
         self._training: TaskID | None = None
         self._validating: TaskID | None = None
         self._last_line = 0.0
@@ -57,18 +68,18 @@ class ProgressListener:
     def vader_step_finished(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         """See :class:`vader.runs.events.Events`."""
         total = run.spec.train.steps
-        said = f"reward {metrics['reward']:.4g}  {metrics['time/step']:.2g} s a step"
+        said, speed = f"reward {metrics['reward']:.4g}", f"  {metrics['time/step']:.2g} s a step"
         if self._training is None:
-            self._training = self._progress.add_task("training", total=total, completed=step, said=said)
-        self._progress.update(self._training, completed=step, said=said)
+            self._training = self._progress.add_task("training", total=total, completed=step, said=said, speed=speed)
+        self._progress.update(self._training, completed=step, said=said, speed=speed)
         left = (total - step) * metrics["time/step"]
-        self._line(f"optimizer step {step} of {total}  {said}  about {left:.0f} s left", force=step == total)
+        self._line(f"optimizer step {step} of {total}  {said}{speed}  about {left:.0f} s left", force=step == total)
 
     @hookimpl
     def vader_validation_progress(self, run: Run, step: int, done: int, total: int) -> None:
         """See :class:`vader.runs.events.Events`."""
         if self._validating is None:
-            self._validating = self._progress.add_task("validation", total=total, said=f"after step {step}")
+            self._validating = self._progress.add_task("validation", total=total, said=f"after step {step}", speed="")
         self._progress.update(self._validating, completed=done)
         self._line(f"validation after step {step}: clip {done} of {total}", force=False)
 

@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    spec: Annotated[str, typer.Argument(help="The run spec, a YAML file.")],
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC|RUN", help="The run spec, a YAML file; or a run's folder, with --resume.")
+    ],
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest sound checkpoint.")] = False,
     processes: Processes = None,
@@ -30,11 +32,13 @@ def train(
     """Align a model: train an adapter on rewards, and write a report."""
     from vader.resolve.validate import resolve
     from vader.runs import launch
+    from vader.runs.source import to_resume
 
     overrides = list(set_ or [])
     if processes is not None:
         overrides.append(f"train.processes={processes}")
-    plan = resolve(spec, overrides, download=False, trust_code=trust_code)
+    source, changes = to_resume(spec, overrides, resume)
+    plan = resolve(source, changes, download=False, trust_code=trust_code)
     checked = plan.spec
     if dry_run:
         typer.echo("".join(f"{notice}\n" for notice in plan.notices), err=True, nl=False)

@@ -22,6 +22,7 @@ from vader.runs import checkpoint
 from vader.runs.device import DTYPES
 from vader.runs.engine import Engine
 from vader.runs.folder import RunFolder
+from vader.runs.source import run_folder
 from vader.storage import cache_home
 from vader.weights import lora
 
@@ -50,14 +51,13 @@ def locate(source: Any, adapter: str | Path | None) -> tuple[Any, Path | None]:
         adapter: an adapter's folder, file or ``hub:owner/name[:file]``; None takes the run folder's own.
 
     Raises:
-        RunFolderError: the folder is not that of a run.
+        RunFolderError: the folder is not that of a run, or is not there.
         WeightsError: it holds no adapter.
     """
     chosen = adapter_source.locate(adapter) if adapter is not None else None
-    if not isinstance(source, str | Path) or not Path(source).is_dir():
+    folder = run_folder(source)
+    if folder is None:
         return source, chosen
-    folder = RunFolder(Path(source))
-    folder.require_run()
     return folder.spec, chosen or newest_adapter(folder)
 
 

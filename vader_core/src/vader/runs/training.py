@@ -27,6 +27,7 @@ from vader.runs.listeners import MetricsFile, Trackers
 from vader.runs.lock import RunLock
 from vader.runs.resume import Entry, take_up
 from vader.runs.retention import Checkpoints, room
+from vader.runs.source import to_resume
 from vader.runs.train_step import Counters
 
 
@@ -42,7 +43,8 @@ def train(
     """Align a text-to-video model with reward gradients.
 
     Args:
-        spec: a :class:`vader.RunSpec`, a mapping, or the path of a YAML file.
+        spec: a :class:`vader.RunSpec`, a mapping, or the path of a YAML file; or that of a run folder, with
+            ``resume``.
         overrides: dotted ``path=value`` strings, applied first.
         rewards: objects, classes or functions to train on besides the spec's, each with weight 1.
         resume: go on from the newest sound checkpoint of the output folder; begin when there is none.
@@ -61,6 +63,7 @@ def train(
         CheckpointError: a checkpoint could not be written or resumed.
     """
     with _alone():
+        spec, overrides = to_resume(spec, list(overrides), resume)
         plan = resolve(spec, overrides, rewards, here=True, trust_code=trust_code)
         require_processes(plan.spec.train.processes)
         return _start(plan, resume, listeners)
