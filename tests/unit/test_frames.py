@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vader.diffusion.frames import choose, fewest, from_signed, to_uint8, write_clip
+from vader.diffusion.frames import choose, fewest, from_signed, sketch, to_uint8, write_clip
 
 RNG = random.Random(0)
 COUNTS = range(1, 10)
@@ -177,3 +177,12 @@ class TestWriteClip:
             write_clip(tmp_path / name, clip(2), fps=8)
         assert (tmp_path / name).read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_sketch_holds_mean_colours_of_frames_evenly_apart() -> None:
+    clip = torch.zeros(7, 3, 16, 24)
+    clip[4, 0, :8, :12] = 1.0
+    drawn = np.frombuffer(sketch(clip), dtype=np.uint8).reshape(4, 8, 8, 3)
+    assert drawn[2, :4, :4, 0].min() == 255, "frame 4 of 0, 2, 4, 6"
+    assert drawn.sum() == 255 * 16
+    assert len(sketch(clip[:2])) == 2 * 8 * 8 * 3

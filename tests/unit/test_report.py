@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -16,7 +17,9 @@ import torch
 
 from vader.diffusion.frames import write_clip
 from vader.report import ReportListener, write_report
+from vader.report.comparison import compare
 from vader.report.reading import read_run
+from vader.report.summary import summarise
 from vader.runs.events import Listeners, Run, RunResult, Validation
 from vader.spec import RunSpec
 
@@ -50,7 +53,14 @@ def write_metrics(folder: Path, records: Sequence[dict[str, Any]], tail: str = "
 
 
 def write_validation(
-    folder: Path, step: int, scores: dict[str, list[float]], *, clips: int = 0, prompt: str = "a red circle"
+    folder: Path,
+    step: int,
+    scores: dict[str, list[float]],
+    *,
+    clips: int = 0,
+    prompt: str = "a red circle",
+    sketches: Sequence[bytes] = (),
+    alarms: Sequence[dict[str, Any]] = (),
 ) -> None:
     samples = folder / "samples" / f"step-{step:06d}"
     samples.mkdir(parents=True)
@@ -60,9 +70,13 @@ def write_validation(
         if file:
             write_clip(samples / file, torch.rand(4, 3, 16, 24), 8)
         values = {key: value[index] for key, value in scores.items()}
-        rows.append({"index": index, "prompt": prompt, "seed": 7 + index, "scores": values, "file": file})
+        drawn = base64.b64encode(sketches[index]).decode() if sketches else None
+        rows.append(
+            {"index": index, "prompt": prompt, "seed": 7 + index, "scores": values, "file": file, "sketch": drawn}
+        )
     size = {"frames": 4, "height": 16, "width": 24, "fps": 8}
-    (samples / "validation.json").write_text(json.dumps({"step": step, "size": size, "clips": rows}))
+    data = {"step": step, "size": size, "alarms": list(alarms), "clips": rows}
+    (samples / "validation.json").write_text(json.dumps(data))
 
 
 @pytest.fixture
@@ -113,7 +127,7 @@ def test_headline_and_table_hold_the_independently_computed_numbers(folder: Path
     half = T_7 * statistics.stdev(differences) / math.sqrt(8)
     text = text_of(folder)
     assert "tiny aligned with alignment" in text
-    assert "It worked" in text
+    assert "Better" in text
     assert (
         f"alignment on held-out prompts rose from {statistics.mean(BEFORE):.2f} to {statistics.mean(AFTER):.2f} "
         f"(+{gain:.2f}, 95 % CI +{gain - half:.2f} to +{gain + half:.2f})."
@@ -141,27 +155,86 @@ def test_time_memory_and_counts(folder: Path) -> None:
     assert "backbone: name: tiny" in text
 
 
-def test_held_out_score_that_falls_is_called_possible_reward_hacking(folder: Path) -> None:
+def verdict_of(folder: Path) -> str:
+    run = read_run(folder)
+    return summarise(run, compare(run)).verdict.text
+
+
+FALLEN, UP = [value - 0.1 - i / 100 for i, value in enumerate(BEFORE)], [value + 0.3 for value in BEFORE]
+LOWER = [value - 0.01 - (i % 2) / 1000 for i, value in enumerate(BEFORE)]
+
+
+@pytest.mark.parametrize(
+    ("alignment", "held_out", "expected"),
+    [
+        (AFTER, {"accuracy": UP, "form": UP}, "Better"),
+        (AFTER, {"accuracy": FALLEN, "form": BEFORE}, "Hacked"),
+        (AFTER, {"accuracy": BEFORE, "form": FALLEN}, "Hacked"),
+        (AFTER, {"accuracy": UP, "form": FALLEN}, "Better in alignment and accuracy, worse in form"),
+        (AFTER, {"accuracy": BEFORE, "form": LOWER}, "Better in alignment, worse in form"),
+        (AFTER, {"accuracy": BEFORE, "form": BEFORE}, "Better in alignment, unchanged in accuracy and form"),
+        (BEFORE, {"accuracy": BEFORE, "form": FALLEN}, "Worse in form"),
+        (FALLEN, {"accuracy": FALLEN, "form": FALLEN}, "Worse in alignment, accuracy and form"),
+        (BEFORE, {"accuracy": BEFORE, "form": BEFORE}, "No measurable change"),
+    ],
+)
+def test_the_verdict_looks_at_every_score(
+    folder: Path, alignment: list[float], held_out: dict[str, list[float]], expected: str
+) -> None:
+    write_metrics(folder, [record(step, reward=0.5) for step in range(1, 5)])
+    write_validation(folder, 0, {"alignment": BEFORE, **dict.fromkeys(held_out, BEFORE)})
+    write_validation(folder, 4, {"alignment": alignment, **held_out})
+    assert verdict_of(folder) == expected
+
+
+def test_a_hacked_run_says_why(folder: Path) -> None:
     write_validation(folder, 0, {"alignment": BEFORE, "accuracy": [0.9 + i / 100 for i in range(8)]})
     write_validation(folder, 4, {"alignment": AFTER, "accuracy": [0.5 + i / 90 for i in range(8)]})
     text = text_of(folder)
-    assert text.count("Possible reward hacking") == 2, "as verdict and as warning"
-    assert "It worked" not in text
+    assert "Hacked" in text
     assert "alignment improved, while accuracy, which is held out, fell significantly" in text
+    assert "Look at the clips before you trust the reward" in text
 
 
 def test_reward_that_judges_no_validation_is_followed_over_the_optimizer_steps(folder: Path) -> None:
     write_validation(folder, 0, {"accuracy": BEFORE})
-    write_validation(folder, 4, {"accuracy": [value - 0.1 - i / 100 for i, value in enumerate(BEFORE)]})
+    write_validation(folder, 4, {"accuracy": FALLEN})
     assert "the training reward rose from 0.10 to 0.40, while accuracy" in text_of(folder)
+    assert verdict_of(folder) == "Hacked"
 
 
-def test_held_out_fall_without_a_risen_reward_is_no_hacking(folder: Path) -> None:
-    write_validation(folder, 0, {"alignment": AFTER, "accuracy": AFTER})
-    write_validation(folder, 4, {"alignment": BEFORE, "accuracy": BEFORE})
+def flat(values: Sequence[int]) -> list[bytes]:
+    """Sketches of clips of one grey each."""
+    return [bytes([value] * 16) for value in values]
+
+
+def test_clips_that_come_to_look_alike_are_told(folder: Path) -> None:
+    far, near = [0, 30, 60, 90, 120, 150, 180, 210], [100, 101, 102, 103, 104, 105, 106, 107]
+    write_validation(folder, 0, {"alignment": BEFORE, "accuracy": BEFORE}, sketches=flat(far))
+    write_validation(folder, 4, {"alignment": AFTER, "accuracy": BEFORE}, sketches=flat(near))
+    between = statistics.mean(abs(a - b) for i, a in enumerate(far) for j, b in enumerate(far) if i != j) / 255
+    moved = statistics.mean(abs(a - b) for a, b in zip(far, near, strict=True)) / 255
     text = text_of(folder)
-    assert "reward hacking" not in text
-    assert "It got worse" in text
+    assert verdict_of(folder) == "Hacked"
+    assert f"Diversity, the mean distance between clips, fell from {between:.3f} to 0.012." in text
+    assert f"the clips are {moved:.3f} away from the base model's" in text
+    assert "The clips have come to look alike" in text
+    assert "diversity between clips" in text
+    assert "divergence from the first clips" in text
+
+
+def test_clips_that_left_the_base_model_are_told(folder: Path) -> None:
+    write_validation(folder, 0, {"alignment": BEFORE, "accuracy": BEFORE}, sketches=flat(range(0, 80, 10)))
+    write_validation(folder, 4, {"alignment": AFTER, "accuracy": UP}, sketches=flat(range(255, 175, -10)))
+    assert verdict_of(folder) == "Better in alignment and accuracy, worse in likeness to the base model"
+
+
+def test_an_alarm_of_the_kept_validation_is_the_verdict(folder: Path) -> None:
+    alarm = {"statistic": "contrast", "step": 4, "text": "The contrast left the base model's range at step 4."}
+    write_validation(folder, 0, {"alignment": BEFORE})
+    write_validation(folder, 4, {"alignment": AFTER}, alarms=[alarm, {"statistic": 1}])
+    assert verdict_of(folder) == "Hacked"
+    assert f"Alarm: {alarm['text']} Look at the clips" in text_of(folder)
 
 
 def test_target_reward_is_judged_by_its_distance(folder: Path) -> None:
@@ -171,7 +244,7 @@ def test_target_reward_is_judged_by_its_distance(folder: Path) -> None:
     write_validation(folder, 0, {"alignment": AFTER})
     write_validation(folder, 4, {"alignment": [0.31 + i / 1000 for i in range(8)]})
     text = text_of(folder)
-    assert "It worked" in text
+    assert "Better" in text
     assert "alignment (target 0.30) on held-out prompts fell from" in text
 
 

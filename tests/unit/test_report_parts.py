@@ -183,4 +183,4 @@ def test_certain_but_small_gain_is_called_slight(tmp_path: Path) -> None:
     scores = [float(i) for i in range(10)]
     write_scores(tmp_path, 0, scores, "")
     write_scores(tmp_path, 10, [score + 0.1 for score in scores], "")
-    assert "It worked, slightly" in write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Slightly better" in write_report(tmp_path).read_text(encoding="utf-8")

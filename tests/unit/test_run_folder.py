@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vader.runs.events import ClipSize, Validation, ValidationClip
+from vader.runs.events import Alarm, ClipSize, Validation, ValidationClip
 from vader.runs.folder import RunFolder, step_folder
 
 
@@ -22,8 +22,9 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def validation(step: int, score: float = 0.5) -> Validation:
-    clips = (ValidationClip(0, "a prompt", 7, {"s": score}, "clip-000.mp4"), ValidationClip(1, "b", 8, {"s": 1.0}))
-    return Validation(step, clips, ClipSize(9, 128, 192, 8.0))
+    first = ValidationClip(0, "a prompt", 7, {"s": score}, "clip-000.mp4", sketch=bytes(range(48)))
+    alarms = (Alarm("contrast", step, "It left its range."),)
+    return Validation(step, (first, ValidationClip(1, "b", 8, {"s": 1.0})), ClipSize(9, 128, 192, 8.0), alarms)
 
 
 def test_metrics_are_read_as_they_were_written(folder: RunFolder) -> None:

@@ -53,6 +53,21 @@ def to_uint8(frames: Frames) -> np.ndarray:
     return scaled.movedim(-3, -1).cpu().numpy()
 
 
+_SKETCHED, _SIDE = 4, 8
+
+
+def sketch(frames: Frames) -> bytes:
+    """A clip in few bytes, for distances between clips: up to 4 frames, evenly apart, of 8 x 8 mean colours.
+
+    Args:
+        frames: ``(f c h w)`` in [0, 1].
+    """
+    count = frames.shape[0]
+    chosen = [round(i * (count - 1) / (_SKETCHED - 1)) for i in range(_SKETCHED)] if count > _SKETCHED else range(count)
+    small = torch.nn.functional.adaptive_avg_pool2d(frames[list(chosen)].detach().float(), _SIDE)
+    return to_uint8(small).tobytes()
+
+
 def tile(clips: Sequence[Frames], columns: int) -> Frames:
     """Clips ``(f c h w)`` of one size as one clip ``(f c rows*h columns*w)``, row by row; empty places are black."""
     rows = -(-len(clips) // columns)

@@ -58,7 +58,7 @@ def compare(run: RunData) -> Comparison | None:
     stop = run.spec.train.early_stop if run.spec else None
     last = early_stop.best(stop, run.validations) if stop is not None else run.validations[-1]
     for first in (validation for validation in run.validations if validation.step < last.step):
-        pairs = _pair(first, last)
+        pairs = paired(first, last)
         if pairs:
             return Comparison(first, last, pairs, _scores(run, pairs))
     return Comparison(last, None, (), ())
@@ -93,7 +93,9 @@ def score_is_binary(run: RunData, key: str) -> bool:
     return all(is_binary(values_of(validation, key)) for validation in run.validations)
 
 
-def _pair(first: Validation, last: Validation) -> tuple[Pair, ...]:
+def paired(first: Validation, last: Validation) -> tuple[Pair, ...]:
+    """Clips of the same prompt and seed."""
+
     def identity(clip: ValidationClip) -> tuple[int, str, int]:
         return clip.index, clip.prompt, clip.seed
 

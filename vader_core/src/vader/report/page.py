@@ -23,8 +23,10 @@ from vader.report.comparison import Comparison, compare, role_of, score_is_binar
 from vader.report.numbers import duration, mean_text, plain, size
 from vader.report.reading import RunData, read_run
 from vader.report.statistics import mean, mean_interval, share_interval, standard_deviation
-from vader.report.summary import Diagnosis, Summary, summarise
+from vader.report.summary import Summary, summarise
 from vader.report.timing import phases, step_seconds
+from vader.report.variety import divergence, spread
+from vader.report.verdict import Diagnosis
 from vader.runs.folder import RunFolder, finite
 
 
@@ -175,14 +177,21 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
         yield "Newest checkpoint", f"step {run.checkpoints[-1].removeprefix('step-').lstrip('0') or 0}"
 
 
-def _validation_charts(run: RunData) -> Iterator[Chart]:
+def _validation_charts(run: RunData) -> Iterator[tuple[Chart, str]]:
+    """Charts over the validations, each with what its title says of itself."""
     for key in score_keys(run):
         binary = score_is_binary(run, key)
         interval = share_interval if binary else mean_interval
         series = [(validation.step, values_of(validation, key)) for validation in run.validations]
         points = [Point(step, mean(values), interval(values)) for step, values in series if values]
         if points:
-            yield validation_chart(key, points, percent=binary)
+            yield validation_chart(key, points, percent=binary), role_of(run, key)
+    between = [(validation.step, spread(validation.clips)) for validation in run.validations]
+    apart = [(validation.step, divergence(run.validations[0], validation)) for validation in run.validations]
+    for title, said, series in (("diversity", "between clips", between), ("divergence", "from the first clips", apart)):
+        points = [Point(step, mean(values), mean_interval(values)) for step, values in series if values]
+        if len(points) > 1:
+            yield validation_chart(title, points), said
 
 
 _OF_METHODS = {

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from vader.report.comparison import Comparison, Score, role_of, score_keys, trained_rewards, trend, values_of
 from vader.report.numbers import mean_text, plain
 from vader.report.reading import RunData
+from vader.report.variety import variety
+from vader.report.verdict import Diagnosis, diagnose, evidence_of, reasons
 from vader.spec import RolloutSpec
-
-Kind = Literal["good", "bad", "neutral"]
-SMALL = 0.2
-"""A gain below this many standard deviations of the scores before is small (Cohen 1988), however certain."""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The outcome in a word or two, and whether that is good news."""
-
-    kind: Kind
-    text: str
 
 
 @dataclass(frozen=True)
@@ -44,19 +33,21 @@ class Summary:
 
 def summarise(run: RunData, comparison: Comparison | None) -> Summary:
     """The head of the report, from the numbers alone."""
-    hacking = _hacking(run, comparison)
     scores = comparison.scores if comparison else ()
     primary = next((score for score in scores if score.role == "trained"), scores[0] if scores else None)
+    warnings: list[str] = []
     if comparison and comparison.after and primary:
+        found = variety(comparison.pairs)
+        evidence = evidence_of(comparison, found, _risen(run, comparison))
         headline = f"{primary.label} on {_where(run)} {primary.text.sentence}."
         details = tuple(f"{_name(score)} {score.text.sentence}." for score in scores if score is not primary)
-        verdict = Diagnosis("bad", "Possible reward hacking") if hacking else _verdict(primary)
+        details += found.sentences if found is not None else ()
+        verdict, warnings = diagnose(evidence), reasons(evidence)
     else:
         headline, details = _unpaired(run, comparison)
-        verdict = Diagnosis("bad", "Possible reward hacking") if hacking else Diagnosis("neutral", "Not measured")
-    return Summary(
-        _subject(run), verdict, headline, details, tuple(hacking), (*_left_out(run), *_skipped(run)), _progress(run)
-    )
+        verdict = Diagnosis("neutral", "Not measured")
+    notices = (*_left_out(run), *_skipped(run))
+    return Summary(_subject(run), verdict, headline, details, tuple(warnings), notices, _progress(run))
 
 
 def _subject(run: RunData) -> str:
@@ -84,17 +75,6 @@ def _where(run: RunData) -> str:
 
 def _name(score: Score) -> str:
     return f"{score.label} (held out: not trained on)" if score.role == "held-out" else score.label
-
-
-def _verdict(primary: Score) -> Diagnosis:
-    if primary.progress > 0:
-        small = primary.change.gain is not None and abs(primary.change.gain) < SMALL
-        return Diagnosis("good", "It worked, slightly" if small else "It worked")
-    if primary.progress < 0:
-        return Diagnosis("bad", "It got worse")
-    if primary.change.interval is None:
-        return Diagnosis("neutral", "Too few clips to tell")
-    return Diagnosis("neutral", "No measurable change")
 
 
 def _unpaired(run: RunData, comparison: Comparison | None) -> tuple[str, tuple[str, ...]]:
@@ -126,21 +106,6 @@ def _training(run: RunData) -> tuple[str, ...]:
         f"The training reward went from {plain(course.first)} (mean of the first {quarter}) to "
         f"{plain(course.last)} (mean of the last {course.steps}).",
     )
-
-
-def _hacking(run: RunData, comparison: Comparison | None) -> list[str]:
-    """A held-out score fell significantly while a training reward rose."""
-    scores = comparison.scores if comparison else ()
-    fallen = [score for score in scores if score.role == "held-out" and score.progress < 0]
-    risen = _risen(run, comparison) if comparison and fallen else []
-    if not risen:
-        return []
-    return [
-        f"Possible reward hacking: {' and '.join(risen)}, while {score.label}, which is held out, "
-        f"{'fell' if score.change.direction < 0 else 'rose'} significantly ({score.text.difference}). Look at the "
-        "clips before you trust the reward; fewer optimizer steps, a lower learning rate or a second reward may help."
-        for score in fallen
-    ]
 
 
 def _risen(run: RunData, comparison: Comparison) -> list[str]:

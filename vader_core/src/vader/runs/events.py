@@ -65,6 +65,20 @@ class ValidationClip:
     file: str | None = None
     image: str | None = None
     """File of the image that the prompt gave, beside the clip's."""
+    sketch: bytes | None = field(default=None, repr=False)
+    """The clip in few bytes; see :func:`vader.diffusion.frames.sketch`."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A sign of reward hacking: a statistic of a validation's clips that has left the range of the base model's."""
+
+    statistic: str
+    """What left its range, in a word or two: ``contrast``."""
+    step: int
+    """Optimizer steps done when it was first outside."""
+    text: str
+    """What happened, one sentence."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,7 @@ class Validation:
     clips: tuple[ValidationClip, ...]
     size: ClipSize | None = None
     """None where it is not known."""
+    alarms: tuple[Alarm, ...] = ()
 
     def mean(self, key: str) -> float:
         """Mean raw score of a reward."""

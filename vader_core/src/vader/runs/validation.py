@@ -10,7 +10,7 @@ import torch
 
 from vader.backbones.images import opened
 from vader.diffusion.conditioning import ConditioningCache
-from vader.diffusion.frames import write_clip
+from vader.diffusion.frames import sketch, write_clip
 from vader.diffusion.gradient import no_gradient
 from vader.diffusion.seeding import derive, stream
 from vader.methods.context import RolloutContext
@@ -67,13 +67,12 @@ def score_clips(
         frames = context.decode(latents, None)
         scores = context.judge(latents, context.timestep_after(-1), frames, texts, conditioning)
         read = {key: score.tolist() for key, score in scores.items()}
-        return [
-            (
-                ValidationClip(row, prompts[row].text, seeds[row], {key: one[place] for key, one in read.items()}),
-                frames[place].cpu().clone() if row < shown else None,
-            )
-            for place, row in enumerate(rows)
-        ]
+        made = []
+        for place, row in enumerate(rows):
+            values = {key: one[place] for key, one in read.items()}
+            clip = ValidationClip(row, prompts[row].text, seeds[row], values, sketch=sketch(frames[place]))
+            made.append((clip, frames[place].cpu().clone() if row < shown else None))
+        return made
 
     for clip, frames in in_shares(crew or Alone(), len(prompts), batch_size, make):
         yield clip if frames is None else replace(clip, file=keep(clip.index, frames))

@@ -1,7 +1,8 @@
-"""``validation.json``: prompts, seeds, scores and files of a validation's clips, and the clips' size."""
+"""``validation.json``: prompts, seeds, scores, sketches and files of a validation's clips, their size, and alarms."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vader.runs.events import ClipSize, Validation, ValidationClip
+from vader.runs.events import Alarm, ClipSize, Validation, ValidationClip
 from vader.storage import write_json
 
 FILE = "validation.json"
@@ -41,11 +42,13 @@ def write_validation(folder: Path, validation: Validation, settings: str) -> Non
             "scores": {key: value if math.isfinite(value) else None for key, value in clip.scores.items()},
             "file": clip.file,
             "image": clip.image,
+            "sketch": base64.b64encode(clip.sketch).decode("ascii") if clip.sketch is not None else None,
         }
         for clip in validation.clips
     ]
     size = asdict(validation.size) if validation.size is not None else None
-    data = {"step": validation.step, "settings": settings, "size": size, "clips": clips}
+    alarms = [asdict(alarm) for alarm in validation.alarms]
+    data = {"step": validation.step, "settings": settings, "size": size, "alarms": alarms, "clips": clips}
     write_json(folder / FILE, {**data, "sha256": _digest(data)})
 
 
@@ -61,7 +64,8 @@ def read_validation(folder: Path) -> SavedValidation | None:
     given = data.get("clips")
     clips = tuple(_clip(item) for item in (given if isinstance(given, list) else ()) if isinstance(item, dict))
     sound = expected is None or expected == _digest(data)
-    return SavedValidation(Validation(data["step"], clips, _size(data.get("size"))), data.get("settings"), sound)
+    validation = Validation(data["step"], clips, _size(data.get("size")), _alarms(data.get("alarms")))
+    return SavedValidation(validation, data.get("settings"), sound)
 
 
 def _digest(data: Mapping[str, Any]) -> str:
@@ -78,7 +82,26 @@ def _clip(item: Mapping[str, Any]) -> ValidationClip:
         scores=scores,
         file=Path(file).name if isinstance(file, str) and file else None,
         image=Path(image).name if isinstance(image, str) and image else None,
+        sketch=_sketch(item.get("sketch")),
     )
+
+
+def _sketch(value: object) -> bytes | None:
+    """Bytes that were written as base64; None in folders of versions that did not write them."""
+    try:
+        return base64.b64decode(value, validate=True) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _alarms(given: object) -> tuple[Alarm, ...]:
+    """The alarms of a validation, as far as they can be read."""
+    found = []
+    for row in given if isinstance(given, list) else ():
+        match row:
+            case {"statistic": str(statistic), "step": int(step), "text": str(text)}:
+                found.append(Alarm(statistic, step, text))
+    return tuple(found)
 
 
 def _score(value: object) -> float:
