@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from vader.diffusion.frames import write_clip
 from vader.report import write_report
+from vader.report.server import ReportServer
 from vader.spec import RunSpec
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -37,10 +39,10 @@ DARK = "--blink-settings=preferredColorScheme=0"
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed (apt install chromium)")
 
 
-def browse(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
+def browse(page: Path | str, profile: Path, *flags: str) -> tuple[str, str]:
     """Open a page; what the browser printed, and its log."""
     assert BROWSER is not None
-    command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
+    command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", *flags, page if isinstance(page, str) else page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, done.stderr
 
@@ -126,3 +128,27 @@ def test_narrow_page_does_not_scroll_sideways(page: Path, tmp_path: Path) -> Non
     widths = re.search(r"<title>(\d+) (\d+)</title>", dom)
     assert widths is not None
     assert int(widths[1]) <= int(widths[2]) == 360
+
+
+def test_a_live_page_reloads_itself(page: Path, tmp_path: Path) -> None:
+    """From a server, because the page of an unfinished run is made anew at every look there."""
+    asked: list[str] = []
+    metrics = page.parent / "metrics.jsonl"
+    kept = metrics.read_text()
+    metrics.write_text(kept.splitlines()[0] + "\n")
+
+    class Counting(ReportServer):
+        def page(self, path: str) -> str | None:
+            asked.append(path)
+            return super().page(path)
+
+    with Counting(page.parent) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        dom, log = browse(server.url, tmp_path, "--dump-dom", "--virtual-time-budget=8000")
+        server.shutdown()
+        thread.join()
+    metrics.write_text(kept)
+    assert asked.count(f"/{server.token}/{server.url.rsplit('/', 1)[1]}") >= 2
+    assert re.search(r'id="live">live, written \d+ s ago<', dom)
+    assert "CONSOLE" not in log

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import statistics
+import time
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -398,3 +399,37 @@ def test_what_a_method_logs_is_shown(folder: Path) -> None:
     assert "share of pairs in the right order" not in text
     assert 'class="phase-loss"' in html
     assert ".phase-loss {" in html
+
+
+def test_a_live_page_reloads_itself_and_tells_the_time_left(folder: Path) -> None:
+    write_metrics(folder, [record(1), record(2)])
+    page = write_report(folder, live=True).read_text(encoding="utf-8")
+    assert re.search(r'<body data-written="\d{13}">', page)
+    assert "Left, without validations about 10.0 s" in Loads(page).text, "2 steps of 5 s"
+    write_metrics(folder, [record(step) for step in range(1, 5)])
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "<body>" in page
+    assert "Left" not in Loads(page).text
+
+
+def test_the_listener_writes_every_few_seconds_and_last_when_nothing_more_comes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, run = [100.0], Run(folder, spec(), 0, 1, 8.0)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    listener, report = ReportListener(), folder / "report.html"
+    listener.vader_run_started(run=run)
+    listener.vader_step_finished(run=run)
+    assert not report.exists(), "short runs write no page that nobody could see"
+    now[0] += 5
+    listener.vader_step_finished(run=run)
+    assert "data-written" in report.read_text()
+    report.unlink()
+    now[0] += 4
+    listener.vader_validation_progress(run=run)
+    assert not report.exists()
+    now[0] += 1
+    listener.vader_validation_progress(run=run)
+    assert report.exists()
+    listener.vader_run_finished(run=run)
+    assert "data-written" not in report.read_text()

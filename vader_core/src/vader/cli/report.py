@@ -13,9 +13,37 @@ def register(app: typer.Typer) -> None:
     app.command()(report)
 
 
-def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
-    """Write a run's report.html again from its files."""
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a run; with --serve also one above some.")],
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show it in a browser, and every run below the folder, until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0 takes a free one.")] = 0,
+) -> None:
+    """Write a run's report.html again from its files, or serve it on this machine."""
     from vader.paths import user_path
     from vader.report import write_report
 
-    typer.echo(str(write_report(user_path(run))))
+    if serve:
+        _serve(user_path(run), port)
+    else:
+        typer.echo(str(write_report(user_path(run))))
+
+
+def _serve(folder: Path, port: int) -> None:
+    from vader.errors import Problem, RunFolderError, SpecError
+    from vader.report.server import ReportServer
+
+    try:
+        server = ReportServer(folder, port)
+    except RunFolderError:
+        raise
+    except OSError as error:
+        message = f"cannot listen on port {port} of this machine: {error.strerror}. Take another, or 0 for a free one."
+        raise SpecError([Problem("--port", message)], "the command") from error
+    with server:
+        typer.echo(f"{server.url}\nOnly this machine can open it. Ctrl-C ends it.")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("ended.")

@@ -1,7 +1,8 @@
 """The report of a run: one self-contained HTML file, made from nothing but the files of the run folder.
 
 ``write_report(folder)`` can be called at any time, for a run that is complete, under way or broken off;
-``ReportListener`` calls it at the right moments of a run. Nothing here imports torch.
+``ReportListener`` calls it at the right moments of a run, and ``server.ReportServer`` shows reports on this machine.
+Nothing here imports torch.
 """
 
 from __future__ import annotations

@@ -36,6 +36,11 @@ def signed(value: float, places: int | None = None) -> str:
     return text if text.startswith(MINUS) or not any(digit in text for digit in "123456789") else f"+{text}"
 
 
+def percent(share: float) -> str:
+    """``0.7`` as ``70 %``."""
+    return f"{share * 100:.0f}{NARROW}%"
+
+
 def mean_text(values: Sequence[float]) -> str:
     """Mean of a score over clips; in per cent when all are 0 or 1."""
     return f"{plain(mean(values) * 100, 1)}{NARROW}%" if is_binary(values) else plain(mean(values))

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from vader.errors import RunFolderError
@@ -24,17 +25,18 @@ from vader.report.numbers import duration, mean_text, plain, size
 from vader.report.reading import RunData, read_run
 from vader.report.statistics import mean, mean_interval, share_interval, standard_deviation
 from vader.report.summary import Summary, summarise
-from vader.report.timing import phases, step_seconds
+from vader.report.timing import phases, step_seconds, time_left
 from vader.report.variety import divergence, spread
 from vader.report.verdict import Diagnosis
 from vader.runs.folder import RunFolder, finite
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, live: bool = False) -> Path:
     """Write the report of a run from the files in its folder, whole or unfinished.
 
     Args:
         folder: the run folder.
+        live: whether the page reloads itself, because it will be written again.
 
     Returns:
         The path of report.html in that folder. It is written under a temporary name and renamed.
@@ -43,8 +45,15 @@ def write_report(folder: Path) -> Path:
         RunFolderError: when the folder is not one of a run.
     """
     folder = Path(folder)
-    html = render(read_run(folder))
-    path = RunFolder(folder).report
+    return write_page(RunFolder(folder).report, render(read_run(folder), live=live))
+
+
+def write_page(path: Path, html: str) -> Path:
+    """Write a page under a temporary name beside its own, and rename it.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         temporary.unlink(missing_ok=True)  # a link of that name would lead out of the folder
@@ -58,15 +67,15 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def render(run: RunData) -> str:
+def render(run: RunData, *, live: bool = False) -> str:
     """The page as HTML. It asks for nothing from outside itself, and its security policy forbids it to."""
     lost: list[str] = []
     comparison = _attempt("the comparison", lambda: compare(run), None, lost)
     try:
-        return _whole(run, comparison, lost)
+        return _whole(run, comparison, lost, live)
     except Exception as error:  # numbers that no sentence can be made of
         lost.append(f"The comparison cannot be shown: {type(error).__name__}: {error}.")
-        return _whole(run, None, lost)
+        return _whole(run, None, lost, live)
 
 
 T = TypeVar("T")
@@ -82,9 +91,7 @@ def _attempt(what: str, make: Callable[[], T], instead: D, lost: list[str]) -> T
         return instead
 
 
-def _whole(run: RunData, comparison: Comparison | None, lost: list[str]) -> str:
-    script = _asset("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def _whole(run: RunData, comparison: Comparison | None, lost: list[str], live: bool) -> str:
     unknown = Summary(f"run {run.folder.name}", Diagnosis("neutral", "Not measured"), "", (), (), (), None)
     summary = _attempt("the summary", lambda: summarise(run, comparison), unknown, lost)
     parts: dict[str, Any] = {
@@ -97,26 +104,32 @@ def _whole(run: RunData, comparison: Comparison | None, lost: list[str]) -> str:
         "phases": _attempt("the times", lambda: phases(run), [], lost),
         "versions": _attempt("the versions", lambda: _versions(run), [], lost),
     }
-    return _template().render(
+    return fill(
+        "template.html",
         run=run,
+        written=round(time.time() * 1000) if live else None,
         name=run.folder.resolve().name,
         comparison=comparison,
         summary=replace(summary, notices=(*summary.notices, *lost)),
         skipped=any(record.get("skipped") for record in run.records),
         role=lambda key: role_of(run, key),
-        style=Markup(_asset("report.css")),
-        script=Markup(script),
-        script_digest=digest,
         **parts,
     )
 
 
+def fill(template: str, **values: Any) -> str:
+    """A page with the report's style and script, the only ones that its security policy lets run."""
+    script = _asset("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    own = {"style": Markup(_asset("report.css")), "script": Markup(script), "script_digest": digest}
+    return _templates().get_template(template).render(**own, **values)
+
+
 @cache
-def _template() -> Template:
-    environment = Environment(
+def _templates() -> Environment:
+    return Environment(
         loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("template.html")
 
 
 def _asset(name: str) -> str:
@@ -165,6 +178,9 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     if seconds:
         yield "Time in optimizer steps", duration(seconds)
         yield "Each", duration(seconds / len(run.records))
+    left = time_left(run)
+    if left is not None:
+        yield "Left, without validations", f"about {duration(left)}"
     if run.spec:
         train, processes = run.spec.train, run.spec.train.processes or finite(run.environment.get("processes")) or 1
         yield "Clips per optimizer step", f"{train.batch_size * train.gradient_accumulation * processes:.0f}"

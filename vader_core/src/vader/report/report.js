@@ -1,3 +1,18 @@
+// A live page says how old it is and reloads itself, less often as it ages; not while clips are paused or text is read.
+(() => {
+  const { written } = document.body.dataset;
+  if (!written) return;
+  const opened = Date.now();
+  const paused = () => document.getElementById("toggle")?.dataset.paused === "true";
+  const said = (seconds) => (seconds < 100 ? `${seconds} s` : `${Math.round(seconds / 60)} min`);
+  setInterval(() => {
+    const age = Math.max(0, Math.round((Date.now() - written) / 1000));
+    document.getElementById("live").textContent = `live, written ${said(age)} ago`;
+    const due = Date.now() - opened > 1000 * Math.min(60, Math.max(5, age / 4));
+    if (due && !document.hidden && !paused() && !document.querySelector("details[open]")) location.reload();
+  }, 1000);
+})();
+
 // Pairs of clips start together and wait for each other; one button stops them all. Without this script they just loop.
 (() => {
   const pairs = [...document.querySelectorAll(".pair")].map((pair) => [...pair.querySelectorAll("video")]);
@@ -29,6 +44,6 @@
     });
   });
   button.hidden = false;
-  button.addEventListener("click", () => { playing = !playing; apply(); });
+  button.addEventListener("click", () => { playing = !playing; button.dataset.paused = String(!playing); apply(); });
   apply();
 })();

@@ -44,6 +44,17 @@ def step_seconds(record: Record) -> float:
     return math.fsum(_phase(record, name) for name in PHASES) if whole is None else whole
 
 
+def time_left(run: RunData) -> float | None:
+    """Seconds that the optimizer steps to come take, if they take as long as the last ones; None for none."""
+    recent = [step_seconds(record) for record in run.records[-_RECENT:]]
+    if run.planned is None or run.planned <= run.step or not any(recent):
+        return None
+    return (run.planned - run.step) * math.fsum(recent) / len(recent)
+
+
+_RECENT = 20
+
+
 def phases(run: RunData) -> list[Phase]:
     """Every phase that took time, in the order of the way of the data; empty without timings."""
     seconds = {name: math.fsum(_phase(record, name) for record in run.records) for name in PHASES}

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vader.report.comparison import Pair, paired
-from vader.report.numbers import plain
+from vader.report.numbers import percent, plain
 from vader.report.statistics import Interval, PairedChange, mean, mean_interval, paired_change
 from vader.runs.events import Validation, ValidationClip
 
@@ -53,16 +53,23 @@ class Variety:
     @property
     def sentences(self) -> tuple[str, str]:
         """Both, in words."""
-        before, after = plain(self.diversity.before, 3), plain(self.diversity.after, 3)
-        moved = {1: f"rose from {before} to {after}", -1: f"fell from {before} to {after}"}.get(
-            self.diversity.direction, f"did not change measurably: {before} before, {after} after"
+        change = self.diversity
+        before, after = plain(change.before, 3), plain(change.after, 3)
+        moved = f"{'rose' if change.difference > 0 else 'fell'} from {before} to {after}"
+        if not change.direction or abs(change.difference) < _NOTHING * change.before:
+            moved = f"is what it was: {before} before, {after} after"
+        share = (
+            f", {percent(self.divergence / change.before)} of the distance between clips there" if change.before else ""
         )
-        share = f", {self.divergence / self.diversity.before:.0%} of the distance between clips there"
         return (
             f"Diversity, the mean distance between clips, {moved}.",
-            f"Divergence: the clips are {plain(self.divergence, 3)} away from the base model's of the same prompts "
-            f"and seeds{share if self.diversity.before else ''}.",
+            f"Divergence: the clips are {plain(self.divergence, 3)} away from the base model's of the same prompts and "
+            f"seeds{share}.",
         )
+
+
+_NOTHING = 0.01
+"""A change of diversity by less than this share is none that one could see."""
 
 
 def variety(pairs: Sequence[Pair]) -> Variety | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vader.report.comparison import Comparison, Score
-from vader.report.numbers import plain
+from vader.report.numbers import percent, plain
 from vader.report.variety import COLLAPSED, Variety
 from vader.runs.events import Alarm
 
@@ -106,7 +106,7 @@ def reasons(evidence: Evidence) -> list[str]:
         before, after = plain(variety.diversity.before, 3), plain(variety.diversity.after, 3)
         said.append(
             f"The clips have come to look alike: their mean distance from each other fell from {before} to {after}, "
-            f"below {COLLAPSED:.0%} of the base model's."
+            f"below {percent(COLLAPSED)} of the base model's."
         )
     if variety is not None and variety.drifted:
         said.append("The clips are farther from the base model's of the same prompts and seeds than those are apart.")
