@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vader.diffusion.frames import write_clip
-from vader.report import write_report
+from vader.report import write_comparison, write_report
 from vader.report.server import ReportServer
 from vader.spec import RunSpec
 
@@ -92,10 +92,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run)
 
 
-def test_clips_play_and_nothing_complains(page: Path, tmp_path: Path) -> None:
-    dom, log = browse(page, tmp_path, "--dump-dom")
+@pytest.fixture(scope="module")
+def contest(page: Path) -> Path:
+    """The run compared with itself."""
+    return write_comparison([page.parent, page.parent], page.with_name("compare.html"))
+
+
+@pytest.mark.parametrize(("name", "clips"), [("page", 4), ("contest", 6)])
+def test_clips_play_and_nothing_complains(
+    name: str, clips: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    dom, log = browse(request.getfixturevalue(name), tmp_path, "--dump-dom")
     states = re.findall(r'class="frame" data-state="(\w+)"', dom)
-    assert states == ["playing"] * 4, "the browser decodes and plays all clips"
+    assert states == ["playing"] * clips, "the browser decodes and plays all clips"
     assert re.search(r'<button[^>]*id="toggle"(?![^>]*hidden)[^>]*>Pause clips<', dom), "the script ran"
     assert "CONSOLE" not in log, "no script error, no refused load"
 
@@ -117,9 +126,11 @@ def test_light_and_dark(page: Path, tmp_path: Path) -> None:
     assert near(dark, GREEN).sum() > 2 * 40 * 40
 
 
-def test_narrow_page_does_not_scroll_sideways(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["page", "contest"])
+def test_narrow_page_does_not_scroll_sideways(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """A test-only copy without the security policy, in a frame as wide as a phone, tells its width."""
-    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
+    text = request.getfixturevalue(name).read_text(encoding="utf-8")
+    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     probe = "<script>parent.document.title = `${document.documentElement.scrollWidth} ${innerWidth}`</script>"
     frame = '<iframe style="width:360px;height:2000px" srcdoc="{}"></iframe>'
     copy = tmp_path / "copy.html"

@@ -1,4 +1,4 @@
-"""``vader report``. Nothing heavy is imported before it runs."""
+"""``vader report`` and ``vader compare``. Nothing heavy is imported before it runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(report)
+    app.command()(compare)
 
 
 def report(
@@ -47,3 +48,14 @@ def _serve(folder: Path, port: int) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             typer.echo("ended.")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of two to eight runs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("compare.html"),
+) -> None:
+    """Write one page about several runs: curves over each other, scores, the same prompt's clips, specs."""
+    from vader.paths import user_path
+    from vader.report import write_comparison
+
+    typer.echo(str(write_comparison([user_path(run) for run in runs], user_path(output))))

@@ -7,7 +7,8 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+from vader.report.contest_page import write_comparison
 from vader.report.listener import ReportListener
 from vader.report.page import write_report
 
-__all__ = ["ReportListener", "write_report"]
+__all__ = ["ReportListener", "write_comparison", "write_report"]

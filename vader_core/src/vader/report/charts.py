@@ -95,6 +95,34 @@ def validation_chart(title: str, points: Sequence[Point], *, percent: bool = Fal
     return _chart(title, ends[0] if len(points) == 1 else f"{ends[0]} \N{RIGHTWARDS ARROW} {ends[1]}", body)
 
 
+def overlay_chart(
+    title: str, courses: Sequence[tuple[int, Sequence[Point]]], *, dots: bool, percent: bool = False
+) -> Chart:
+    """The courses of several runs over each other.
+
+    Args:
+        title: what they are courses of.
+        courses: each with the number of its colour; at least one, each of at least one point.
+        dots: mark every point.
+        percent: the values are shares, drawn from 0 to 100 %.
+    """
+    points = [point for _, course in courses for point in course]
+    x = step_axis(max(point.step for point in points), LEFT, RIGHT - 6)
+    y = Axis(0.0, 1.0, BOTTOM, TOP) if percent else value_axis([point.value for point in points], BOTTOM, TOP)
+    body = [_grid(x, y, percent=percent)]
+    for colour, course in courses:
+        marks = _tips(course, x, y, dots=dots or len(course) < 3, percent=percent) if len(course) <= MOST_TIPS else ""
+        body.append(Markup('<g class="series-{}">{}{}</g>').format(colour, _line(course, x, y, "curve"), marks))
+    return _chart(title, f"{len(courses)} runs", body)
+
+
+def smoothed(series: Sequence[tuple[float, float]]) -> list[Point]:
+    """The moving average of a training metric, thinned to what can be drawn."""
+    thin = _thin(series)
+    values = moving_average([value for _, value in thin])
+    return [Point(step, value) for (step, _), value in zip(thin, values, strict=True)]
+
+
 def interval_mark(low: float, middle: float, high: float, edges: tuple[float, float]) -> Markup:
     """A difference with its interval on an axis that goes from one edge to the other; zero is marked."""
     x = Axis(*edges, start=4.0, end=136.0)

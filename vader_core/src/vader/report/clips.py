@@ -69,7 +69,7 @@ class Gallery:
     @property
     def wide(self) -> bool:
         """Whether the clips need large cards."""
-        return any(not media.tiny for card in self.cards for media in card.media)
+        return any(not one.tiny for card in self.cards for one in card.media)
 
 
 def gallery(run: RunData, comparison: Comparison | None) -> Gallery:
@@ -78,7 +78,7 @@ def gallery(run: RunData, comparison: Comparison | None) -> Gallery:
         return Gallery((), 0)
     cards: list[Card] = []
     left_out, spent = 0, 0
-    size = comparison.before.size or _size_asked_for(run)
+    size = comparison.before.size or size_asked_for(run)
     rows: Sequence[tuple[ValidationClip, ...]] = comparison.pairs or [(clip,) for clip in comparison.before.clips]
     for clips in rows:
         paths = _paths(run, comparison, clips)
@@ -89,9 +89,9 @@ def gallery(run: RunData, comparison: Comparison | None) -> Gallery:
         if spent > BUDGET:
             left_out += 1
             continue
-        shown = _media("given image", image, None) if image is not None else None
-        media = tuple(_media(label, path, size) for label, path in paths.items())
-        cards.append(Card(clips[0].prompt, clips[0].seed, media, _lines(clips), shown))
+        shown = media("given image", image, None) if image is not None else None
+        embedded = tuple(media(label, path, size) for label, path in paths.items())
+        cards.append(Card(clips[0].prompt, clips[0].seed, embedded, _lines(clips), shown))
     return Gallery(tuple(cards), left_out)
 
 
@@ -114,7 +114,7 @@ def _image(run: RunData, comparison: Comparison, clip: ValidationClip) -> Path |
     return path if path is not None and path.suffix.lower() in TYPES else None
 
 
-def _size_asked_for(run: RunData) -> ClipSize | None:
+def size_asked_for(run: RunData) -> ClipSize | None:
     """The clips' size in a folder that does not tell it, from its spec, if that says one."""
     video = run.spec.video if run.spec else None
     if video is None or video.frames is None or video.height is None or video.width is None:
@@ -122,7 +122,8 @@ def _size_asked_for(run: RunData) -> ClipSize | None:
     return written_size(video.frames, video.height, video.width, video.fps or 8.0)
 
 
-def _media(label: str, path: Path, size: ClipSize | None) -> Media:
+def media(label: str, path: Path, size: ClipSize | None) -> Media:
+    """A clip's file, embedded."""
     data = path.read_bytes()
     kind = TYPES[path.suffix.lower()]
     width, height = (size.width, size.height) if size is not None and kind == "video/mp4" else (None, None)
