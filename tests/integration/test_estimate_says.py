@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -14,13 +14,15 @@ from tests.integration import harness
 from torch import nn
 from torch.nn import functional
 
+import vader
 from vader.cli.estimate import _bytes
 from vader.errors import SpecError, WeightsError
-from vader.estimation import estimate, savings
+from vader.estimation import Estimate, Fit, estimate, fit_memory, fitting, savings
 from vader.estimation.estimate import dearest
 from vader.estimation.fake_device import STAGE, Machine
-from vader.estimation.memory_tracker import LiveBytes
+from vader.estimation.memory_tracker import Account, LiveBytes, Peak
 from vader.estimation.suggestions import changes
+from vader.protocols import MemoryOption
 from vader.resolve.validate import resolve
 
 HERE = Path(__file__).parents[1]
@@ -190,13 +192,101 @@ def test_savings_are_estimates_of_the_changed_spec() -> None:
 def test_ways_to_decode_are_offered_where_the_decoder_has_them() -> None:
     def offered(backbone: Any, **frames: Any) -> list[str]:
         plan = resolve(spec(backbone=backbone, frames={"mode": "index", "index": 0, **frames}))
-        return [name for (name, *_) in changes(plan) if name.startswith("frames.decode")]
+        return [str(change) for change in changes(plan) if str(change).startswith("frames.decode")]
 
-    three = ["frames.decode_tiles=2", "frames.decode_precision=bf16", "frames.decode_window=3"]
-    assert offered("shapes") == three
-    assert offered("shapes", decode_tiles=2, decode_precision="bf16", decode_window=2) == []
-    assert offered("modelscope") == three[1:2]
+    tiles, precision = ["frames.decode_tiles=2", "frames.decode_tiles=4"], ["frames.decode_precision=bf16"]
+    assert offered("shapes") == [*tiles, *precision, "frames.decode_window=3", "frames.decode_window=1"]
+    assert offered("shapes", decode_tiles=4, decode_precision="bf16", decode_window=1) == []
+    assert offered("shapes", decode_tiles=2, decode_window=2) == [tiles[1], *precision, "frames.decode_window=1"]
+    assert offered("modelscope") == precision
     assert offered({"name": f"{HERE / 'fakes.py'}:FakeBackbone"}) == []
+
+
+def test_changes_are_offered_by_what_they_cost_and_of_an_option_only_what_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = resolve(spec(backbone="shapes", train={"batch_size": 2, "gradient_accumulation": 3}))
+    options = (
+        MemoryOption("text_encoder_offload=cpu", "gradient"),
+        MemoryOption("attention=flash", "task"),
+        MemoryOption("attention=sdpa", "rounding"),
+    )
+    monkeypatch.setattr(plan.backbone.component, "memory_options", options)
+    found = [(str(change), change.costs) for change in changes(plan)]
+    order = ["time", "rounding", "gradient", "task"]
+    assert [order.index(costs) for _, costs in found] == sorted(order.index(costs) for _, costs in found)
+    assert ("train.batch_size=1, train.gradient_accumulation=6", "time") in found
+    assert ("backbone.options.text_encoder_offload=cpu", "gradient") in found
+    assert not any("attention" in change for change, _ in found)  # it has the last one already
+
+
+class TestFit:
+    """The search, on a made-up account: a phase for decoding and one for the window of steps, 100 bytes each."""
+
+    SAVES: ClassVar[dict[str, tuple[int, int]]] = {
+        "gradient.recompute=true": (0, 40),
+        "train.batch_size=1": (0, 20),
+        "frames.decode_tiles=2": (10, 0),
+        "frames.decode_tiles=4": (20, 0),
+        "frames.decode_precision=bf16": (10, 0),
+        "frames.decode_window=3": (60, 0),
+        "backbone.adapter.rank=4": (1, 1),
+    }
+
+    @pytest.fixture
+    def tried(self, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+        """What was estimated."""
+        seen: list[list[str]] = []
+
+        def made_up(_: Any, overrides: list[str], device: str | None) -> Estimate:
+            seen.append(overrides)
+            if "train.gradient_checkpointing=true" in overrides:
+                raise SpecError([])
+            saved = [self.SAVES.get(override, (0, 0)) for override in overrides]
+            decoding, window = 100 - sum(d for d, _ in saved), 100 - sum(w for _, w in saved)
+            phases = {"decoding": decoding, "window": window}
+            account = Account(Peak("decoding", {"all": max(phases.values())}), {}, phases)
+            return Estimate(cast(Any, None), "cpu", account, None, {}, {})
+
+        monkeypatch.setattr(fitting, "estimate", made_up)
+        return seen
+
+    def found(self, limit: int, told: list[Any] | None = None) -> Fit:
+        content = spec(backbone="shapes", gradient={"mode": "tail", "k": 2})
+        return fit_memory(content, limit, progress=lambda *said: (told if told is not None else []).append(said))
+
+    def test_what_fits_is_left_as_it_is(self, tried: list[list[str]]) -> None:
+        found = self.found(100)
+        assert (found.fits, found.changes, found.before, tried) == (True, (), found.after, [[]])
+
+    def test_takes_of_each_phase_what_costs_least(self, tried: list[list[str]]) -> None:
+        told: list[Any] = []
+        found = self.found(70, told)
+        assert found.overrides == ["gradient.recompute=true", "frames.decode_tiles=4", "frames.decode_precision=bf16"]
+        assert (found.fits, found.after.total, found.before.total) == (True, 70, 100)
+        assert len(told) == len(tried)
+        assert all(count <= most for count, most, _ in told)
+        assert told[-1][0] == told[-1][1]
+
+    def test_takes_back_what_a_later_change_made_needless(self, tried: list[list[str]]) -> None:
+        found = self.found(40)
+        batch = ["train.batch_size=1", "train.gradient_accumulation=2"]
+        assert found.overrides == ["gradient.recompute=true", *batch, "frames.decode_window=3"]
+        assert found.after.total == 40
+        assert [change.costs for change in found.changes] == ["time", "time", "gradient"]
+
+    def test_says_the_smallest_that_was_reached(self, tried: list[list[str]]) -> None:
+        found = self.found(5)
+        assert (found.fits, found.after.total) == (False, 39)
+        assert found.overrides[-2:] == ["frames.decode_window=3", "backbone.adapter.rank=4"]
+
+    def test_both_runs_are_estimated_as_they_would_be_alone(self) -> None:
+        content = spec(gradient={"mode": "tail", "k": 3, "recompute": False})
+        before = vader.estimate(content)
+        found = vader.fit_memory(content, before.total - 1)
+        assert found.fits
+        assert found.before.total == before.total
+        assert found.after.total == estimate(content, found.overrides).total < before.total
 
 
 def test_memory_does_not_grow_with_the_window_of_steps() -> None:
@@ -251,6 +341,37 @@ class TestCommand:
         assert data["total"] == sum(training["at_peak"].values()) == estimate(spec()).total
         assert data["fits"] is True
         assert all(change["total"] < data["total"] for change in data["changes"])
+
+    def test_fit_says_the_overrides_and_writes_the_spec(self, command: Callable[..., Any], tmp_path: Path) -> None:
+        content = spec(gradient={"mode": "tail", "k": 3, "recompute": False})
+        before, written = estimate(content).total, tmp_path / "fits.yaml"
+        code, out, err = command(content, "--fit", f"{(before - 1000) / 1e6:.6f}MB", "--write", str(written))
+        assert code == 0
+        assert "fits with these changes of the spec" in out
+        assert "  --set gradient.recompute=true   costs time" in out
+        assert "variant 1 of at most" in err
+        assert yaml.safe_load(written.read_text())["gradient"] == {"mode": "tail", "k": 3, "recompute": True}
+        assert estimate(written, trust_code=True).total < before
+
+    def test_fit_says_the_smallest_and_fails(self, command: Callable[..., Any], tmp_path: Path) -> None:
+        code, out, _ = command(spec(), "--fit", "0.001MB", "--write", str(tmp_path / "none.yaml"))
+        assert code == 1
+        assert "Nothing that was tried fits. The smallest reached is" in out
+        assert not (tmp_path / "none.yaml").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (("--fit", "much"), "--fit: expected a number with MB, GB"),
+            (("--fit", "1GB", "--budget", "1GB"), "--budget: --fit says it already"),
+            (("--write", "x.yaml"), "--write: it writes what --fit finds; add --fit SIZE."),
+            (("--fit", "1GB", "--write", __file__), "exists. Take another name for --write."),
+        ],
+    )
+    def test_fit_refuses(self, command: Callable[..., Any], arguments: tuple[str, ...], said: str) -> None:
+        code, _, err = command(spec(), *arguments)
+        assert code in (1, 2)
+        assert said in err
 
     def test_an_unknown_device(self, command: Callable[..., Any]) -> None:
         code, _, err = command(spec(), "--device", "tpu")

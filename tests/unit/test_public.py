@@ -37,7 +37,7 @@ EXPORTED = {
     "HoldsPrompts", "write_adapter", "user_path", "GivesNotices",
     "EncodesClips", "GivesTrunk", "LatentReward", "Layers", "encoded_by_factor",
     "encoded_by_statistics",
-    "CombinesGuidance", "byte_vocabulary", "decode_whole",
+    "CombinesGuidance", "MemoryOption", "byte_vocabulary", "decode_whole",
     "even_flow_schedule", "shift_by_size",
 }  # fmt: skip
 

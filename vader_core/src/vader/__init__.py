@@ -14,6 +14,8 @@ _PUBLIC = {
     "train": "vader.runs.training",
     "generate": "vader.runs.generation",
     "evaluate": "vader.runs.evaluation",
+    "estimate": "vader.estimation.estimate",
+    "fit_memory": "vader.estimation.fitting",
     "check": "vader.resolve.validate",
     "RunSpec": "vader.spec",
     "Options": "vader.spec.options",
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from vader.errors import SpecError as SpecError
     from vader.errors import VaderError as VaderError
     from vader.errors import WeightsError as WeightsError
+    from vader.estimation.estimate import estimate as estimate
+    from vader.estimation.fitting import fit_memory as fit_memory
     from vader.protocols import Backbone as Backbone
     from vader.protocols import Batch as Batch
     from vader.protocols import Conditioning as Conditioning

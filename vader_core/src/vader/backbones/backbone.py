@@ -13,7 +13,17 @@ from vader.backbones.kernels import choose_attention
 from vader.backbones.parts import Parts, class_named
 from vader.backbones.text import TextSide
 from vader.errors import WeightsError
-from vader.protocols import Branch, Conditioning, DecodePlan, NoiseSchedule, Prediction, Prompt, Runtime, Video
+from vader.protocols import (
+    Branch,
+    Conditioning,
+    DecodePlan,
+    MemoryOption,
+    NoiseSchedule,
+    Prediction,
+    Prompt,
+    Runtime,
+    Video,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +60,7 @@ class FamilyBackbone:
     lora_target_modules: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     gradient_checkpointing: ClassVar[bool] = True
     denoiser_name: ClassVar[str | None] = "transformer"
-    memory_options: ClassVar[tuple[str, ...]] = ("text_encoder_offload=cpu",)
+    memory_options: ClassVar[tuple[MemoryOption, ...]] = (MemoryOption("text_encoder_offload=cpu"),)
     published_layers: ClassVar[dict[str, str]] = {}
     experts: ClassVar[tuple[str, ...]] = ()
     takes_image: ClassVar[TakesImage] = "never"

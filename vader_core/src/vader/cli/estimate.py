@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,9 +14,15 @@ import typer
 from vader.cli.arguments import Set, Trust
 
 if TYPE_CHECKING:
-    from vader.estimation import Estimate, Saving
+    from vader.estimation import Estimate, Fit, Saving
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+_COSTS = {
+    "time": "time",
+    "rounding": "rounded numbers",
+    "gradient": "parts of the gradient",
+    "task": "a change of what is trained",
+}
 _UNCOUNTED = "the device's own context, workspaces inside operations, fragmentation of the allocator"
 
 
@@ -32,6 +40,11 @@ def estimate(
     device: Annotated[
         str | None, typer.Option(help="cuda or cpu. Default: the spec's, a GPU where that is auto.")
     ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="Find the cheapest changes with which it fits, such as 24GB; exit code 1 if none do."),
+    ] = None,
+    write: Annotated[Path | None, typer.Option(help="With --fit: write the spec with these changes to a file.")] = None,
     knobs: Annotated[bool, typer.Option(help="Also estimate each change that may save memory.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     trust_code: Trust = False,
@@ -42,6 +55,13 @@ def estimate(
     limit = None if budget is None else _bytes(budget)
     if device not in (None, "cuda", "cpu"):
         raise SpecError([Problem("--device", f"expected cuda or cpu; found {device!r}.")], "the command")
+    if fit is not None:
+        if budget is not None:
+            raise SpecError([Problem("--budget", "--fit says it already; leave one of them out.")], "the command")
+        _fit(spec, list(set_ or []), _bytes(fit, "--fit"), device, write, as_json=as_json, trust_code=trust_code)
+        return
+    if write is not None:
+        raise SpecError([Problem("--write", "it writes what --fit finds; add --fit SIZE.")], "the command")
     typer.echo("counting ...", err=True)
     from vader.estimation import estimate as count
     from vader.estimation import savings
@@ -68,14 +88,94 @@ def estimate(
         raise typer.Exit(1)
 
 
-def _bytes(text: str) -> int:
+def _fit(
+    spec: str,
+    overrides: list[str],
+    limit: int,
+    device: str | None,
+    write: Path | None,
+    *,
+    as_json: bool,
+    trust_code: bool,
+) -> None:
+    """Search, say what was found, and write it."""
+    from vader.errors import RunFolderError
+    from vader.estimation import fit_memory
+
+    if write is not None and write.exists():
+        raise RunFolderError(f"{str(write)!r} exists. Take another name for --write.")
+    found = fit_memory(spec, limit, overrides, device, _Progress(), trust_code=trust_code)
+    if as_json:
+        fitted = {"set": found.overrides, "costs": [change.costs for change in found.changes]}
+        before = {"total_before": found.before.total, "fit": fitted}
+        typer.echo(json.dumps(_data(found.after, (), limit) | before, indent=2))
+    else:
+        typer.echo("\n".join([*_table(found.after), "", *_remarks(found.after), "", *_fitted(spec, found)]))
+    if not found.fits:
+        raise typer.Exit(1)
+    if write is not None:
+        _write(write, spec, [*overrides, *found.overrides], found)
+
+
+class _Progress:
+    """Says which variant is counted, and how long the others may take."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, count: int, most: int, what: str) -> None:
+        left = (time.monotonic() - self._start) / (count - 1) * (most - count + 1) if count > 1 else None
+        said = f", at most {left:.0f} s left" if left is not None else ""
+        typer.echo(f"variant {count} of at most {most}{said}: {what} ...", err=True)
+
+
+def _fitted(spec: str, found: Fit) -> list[str]:
+    """Whether it fits, with which changes, and the command that has them."""
+    before, after, limit = found.before.total, found.after.total, found.limit
+    of = f"{_size(after, before)} of {_size(limit, before)}"
+    if not found.changes:
+        return [f"{of}: fits as it is." if found.fits else f"{of}: does not fit, and no change that was tried helps."]
+    if found.fits:
+        lines = [f"{of}: fits with these changes of the spec, which takes {_size(before)} without:"]
+    else:
+        lines = [f"Nothing that was tried fits. The smallest reached is {of}, with these changes of the spec:"]
+    rows = [(f"  --set {override}", change.costs) for change in found.changes for override in change.overrides]
+    width = max(len(row) for row, _ in rows)
+    lines += [f"{row:<{width}}   costs {_COSTS[costs]}" for row, costs in rows]
+    if found.fits:
+        lines += ["", " ".join(["vader train", spec, *(f"--set {override}" for override in found.overrides)])]
+    return lines
+
+
+def _write(path: Path, spec: str, overrides: list[str], found: Fit) -> None:
+    """The spec as it was written, with the changes.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
+    import yaml
+
+    from vader.errors import RunFolderError
+    from vader.spec.reading import read_source
+    from vader.storage import write_text
+
+    text = yaml.safe_dump(read_source(spec, overrides).data, sort_keys=False, allow_unicode=True, width=120)
+    said = f"# {spec}, made to fit {_size(found.limit)}: {_size(found.after.total)} by vader estimate.\n"
+    try:
+        write_text(path, said + text)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {str(path)!r}: {error.strerror}.") from error
+    typer.echo(f"wrote {path}")
+
+
+def _bytes(text: str, option: str = "--budget") -> int:
     """``16GB`` (10^9) or ``16GiB`` (2^30) in bytes."""
     from vader.errors import Problem, SpecError
 
     read = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB|MiB|GiB)", text)
     if read is None:
         message = f"expected a number with MB, GB, MiB or GiB, such as 16GB; found {text!r}."
-        raise SpecError([Problem("--budget", message)], "the command")
+        raise SpecError([Problem(option, message)], "the command")
     return int(float(read[1]) * _UNITS[read[2]])
 
 

@@ -43,10 +43,12 @@ class Account:
     Args:
         peak: the moment with the most live bytes.
         most: the most bytes that each row ever had; their moments differ.
+        phases: the most bytes that were alive while each phase ran.
     """
 
     peak: Peak
     most: Mapping[str, int]
+    phases: Mapping[str, int] = field(default_factory=dict)
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -95,7 +97,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def account(self) -> Account:
         """What was seen since the last account; what is alive stays counted."""
-        seen = Account(max(self._peaks.values(), key=lambda peak: peak.total, default=Peak()), self._most)
+        phases = {phase: peak.total for phase, peak in self._peaks.items()}
+        seen = Account(max(self._peaks.values(), key=lambda peak: peak.total, default=Peak()), self._most, phases)
         self._peaks, self._most = {}, {row: size for row, size in self._rows.items() if size}
         return seen
 

@@ -35,7 +35,9 @@ from vader.protocols.scores import SCORE as SCORE
 from vader.protocols.scores import score_and_parts as score_and_parts
 from vader.protocols.values import Branch as Branch
 from vader.protocols.values import Conditioning as Conditioning
+from vader.protocols.values import Cost as Cost
 from vader.protocols.values import DecodePlan as DecodePlan
+from vader.protocols.values import MemoryOption as MemoryOption
 from vader.protocols.values import NoiseSchedule as NoiseSchedule
 from vader.protocols.values import Prediction as Prediction
 from vader.protocols.values import Prompt as Prompt

@@ -57,7 +57,7 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
             ("backbone",), (str, type(None)), None, "name of the denoiser in its diffusers pipeline, if it has one"
         ),
         "memory_options": Capability(
-            ("backbone",), (tuple,), (), "settings of its own options that save memory, each as name=value"
+            ("backbone",), (tuple,), (), "values of its own options that save memory, each a MemoryOption"
         ),
         "published_layers": Capability(
             ("backbone",),

@@ -50,6 +50,23 @@ class Video:
     fps: float | None = None
 
 
+Cost = Literal["time", "rounding", "gradient", "task"]
+"""What saving memory costs, the least first: seconds, rounded numbers, parts of the gradient, what is learnt."""
+
+
+@dataclass(frozen=True)
+class MemoryOption:
+    """A value of one of a component's own options that saves memory.
+
+    Args:
+        setting: ``name=value``.
+        costs: what it costs.
+    """
+
+    setting: str
+    costs: Cost = "time"
+
+
 @dataclass(frozen=True)
 class DecodePlan:
     """How the frames of a reward are decoded. The pixels are the same for every window and every number of tiles.

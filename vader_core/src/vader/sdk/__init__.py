@@ -21,6 +21,7 @@ _PUBLIC = {
     "GivesNotices": "vader.protocols:GivesNotices",
     "DecodePlan": "vader.protocols:DecodePlan",
     "DecodesForReward": "vader.protocols:DecodesForReward",
+    "MemoryOption": "vader.protocols:MemoryOption",
     "NamedPromptSets": "vader.protocols:NamedPromptSets",
     "ValidatesSpec": "vader.protocols:ValidatesSpec",
     "VariesGuidance": "vader.protocols:VariesGuidance",
@@ -168,6 +169,7 @@ if TYPE_CHECKING:
     from vader.protocols import HoldsPrompts as HoldsPrompts
     from vader.protocols import LatentReward as LatentReward
     from vader.protocols import LimitsAdapters as LimitsAdapters
+    from vader.protocols import MemoryOption as MemoryOption
     from vader.protocols import MetaBuildable as MetaBuildable
     from vader.protocols import NamedPromptSets as NamedPromptSets
     from vader.protocols import NativeAdapters as NativeAdapters
