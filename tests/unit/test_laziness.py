@@ -14,6 +14,7 @@ import vader
 HEAVY = ["torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "imageio"]
 
 EXPORTED = {
+    "estimate", "fit_memory",
     "Backbone", "Batch", "CheckpointError", "ComponentError", "Conditioning", "LaunchError", "Loss", "Method",
     "NoiseSchedule",
     "NonFiniteError", "Options", "Prompt", "PromptSource", "RegistryError", "Reward", "Run", "RunFolderError",
