@@ -32,7 +32,14 @@ GRADIENT_FREE: dict[str, Any] = {
     "gradient": {"mode": "last"},
     "train": {"batch_size": 2},
 }
+FLOW: dict[str, Any] = {
+    "backbone": {"options": {"prediction": "flow"}, "adapter": {"dropout": 0.0}},
+    "sampler": {"name": "flow_euler"},
+    "gradient": {"mode": "last"},
+}
 VARIANTS: dict[str, dict[str, Any]] = {
+    "flowbp": merged(FLOW, {"method": {"name": "flowbp", "options": {"variant": "bridge", "reuse": 2}}}),
+    "leapalign": merged(FLOW, {"method": {"name": "leapalign"}}),
     "ddpo": merged(
         GRADIENT_FREE,
         {
