@@ -255,6 +255,21 @@ class Brightness:
         return -(frames.mean(dim=(1, 2, 3, 4)) - self.level).abs()
 
 
+class Wording:
+    """Higher when a clip's mean is nearer a level that the prompt's letters give."""
+
+    needs_prompt: ClassVar[bool] = True
+    Options = vader.Options
+
+    def __init__(self, options: vader.Options) -> None:
+        pass
+
+    def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        """``(b f c h w)`` in [0, 1] -> ``(b,)``, at most 0."""
+        levels = [sum(map(ord, prompt.text)) % 97 / 97 for prompt in prompts]
+        return -(frames.mean(dim=(1, 2, 3, 4)) - torch.tensor(levels, dtype=frames.dtype)).square()
+
+
 class PromptLength:
     """A score without gradient that depends on frames and prompt: share of bright pixels plus letters of the prompt."""
 

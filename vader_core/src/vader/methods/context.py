@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from vader.diffusion.gradient import Draw, Window
-from vader.diffusion.guidance import Branches, Combine, Recompute, classifier_free
+from vader.diffusion.guidance import Branches, Combine, Recompute, classifier_free, guided
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.diffusion.shortcuts import Shortcuts
 from vader.errors import blame
 from vader.methods.contrast import Contrast
 from vader.methods.objective import Objective
+from vader.methods.phase_timer import PhaseTimer as PhaseTimer
 from vader.methods.scoring import ask_latent_reward, ask_reward
 from vader.protocols import (
     SCORE,
@@ -41,46 +41,6 @@ from vader.protocols import (
 )
 from vader.shapes import Frames, Latents, Scores
 from vader.weights import lora
-
-
-class PhaseTimer:
-    """Seconds spent in each phase since the last :meth:`read`.
-
-    On CUDA they are the device's own, between events in its stream: a phase waits for nothing, :meth:`read` does.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._phases: list[tuple[str, Any, Any]] = []
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = self._now()
-        try:
-            yield
-        finally:
-            self._phases.append((phase, start, self._now()))
-
-    def read(self) -> dict[str, float]:
-        """Seconds by phase; starts anew."""
-        phases, self._phases = self._phases, []
-        spent: dict[str, float] = {}
-        for phase, start, end in phases:
-            spent[phase] = spent.get(phase, 0.0) + self._between(start, end)
-        return spent
-
-    def _now(self) -> Any:
-        if self._device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-    def _between(self, start: Any, end: Any) -> float:
-        if self._device.type != "cuda":
-            return float(end - start)
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1000
 
 
 @dataclass(frozen=True)
@@ -313,6 +273,16 @@ class RolloutContext:
             recompute=recompute,
             combine=self.combine,
         )
+
+    def guided_at(
+        self, conditioning: Conditioning, latents: Latents, timestep: float, *, recompute: Recompute
+    ) -> Tensor:
+        """The guided prediction for latents ``(b ...)`` at any timestep of training; see :meth:`predict_at`."""
+        scale = self.guidance_scale
+        if isinstance(self.backbone, VariesGuidance):
+            scale = self.backbone.guidance_scale_at(scale, timestep, len(self.sampler.timesteps))
+        at = torch.full((len(conditioning),), timestep, device=latents.device)
+        return guided(self.predict, latents, at, conditioning, scale, self.branches, recompute, self.combine)
 
     @contextmanager
     def base(self) -> Iterator[None]:

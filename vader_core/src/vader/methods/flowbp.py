@@ -105,6 +105,7 @@ class FlowBP:
 
     Options = FlowBPOptions
     needs_gradient: ClassVar[bool] = True
+    needs_flow: ClassVar[bool] = True
     group_size = 1
     inner_epochs = 1
     passes = 1

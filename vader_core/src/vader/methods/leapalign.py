@@ -37,6 +37,7 @@ class LeapAlign:
 
     Options = LeapAlignOptions
     needs_gradient: ClassVar[bool] = True
+    needs_flow: ClassVar[bool] = True
     group_size = 1
     inner_epochs = 1
     passes = 1

@@ -80,6 +80,7 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
         ),
         "any_order": Capability(("sampler",), (bool,), False, "whether a step can be taken by itself"),
         "needs_latents": Capability(("method",), (bool,), False, "whether every reward must score latents"),
+        "needs_flow": Capability(("method",), (bool,), False, "whether the backbone must predict a flow's velocity"),
         "needs_gradient": Capability(("method",), (bool,), True, "whether every reward must be differentiable"),
         "api_version": Capability(KINDS, (int,), API_VERSION, "the version of the protocols it was written for"),
     }

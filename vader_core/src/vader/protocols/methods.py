@@ -44,13 +44,15 @@ class Loss:
 
 @runtime_checkable
 class Method(Protocol):
-    """Turns the batches of one optimizer step into losses. Built-in: ``reward_gradient``, ``ddpo``, ``dpo``, ``prfl``.
+    """Turns the batches of one optimizer step into losses. Built-in: ``reward_gradient``, ``flowbp``, ``leapalign``,
+    ``srpo``, ``prfl``, ``ddpo``, ``mixgrpo``, ``nft``, ``awm``, ``dpo``.
 
     It is constructed as ``Method(options, context=...)`` (:class:`vader.methods.context.RolloutContext`).
 
     Class attributes:
         needs_gradient: whether every reward must be differentiable.
         needs_latents: whether every reward must score latents; default False.
+        needs_flow: whether the backbone must predict the velocity of a rectified flow; default False.
     """
 
     needs_gradient: ClassVar[bool]
@@ -58,7 +60,7 @@ class Method(Protocol):
 
     @property
     def group_size(self) -> int:
-        """How many neighbouring clips of a batch share their prompt; 1 for none. It divides ``train.batch_size``."""
+        """How many neighbouring clips share their prompt; 1 for none. It divides the clips of an optimizer step."""
         ...
 
     @property

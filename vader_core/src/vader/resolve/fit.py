@@ -116,8 +116,15 @@ def _frames_suffice(spec: RunSpec, path: str, reward: ResolvedComponent, video: 
         yield path, f"{reward.name!r} needs {needed} frames; frames.mode {mode} gives {given}. Use mode: all."
 
 
-def method_fits(spec: RunSpec, method: ResolvedComponent, sampler: ResolvedComponent) -> Iterator[Finding]:
-    """What the method itself says of the spec."""
+def method_fits(
+    spec: RunSpec, method: ResolvedComponent, sampler: ResolvedComponent, backbone: ResolvedComponent | None
+) -> Iterator[Finding]:
+    """The backbone predicts what the method needs; and what the method itself says of the spec."""
+    if backbone is not None and method.capability("needs_flow"):
+        made = backbone.capability("predictions")
+        if "flow" not in made:
+            message = f"method {method.name!r} needs a backbone that predicts flow; {backbone.name!r} predicts "
+            yield "method.name", f"{message}{', '.join(made)}. Take reward_gradient, nft or awm."
     able = method.ability(ValidatesSpec)
     if able is not None:
         with blame(f"method {method.name!r}, judging a spec,"):

@@ -156,7 +156,7 @@ class _Walk:
         if training:
             self._say(rewards_fit(spec, rewards, method, video))
         if training and method is not None and sampler is not None:
-            self._say(method_fits(spec, method, sampler))
+            self._say(method_fits(spec, method, sampler, backbone))
         spec, initial = self._adapter(spec, backbone, download)
         frozen = self._frozen(spec, backbone, download)
         prompts = self._prompts(("prompts",), backbone)
