@@ -28,7 +28,8 @@ from vader.diffusion.samplers.ddim import DDIM
 from vader.diffusion.samplers.flow_euler import FlowEuler
 from vader.errors import SpecError
 from vader.methods.advantages import PromptStatistics
-from vader.methods.ddpo import DDPO, log_probability
+from vader.methods.ddpo import DDPO
+from vader.methods.policy import log_probability
 from vader.protocols import Prediction, SamplerContext
 
 CLIP = 2e-3

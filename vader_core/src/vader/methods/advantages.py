@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, pstdev
+from typing import Any, Literal
 
 _EPSILON = 1e-6
 
@@ -52,3 +54,46 @@ class PromptStatistics:
     def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
         """Take up remembered rewards."""
         self._rewards = {prompt: list(rewards) for prompt, rewards in state.items()}
+
+
+Spread = Literal["prompt", "round"]
+"""Whose standard deviation divides an advantage: that of its prompt's rewards, or of all in the round."""
+
+
+def group_advantages(
+    prompts: Sequence[Sequence[str]],
+    rewards: Sequence[Sequence[float]],
+    gather: Callable[[list[Any]], list[Any]],
+    spread: Spread,
+) -> list[list[float]]:
+    """``(reward - mean) / standard deviation`` within the clips of a prompt (GRPO, arXiv 2402.03300, section 4.1.1).
+
+    A prompt's clips are compared wherever they were made: in any batch, on any process. Rewards that are not finite
+    count for no other clip.
+
+    Args:
+        prompts: of this process's clips, batch by batch.
+        rewards: of the same clips.
+        gather: see :class:`vader.methods.context.RolloutContext`; every process must call this.
+        spread: whose standard deviation.
+
+    Returns:
+        Of the same clips, batch by batch.
+    """
+    mine = [pair for texts, values in zip(prompts, rewards, strict=True) for pair in zip(texts, values, strict=True)]
+    found: dict[str, list[float]] = defaultdict(list)
+    for prompt, reward in gather(mine):
+        if math.isfinite(reward):
+            found[prompt].append(reward)
+    everyone = [reward for group in found.values() for reward in group]
+
+    def advantage(prompt: str, reward: float) -> float:
+        group = found[prompt]
+        if not group:
+            return math.nan
+        return (reward - fmean(group)) / (pstdev(group if spread == "prompt" else everyone) + _EPSILON)
+
+    return [
+        [advantage(prompt, reward) for prompt, reward in zip(texts, values, strict=True)]
+        for texts, values in zip(prompts, rewards, strict=True)
+    ]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -18,11 +16,8 @@ from vader.protocols import Batch, Loss
 from vader.spec import Options, RunSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vader.methods.context import RolloutContext
-    from vader.protocols import StepOutput
-    from vader.shapes import Latents
+    from vader.methods.policy import Trajectory
 
 
 class DDPOOptions(Options):
@@ -52,44 +47,6 @@ class DDPOOptions(Options):
     kl_weight: float = Field(0.0, ge=0, description="Weight of the divergence from the base model; 0 is off.")
 
 
-@dataclass(frozen=True)
-class _Round:
-    """A batch of clips as the policy made them.
-
-    Args:
-        latents: ``(steps + 1, b c f h w)``, the trajectory.
-        log_probs: ``(steps, b)``, of each step under the policy that took it.
-        advantages: ``(b,)``.
-        scores: raw, by reward.
-        reward: ``(b,)``.
-    """
-
-    latents: Tensor
-    log_probs: Tensor
-    advantages: Tensor
-    scores: dict[str, Tensor]
-    reward: Tensor
-
-
-def log_probability(value: Latents, mean: Latents, std: Tensor) -> Tensor:
-    """Log-density of ``value`` under a normal distribution of independent elements.
-
-    Args:
-        value: ``(b c f h w)``.
-        mean: ``(b c f h w)``.
-        std: scalar, above 0.
-
-    Returns:
-        ``(b,)``, at least float32.
-    """
-    from vader.diffusion.precision import upcast
-
-    std = upcast(std)
-    deviation = (upcast(value) - upcast(mean)) / std
-    constant = deviation[0].numel() * (std.log() + 0.5 * math.log(2 * math.pi))
-    return -0.5 * deviation.square().flatten(1).sum(1) - constant
-
-
 class DDPO:
     """Importance-sampled policy gradient with clipping (DDPO-IS, arXiv 2305.13301, section 4.3; PPO, arXiv 1707.06347).
 
@@ -106,10 +63,12 @@ class DDPO:
         Raises:
             SpecError: no step of the sampler has noise, or fewer than ``train_steps``.
         """
+        from vader.methods.policy import noisy_steps
+
         self._options, self._context = options, context
         self._statistics = PromptStatistics(options.buffer_size, options.min_count)
-        self._rounds: list[_Round] = []
-        self._noisy = _noisy_steps(context, options.min_std)
+        self._rounds: list[Trajectory] = []
+        self._noisy = noisy_steps(context.sampler, options.min_std)
         self.group_size, self.inner_epochs = options.group_size, options.inner_epochs
         self.passes = options.train_steps or len(self._noisy)
         if not 1 <= self.passes <= len(self._noisy):
@@ -133,23 +92,25 @@ class DDPO:
 
     def losses(self, batches: Sequence[Batch], update: int) -> Iterator[Loss]:
         """See :class:`vader.protocols.Method`."""
+        from vader.methods.policy import step_loss
+
+        context, options = self._context, self._options
         if update == 0:
             self._rounds = self._collect(batches)
         for batch, made in zip(batches, self._rounds, strict=True):
             for i in self._drawn(batch.rng):
-                yield self._loss(batch, made, i)
+                yield step_loss(context, batch, made, i, "ddpo", options.clip_range, options.kl_weight, self.passes)
 
     def _drawn(self, rng: random.Random) -> list[int]:
         return sorted(rng.sample(self._noisy, self.passes))
 
-    def _collect(self, batches: Sequence[Batch]) -> list[_Round]:
+    def _collect(self, batches: Sequence[Batch]) -> list[Trajectory]:
         """Make and judge every clip of the round, then compare rewards over all processes."""
-        import torch
+        from vader.methods.policy import sampled
 
-        with torch.no_grad():
-            made = [self._sample(batch) for batch in batches]
+        made = [sampled(self._context, batch, self._noisy) for batch in batches]
         prompts = [[prompt.text for prompt in batch.prompts] for batch in batches]
-        rewards: list[list[float]] = [reward.tolist() for *_, reward in made]
+        rewards: list[list[float]] = [one.reward.tolist() for one in made]
         mine = [
             pair for texts, values in zip(prompts, rewards, strict=True) for pair in zip(texts, values, strict=True)
         ]
@@ -157,53 +118,10 @@ class DDPO:
         whole_round = [reward for _, reward in everyone]
         self._statistics.remember([prompt for prompt, _ in everyone], whole_round)
         limit = self._options.advantage_clip
-        rounds = []
-        for texts, values, (latents, log_probs, scores, reward) in zip(prompts, rewards, made, strict=True):
-            found = self._statistics.advantages(texts, values, whole_round)
-            rounds.append(_Round(latents, log_probs, reward.new_tensor(found).clamp(-limit, limit), scores, reward))
-        return rounds
-
-    def _sample(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
-        """A batch's trajectory, log-probabilities, scores and rewards."""
-        import torch
-
-        from vader.diffusion.gradient import no_gradient
-
-        steps = len(self._context.sampler.timesteps)
-        visited: list[Tensor] = []
-        log_probs: list[Tensor] = []
-
-        def keep(i: int, latents: Latents, output: StepOutput) -> None:
-            visited.append(latents)
-            known = i in self._noisy
-            log_probs.append(
-                log_probability(output.prev, output.mean, output.std) if known else latents.new_zeros(len(latents))
-            )
-
-        made = self._context.sample_and_score(batch, no_gradient(steps), keep)
-        return torch.stack([*visited, made.latents]), torch.stack(log_probs), dict(made.scores), made.reward
-
-    def _loss(self, batch: Batch, made: _Round, i: int) -> Loss:
-        """The clipped surrogate of one denoising step (arXiv 1707.06347, eq. 7)."""
-        import torch
-
-        context, latents = self._context, made.latents[i]
-        with context.timer("loss"):
-            prediction = context.predict_at(batch.conditioning, latents, i, recompute=False)
-            step = context.sampler.step(prediction, i, latents, torch.zeros_like(latents))
-            log_prob = log_probability(made.latents[i + 1], step.mean, step.std)
-            ratio = ((log_prob - made.log_probs[i]) / latents[0].numel()).exp()
-        clipped = ratio.clamp(1 - self._options.clip_range, 1 + self._options.clip_range)
-        value = torch.maximum(-made.advantages * ratio, -made.advantages * clipped).mean()
-        metrics = {
-            "ddpo/clip_fraction": (ratio != clipped).float().mean(),
-            "ddpo/ratio_deviation": (ratio.detach() - 1).abs().mean(),
-        }
-        if self._options.kl_weight:
-            divergence = context.divergence(prediction, batch.conditioning, latents, i).mean()
-            value = value + self._options.kl_weight * divergence
-            metrics["kl"] = divergence.detach()
-        return Loss(value / self.passes, made.scores, made.reward, metrics)
+        return [
+            one.judged(self._statistics.advantages(texts, values, whole_round), limit)
+            for texts, values, one in zip(prompts, rewards, made, strict=True)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`vader.protocols.Method`."""
@@ -212,15 +130,7 @@ class DDPO:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :class:`vader.protocols.Method`."""
+        from vader.methods.policy import Trajectory
+
         self._statistics.load_state_dict(state["statistics"])
-        self._rounds = restored(_Round, state["rounds"], self._context.device)
-
-
-def _noisy_steps(context: RolloutContext, least: float) -> list[int]:
-    """The sampler's steps that add noise of at least this standard deviation; without noise there is no density."""
-    import torch
-
-    zero = torch.zeros(1, device=context.device)
-    sampler = context.sampler
-    deviations = [float(sampler.step(zero, i, zero, zero).std) for i in range(len(sampler.timesteps))]
-    return [i for i, std in enumerate(deviations) if std > 0 and std >= least]
+        self._rounds = restored(Trajectory, state["rounds"], self._context.device)

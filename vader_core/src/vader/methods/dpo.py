@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from vader.diffusion.seeding import derive, stream
+from vader.diffusion.seeding import derive
 from vader.methods.requirements import Finding, no_window, whole_groups
 from vader.methods.rounds import restored, stored
 from vader.protocols import Batch, Loss
@@ -103,25 +103,19 @@ class DPO:
 
     def _loss(self, batch: Batch, pairs: _Pairs, draw: str) -> Loss:
         """The loss of one timestep and noise for every pair."""
-        import torch
         from torch.nn import functional
 
-        from vader.diffusion.noising import add_noise, draw_timestep, target
-        from vader.diffusion.precision import upcast
+        from vader.methods.forward_process import noised_clips
 
-        context, schedule = self._context, self._context.backbone.schedule
+        context = self._context
         rows = [*pairs.winners.tolist(), *pairs.losers.tolist()]
         seeds = [derive(batch.seeds[row], "dpo", draw) for row in rows[: len(rows) // 2]]
-        noise = torch.cat([context.noise(seeds).draw()] * 2)
-        drawn = [draw_timestep(schedule, stream(seed, "timestep")) for seed in seeds]
-        timestep = torch.tensor(drawn * 2, device=context.device)
-        clean = pairs.latents[rows]
-        latents, wanted = add_noise(schedule, clean, noise, timestep), target(schedule, clean, noise, timestep)
+        noised = noised_clips(context, pairs.latents[rows], seeds * 2)
         conditioning = batch.conditioning[rows]
 
         def error() -> Tensor:
-            prediction = context.predict(latents, timestep, conditioning.positive)
-            preferred, other = (upcast(prediction) - wanted).square().flatten(1).mean(1).chunk(2)
+            prediction = context.predict(noised.latents, noised.timestep, conditioning.positive)
+            preferred, other = noised.error(prediction).chunk(2)
             return preferred - other
 
         with context.timer("loss"):
