@@ -64,13 +64,17 @@ def context(
     made: FakeBackbone, *, eta: float = 1.0, reward: Any = None, draw: Draw | None = None, **more: Any
 ) -> RolloutContext:
     """A context of one reward."""
-    context = SamplerContext(made.schedule, STEPS, eta, VIDEO, CPU)
     flow = made.schedule.prediction == "flow"
-    sampler = FlowEuler(FlowEuler.Options(), context) if flow else DDIM(DDIM.Options(), context)
+
+    def built(eta: float) -> FlowEuler | DDIM:
+        context = SamplerContext(made.schedule, STEPS, eta, VIDEO, CPU)
+        return FlowEuler(FlowEuler.Options(), context) if flow else DDIM(DDIM.Options(), context)
+
     fields: dict[str, Any] = {
         "backbone": made,
         "denoiser": made.denoiser,
-        "sampler": sampler,
+        "sampler": built(eta),
+        "deterministic": built(0.0) if eta else None,
         "video": VIDEO,
         "rewards": {"reward": reward or Brightness(Brightness.Options(level=1.0))},
         "objective": Objective([Term("reward", 2.0)]),

@@ -95,6 +95,7 @@ class RolloutContext:
         gather: ``[of this process] -> [of every process, by rank]``, for small values; every process must call it.
         contrasts: by key, of the rewards that are scored relative to themselves.
         decode_plan: how scored frames are decoded.
+        deterministic: the same sampler without noise; None where it adds none, or where its steps come in order.
     """
 
     backbone: Backbone
@@ -115,6 +116,7 @@ class RolloutContext:
     gather: Callable[[list[Any]], list[Any]] = list
     contrasts: Mapping[str, Contrast] = field(default_factory=dict)
     decode_plan: DecodePlan = field(default_factory=DecodePlan)
+    deterministic: Sampler | None = None
 
     def predict(self, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
         """One call of the prepared denoiser."""

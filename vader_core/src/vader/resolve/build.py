@@ -93,8 +93,14 @@ def without_adapter(backbone: Backbone) -> str | None:
     return backbone.without_adapter() if isinstance(backbone, LimitsAdapters) else None
 
 
-def assemble_sampler(plan: Plan, backbone: Backbone, device: torch.device) -> Sampler:
+def assemble_sampler(plan: Plan, backbone: Backbone, device: torch.device, eta: float | None = None) -> Sampler:
     """Construct the sampler for the backbone's noise schedule.
+
+    Args:
+        plan: the judged spec.
+        backbone: loaded.
+        device: where the timesteps are wanted.
+        eta: in place of the spec's.
 
     Raises:
         SpecError: the sampler cannot integrate what the loaded checkpoint predicts.
@@ -106,7 +112,8 @@ def assemble_sampler(plan: Plan, backbone: Backbone, device: torch.device) -> Sa
     if prediction not in able:
         message = f"{plan.sampler.name!r} integrates {', '.join(able)}; the loaded checkpoint predicts {prediction}."
         raise SpecError([Problem("sampler.name", message)])
-    context = SamplerContext(backbone.schedule, spec.steps, spec.eta, plan.video, device)
+    noise = spec.eta if eta is None else eta
+    context = SamplerContext(backbone.schedule, spec.steps, noise, plan.video, device)
     try:
         return cast("Sampler", plan.sampler.build(context=context))
     except ValueError as error:
@@ -139,6 +146,7 @@ def assemble_context(
         reward.key: Contrast(**reward.contrast.model_dump()) for reward in spec.rewards if reward.contrast is not None
     }
     gradient, steps = spec.gradient, spec.sampler.steps
+    twofold = spec.sampler.eta > 0 and plan.sampler.capability("any_order")
     by_block = spec.train.gradient_checkpointing and gradient.recompute == "auto"  # no block is to run three times
 
     def choose_frames(rng: random.Random) -> list[int]:
@@ -165,6 +173,7 @@ def assemble_context(
         recompute=False if by_block else gradient.recompute,
         renoise=gradient.renoise,
         decode_plan=decode_plan(spec.frames),
+        deterministic=assemble_sampler(plan, backbone, device, 0.0) if twofold else None,
         device=device,
         timer=PhaseTimer(device),
         shortcuts=_shortcuts(spec.rollout, backbone) if spec.rollout != RolloutSpec() else None,
