@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 FAKES = str(ROOT / "tests" / "fakes.py")
 HERE = str(Path(__file__).resolve())
-BACKBONE, BRIGHTNESS, PROMPT_LENGTH = (f"{FAKES}:{name}" for name in ("FakeBackbone", "Brightness", "PromptLength"))
+BACKBONE, BRIGHTNESS, PROMPT_LENGTH, WORDING = (
+    f"{FAKES}:{name}" for name in ("FakeBackbone", "Brightness", "PromptLength", "Wording")
+)
 ADAPTER_FILE = "adapter_model.safetensors"
 
 

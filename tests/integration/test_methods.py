@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.integration.harness import (
     PROMPT_LENGTH,
+    WORDING,
     At,
     Crash,
     Notices,
@@ -40,6 +41,27 @@ FLOW: dict[str, Any] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "flowbp": merged(FLOW, {"method": {"name": "flowbp", "options": {"variant": "bridge", "reuse": 2}}}),
     "leapalign": merged(FLOW, {"method": {"name": "leapalign"}}),
+    "srpo": merged(
+        FLOW,
+        {
+            "method": {"name": "srpo", "options": {"reuse": 2}},
+            "rewards": [{"name": WORDING, "contrast": {"positive": "sharp.", "negative": "dull."}}],
+        },
+    ),
+    "nft": merged(
+        FLOW,
+        {
+            "method": {"name": "nft", "options": {"group_size": 2, "reuse": 3, "decay_rate": 0.3}},
+            "train": {"batch_size": 2},
+        },
+    ),
+    "awm": merged(
+        FLOW,
+        {
+            "method": {"name": "awm", "options": {"group_size": 2, "reuse": 3, "draws": 2, "kl_weight": 0.1}},
+            "train": {"batch_size": 2},
+        },
+    ),
     "ddpo": merged(
         GRADIENT_FREE,
         {
@@ -48,6 +70,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
                 "options": {"group_size": 2, "inner_epochs": 3, "train_steps": 2, "min_count": 2},
             }
         },
+    ),
+    "mixgrpo": merged(
+        GRADIENT_FREE,
+        {"method": {"name": "mixgrpo", "options": {"group_size": 2, "window": 1, "every": 1, "reuse": 2}}},
     ),
     "ddpo, every prompt alone": merged(GRADIENT_FREE, {"method": {"name": "ddpo", "options": {"kl_weight": 0.1}}}),
     "dpo": merged(GRADIENT_FREE, {"method": {"name": "dpo", "options": {"inner_epochs": 2, "draws": 2}}}),

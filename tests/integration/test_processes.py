@@ -22,6 +22,7 @@ from tests.integration.harness import (
     BRIGHTNESS,
     HERE,
     PROMPT_LENGTH,
+    WORDING,
     adapter,
     assert_same_adapter,
     assert_same_run,
@@ -49,6 +50,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "ddpo": {"name": "ddpo", "options": {"group_size": 2, "min_count": 2, "inner_epochs": 2, "kl_weight": 0.1}},
     "dpo": {"name": "dpo", "options": {"inner_epochs": 2, "beta": 20.0}},
     "divergence": {"name": "reward_gradient", "options": {"kl_weight": 0.3}},
+    "mixgrpo": {"name": "mixgrpo", "options": {"group_size": 4, "window": 2, "every": 1, "reuse": 2}},
+    "nft": {"name": "nft", "options": {"group_size": 4, "reuse": 2, "decay_rate": 0.3}},
+    "awm": {"name": "awm", "options": {"group_size": 4, "reuse": 2, "draws": 2, "weighting": "t"}},
+    "flowbp": {"name": "flowbp", "options": {"variant": "bridge", "reuse": 2}},
+    "leapalign": {"name": "leapalign"},
+    "srpo": {"name": "srpo"},
 }
 """Methods of which two processes must do what one does with the doubled batch."""
 TOLERANCE = 1e-6
@@ -76,8 +83,14 @@ def spec(output: Path, batch: int, **changes: Any) -> dict[str, Any]:
 
 def method_spec(output: Path, batch: int, name: str, **changes: Any) -> dict[str, Any]:
     """A run under one of METHODS, its moving average kept; two clips a batch make a pair."""
-    gradient_free = {"sampler": {"eta": 1.0}, "gradient": {"mode": "last"}, "train": {"ema_decay": 0.9, "steps": 4}}
-    return spec(output, 2 * batch, **merged(merged(gradient_free, {"method": METHODS[name]}), changes))
+    given: dict[str, Any] = {"gradient": {"mode": "last"}, "train": {"ema_decay": 0.9, "steps": 4}}
+    given |= {"sampler": {"eta": 1.0}, "method": METHODS[name]}
+    if name in ("flowbp", "leapalign", "srpo"):
+        given |= {"sampler": {"name": "flow_euler"}, "backbone": {"options": {"prediction": "flow"}}}
+    if name == "srpo":
+        given["rewards"] = [{"name": WORDING, "contrast": {"positive": "sharp.", "negative": "dull."}}]
+    made = spec(output, 2 * batch, **merged(given, changes))
+    return merged(made, {"rewards": given["rewards"]}) if "rewards" in given else made
 
 
 def slug(name: str) -> str:
