@@ -121,6 +121,25 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def pyright(session: nox.Session) -> None:
+    """Check with pyright, strictly, what a third party's plugin sees; it must also find what is wrong."""
+    home = ROOT / ".nox" / "pyright"
+    scripts = home / ("Scripts" if os.name == "nt" else "bin")
+    if not scripts.is_dir():
+        session.run(sys.executable, "-m", "venv", str(home), external=True)
+    session.run(
+        str(scripts / "python"), "-m", "pip", "install", "--quiet", "pyright[nodejs]>=1.1.400,<2", external=True
+    )
+    python = str(shared(session) / "python")
+    command = [str(scripts / "pyright"), "--project", "tests/typed", "--pythonpath", python]
+    session.run(*command, "tests/typed/every_protocol.py", external=True)
+    found = session.run(*command, "tests/typed/wrong.py", external=True, silent=True, success_codes=[1])
+    missed = [line for line in ROOT.joinpath("tests/typed/wrong.py").read_text().splitlines() if "# wrong" in line]
+    if str(found).count(" - error: ") < len(missed):
+        session.error(f"expected an error in each of {len(missed)} lines; found:\n{found}")
+
+
+@nox.session
 def imports(session: nox.Session) -> None:
     """Check that imports point one way only."""
     run(session, "lint-imports")
@@ -160,7 +179,7 @@ def scaffold(session: nox.Session) -> None:
     folder = ROOT / "build" / "scaffold"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for kind in ("reward", "backbone", "sampler", "prompts"):
+    for kind in ("reward", "backbone", "sampler", "prompts", "listener"):
         name = f"zz-new-{kind}"
         run(session, "vader", "plugin", "new", kind, name, "--into", str(folder))
         package, site = folder / f"vader-plugin-{name}", folder / "site"

@@ -46,6 +46,10 @@ class WrongSampler(Sound):
     default_sampler: ClassVar[str] = "flow_euler"
 
 
+class WrongSamplerOption(Sound):
+    default_sampler_options: ClassVar[dict[str, Any]] = {"spacing": "crowded"}
+
+
 class Rounding(Sound):
     @classmethod
     def resolve_video(cls, options: Any, requested: Mapping[str, float]) -> Video:

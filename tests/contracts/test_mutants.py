@@ -65,6 +65,10 @@ def test_a_mutant_fails_the_check_it_is_made_for_and_no_other(kind: str, name: s
     assert failed(Subject(kind, mutant, expected_failures=declared, backbone=of)) == [name]
 
 
+def test_options_that_the_default_sampler_does_not_take_are_found() -> None:
+    assert failed(Subject("backbone", mutants_backbone.WrongSamplerOption)) == ["default_sampler_fits"]
+
+
 @pytest.mark.parametrize("kind", OF_KIND)
 def test_what_the_mutants_are_made_from_keeps_the_contract(kind: str) -> None:
     outcomes = check_all(Subject(kind, OF_KIND[kind].Sound))

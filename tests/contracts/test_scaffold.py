@@ -35,7 +35,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def site(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the four packages, installed from wheels."""
+    """A folder with all the packages, installed from wheels."""
     target = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
     options = ["--no-build-isolation", "--no-index", "--no-compile", "--target", str(target)]
@@ -70,9 +70,10 @@ def test_it_is_found_used_and_missed(site: Path, tmp_path: Path) -> None:
     trained = run(site, "-m", "vader", "train", "run.yaml", setting, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "run" / "zz_new_listener.csv").read_text().startswith("step,reward\n1,")
     gone = run(Path(FAKES).parent, "-m", "vader", "train", "run.yaml", setting, "--resume", cwd=tmp_path)
     assert gone.returncode == 2
-    for kind in KINDS:
+    for kind in ("backbone", "sampler", "prompts", "reward"):
         assert f"no {'prompts' if kind == 'prompts' else kind} is called 'zz_new_{kind}'" in gone.stderr
         assert f"run 'pip install vader-plugin-zz-new-{kind}==0.1.0'" in gone.stderr
 
@@ -121,7 +122,9 @@ class TestRefusals:
             write("reward", "aesthetic", tmp_path)
 
     def test_of_a_kind(self, tmp_path: Path) -> None:
-        with pytest.raises(SpecError, match=r"KIND: expected reward, backbone, sampler, prompts; found 'rewrad'\."):
+        with pytest.raises(
+            SpecError, match=r"KIND: expected reward, backbone, sampler, prompts, listener; found 'rewrad'\."
+        ):
             write("rewrad", "mine", tmp_path)
 
     def test_of_a_folder_that_is_there(self, tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ def made(request, tmp_path_factory):
     folder = tiny.write(tmp_path_factory.mktemp("cogvideox") / "tiny", 0, "cogvideox", **sizes)
     pipeline = pipeline_of("CogVideoXPipeline", folder)
 
-    def made(video, scale, dynamic=False):
+    def made(video, scale, dynamic=False, **sampler):
         backbone = loaded(CogVideoX, folder, max_sequence_length=TOKENS, dynamic_guidance=dynamic)
         call = {"use_dynamic_cfg": dynamic, "max_sequence_length": TOKENS}
         turn = {"pack": lambda x: x.transpose(1, 2), "unpack": lambda x: x.transpose(1, 2)}
-        return Parity(backbone, pipeline, video, scale, steps=5, call=call, **turn)
+        return Parity(backbone, pipeline, video, scale, steps=5, call=call, **turn, **sampler)
 
     return made
 
@@ -36,3 +36,8 @@ def test_latents_and_frames_equal_the_pipeline(made, video, scale, dynamic):
 @pytest.mark.parametrize("scale", [1.0, 6.0])
 def test_adapter_gradients_equal_the_pipeline(made, scale, tmp_path):
     made(Video(9, 32, 32), scale).assert_same_gradients(tmp_path / "adapter")
+
+
+def test_its_own_scheduler_gives_the_same_clips(made):
+    """Through the sampler that takes what the checkpoint ships, `CogVideoXDDIMScheduler`."""
+    made(Video(9, 32, 32), 6.0, sampler="pipeline").assert_same_clips()

@@ -263,7 +263,7 @@ def _outcomes(subject: Subject, outcomes: Sequence[Outcome]) -> str:
 
 @plugin.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="reward, backbone, sampler or prompts.")],
+    kind: Annotated[str, typer.Argument(help="reward, backbone, sampler, prompts or listener.")],
     name: Annotated[str, typer.Argument(help="Its name, such as my-reward.")],
     into: Annotated[Path, typer.Option(help="The folder to make it in.")] = Path(),
 ) -> None:
@@ -273,4 +273,5 @@ def new(
     folder = write(kind, name, into)
     place = folder if folder.is_absolute() else f"./{folder}"
     component = name.replace("-", "_")
-    typer.echo(f"wrote {folder}. Next:\n  pip install --editable {place}\n  pytest {place}\n  vader check {component}")
+    check = "vader plugins --check" if kind == "listener" else f"vader check {component}"
+    typer.echo(f"wrote {folder}. Next:\n  pip install --editable {place}\n  pytest {place}\n  {check}")

@@ -47,6 +47,9 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
         "default_sampler": Capability(
             ("backbone",), (str,), "", "the sampler of a spec that names none", required=True
         ),
+        "default_sampler_options": Capability(
+            ("backbone",), (dict,), {}, "options of that sampler, where a spec does not set them"
+        ),
         "lora_target_modules": Capability(
             ("backbone",), (tuple,), (), "names of the linear layers that carry adapters by default", required=True
         ),

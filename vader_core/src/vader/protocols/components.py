@@ -30,6 +30,7 @@ class Backbone(Protocol):
     Class attributes:
         predictions: the kinds of prediction its checkpoints may have.
         default_sampler: name of the sampler used when a spec names none.
+        default_sampler_options: options of that sampler, where a spec does not set them; default none.
         lora_target_modules: names of the linear layers that carry adapters by default.
         gradient_checkpointing: whether ``enable_gradient_checkpointing`` works.
         denoiser_name: name of the denoiser in its diffusers pipeline ("transformer", "unet"), for adapters that

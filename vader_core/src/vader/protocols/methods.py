@@ -12,8 +12,6 @@ from vader.protocols.values import Conditioning, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vader.spec import Options
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -56,7 +54,6 @@ class Method(Protocol):
     """
 
     needs_gradient: ClassVar[bool]
-    Options: ClassVar[type[Options]]
 
     @property
     def group_size(self) -> int:

@@ -187,9 +187,12 @@ class _Walk:
         return self._parts.found.get(("method",))
 
     def _sampler(self, spec: RunSpec, backbone: ResolvedComponent | None) -> ResolvedComponent | None:
-        """The sampler, the backbone's own where the spec names none."""
-        if spec.sampler.name is None and backbone is not None:
-            self._parts.load("sampler", ("sampler",), backbone.capability("default_sampler"), spec.sampler.options)
+        """The sampler, the backbone's own where the spec names none; its own has the options that it sets."""
+        if backbone is not None:
+            default, options = backbone.capability("default_sampler"), backbone.capability("default_sampler_options")
+            unnamed = spec.sampler.name is None
+            if unnamed or (spec.sampler.name == default and options and ("sampler",) in self._parts.found):
+                self._parts.load("sampler", ("sampler",), default, {**options, **spec.sampler.options})
         sampler = self._parts.found.get(("sampler",))
         if sampler is not None and backbone is not None:
             self._say(sampler_fits(spec, sampler, backbone))

@@ -14,7 +14,8 @@ from vader.errors import Problem, RunFolderError, SpecError
 from vader.plugins import registry
 
 TEMPLATES = Path(__file__).parent / "templates"
-KINDS = ("reward", "backbone", "sampler", "prompts")
+KINDS = ("reward", "backbone", "sampler", "prompts", "listener")
+GROUPS = {**registry.GROUPS, registry.LISTENER: "vader.plugins"}
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _PLACES = {"gitignore": ".gitignore", "ci.yml": ".github/workflows/ci.yml", "init.py": "src/{package}/__init__.py"}
 """Templates that do not lie where their name says; of the rest, code goes to the package and tests to ``tests``."""
@@ -24,7 +25,7 @@ def write(kind: str, name: str, into: Path) -> Path:
     """Write a plugin's package.
 
     Args:
-        kind: ``reward``, ``backbone``, ``sampler`` or ``prompts``.
+        kind: one of :data:`KINDS`.
         name: small letters and digits, words joined by - or _; ``my-reward`` becomes the component ``my_reward``, the
             class ``MyReward``, the package ``vader_my_reward`` and the distribution ``vader-plugin-my-reward``.
         into: the folder that the package's folder is made in.
@@ -45,7 +46,7 @@ def write(kind: str, name: str, into: Path) -> Path:
         "distribution": f"vader-plugin-{'-'.join(words)}",
         "package": f"vader_{component}",
         "kind": kind,
-        "group": registry.GROUPS[kind],
+        "group": GROUPS[kind],
         "core": _core_range(),
     }
     templates = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -80,7 +81,7 @@ def _judge(kind: str, name: str) -> None:
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         rule = "small letters and digits that begin with a letter, words joined by - or _, such as my-reward"
         problems.append(Problem("NAME", f"expected {rule}; found {name!r}."))
-    elif kind in KINDS:
+    elif kind in registry.GROUPS:
         component = name.replace("-", "_")
         taken = {entry.name: entry.distribution for entry in registry.claims(kind)}
         owner = taken.get(component) or registry.NOT_INSTALLED.get(kind, {}).get(component)

@@ -206,11 +206,13 @@ if TYPE_CHECKING:
     write_adapter = vader.weights.lora.write
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'vader.sdk' has no attribute {name!r}")
-    module, _, attribute = _PUBLIC[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+if not TYPE_CHECKING:  # who checks types sees the names above, and no others
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'vader.sdk' has no attribute {name!r}")
+        module, _, attribute = _PUBLIC[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

@@ -22,17 +22,19 @@ class ComponentSpec(Options):
 
 
 class AdapterSpec(Options):
-    """The LoRA adapter (Hu et al. 2021) that is trained."""
+    """The LoRA adapter (Hu et al. 2021) that is trained. Defaults are named, so that every type checker sees them."""
 
-    rank: int = Field(16, ge=1, description="Rank of the update.")
+    rank: int = Field(default=16, ge=1, description="Rank of the update.")
     alpha: float | None = Field(
-        None, gt=0, description="Scale numerator; the update is scaled by alpha / rank. Null: init's, or rank."
+        default=None, gt=0, description="Scale numerator; the update is scaled by alpha / rank. Null: init's, or rank."
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input while training.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input while training.")
     target_modules: tuple[str, ...] | None = Field(
-        None, min_length=1, description="Layers that carry it. Null: init's, or the backbone's choice."
+        default=None, min_length=1, description="Layers that carry it. Null: init's, or the backbone's choice."
     )
-    init: str | None = Field(None, description="Folder, file or hub:owner/name[:file] to start from. Null: zero.")
+    init: str | None = Field(
+        default=None, description="Folder, file or hub:owner/name[:file] to start from. Null: zero."
+    )
 
 
 class FrozenAdapterSpec(Options):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vader.plugins import registry
 from vader.protocols import Backbone, Conditioning, Video
+from vader.spec import Options
 from vader.testing.checks import Failed, check, expect
 from vader.testing.reward import modules_of, unmoved
 from vader.testing.subject import Subject
@@ -77,11 +79,16 @@ def schedule_is_sound(subject: Subject) -> None:
 
 @check("backbone")
 def default_sampler_fits(subject: Subject) -> None:
-    """Its default sampler is installed and integrates what it predicts."""
-    name = subject.capability("default_sampler")
-    able = getattr(registry.load("sampler", name), "predictions", ())
+    """Its default sampler is installed, takes the options it sets, and integrates what it predicts."""
+    name, options = subject.capability("default_sampler"), subject.capability("default_sampler_options")
+    sampler = registry.load("sampler", name)
+    able = getattr(sampler, "predictions", ())
     made = subject.capability("predictions")
     expect(bool(set(able) & set(made)), f"sampler {name!r} integrates {', '.join(able)}, not {', '.join(made)}.")
+    try:
+        getattr(sampler, "Options", Options).model_validate(options)
+    except ValidationError as error:
+        raise Failed(f"sampler {name!r} does not take default_sampler_options = {options}: {error}") from error
 
 
 @check("backbone", live=False)

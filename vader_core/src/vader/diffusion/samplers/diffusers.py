@@ -203,6 +203,10 @@ def _scheduler_class(name: str) -> Any:
     return kind
 
 
+_SAMPLERS = {"CogVideoXDPMScheduler": "cogvideox_dpm"}
+"""Schedulers that draw their own noise -> the sampler that does the same with the noise it is given."""
+
+
 def _step_parameters(kind: Any) -> set[str]:
     """Names of what its ``step`` takes; a scheduler that needs more than a sampler is given is refused."""
     step = getattr(kind, "step", None)
@@ -210,7 +214,10 @@ def _step_parameters(kind: Any) -> set[str]:
     needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
     if not needed or needed - _OURS:
         missing = ", ".join(sorted(needed - _OURS)) or "no step method"
-        raise ValueError(f"{kind.__name__} cannot be a sampler; its step needs what a sampler is not given: {missing}.")
+        message = f"{kind.__name__} cannot be a sampler; its step needs what a sampler is not given: {missing}."
+        if kind.__name__ in _SAMPLERS:
+            message += f" The sampler {_SAMPLERS[kind.__name__]!r} computes the same: name it in its place."
+        raise ValueError(message)
     return set(parameters)
 
 
@@ -237,10 +244,14 @@ def _decided(kind: Any, schedule: NoiseSchedule, accepted: Sequence[str]) -> dic
 
     found: dict[str, Any] = {"num_train_timesteps": schedule.train_timesteps}
     if schedule.alphas_cumprod is not None:
-        alphas = schedule.alphas_cumprod.double().cpu().clamp(min=_TINY_ALPHA)
+        shifts = "snr_shift_scale" in accepted  # CogVideoX, which takes an exact zero
+        alphas = schedule.alphas_cumprod.double().cpu()
+        alphas = alphas if shifts else alphas.clamp(min=_TINY_ALPHA)
         before = torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
         found["trained_betas"] = (1 - alphas / before).tolist()
         found["prediction_type"] = _PREDICTION_TYPES[schedule.prediction]
+        if shifts:  # the table is shifted already
+            found["snr_shift_scale"] = 1.0
     elif "flow_shift" in accepted:
         found |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": schedule.shift}
     elif _spaced(kind, schedule):  # shifted already, and from noise to clean
