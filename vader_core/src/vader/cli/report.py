@@ -19,13 +19,21 @@ def report(
     serve: Annotated[
         bool, typer.Option("--serve", help="Show it in a browser, and every run below the folder, until Ctrl-C.")
     ] = False,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="Write this .mp4 or .gif instead: the same clips, validation after validation."),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0 takes a free one.")] = 0,
 ) -> None:
     """Write a run's report.html again from its files, or serve it on this machine."""
     from vader.paths import user_path
     from vader.report import write_report
 
-    if serve:
+    if history is not None:
+        from vader.report.history import write_history
+
+        typer.echo(str(write_history(user_path(run), user_path(history))))
+    elif serve:
         _serve(user_path(run), port)
     else:
         typer.echo(str(write_report(user_path(run))))

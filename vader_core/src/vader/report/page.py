@@ -21,6 +21,7 @@ from vader.errors import RunFolderError
 from vader.report.charts import Chart, Point, interval_mark, training_chart, validation_chart
 from vader.report.clips import Gallery, gallery
 from vader.report.comparison import Comparison, compare, role_of, score_is_binary, score_keys, values_of
+from vader.report.history import Histories, histories
 from vader.report.numbers import duration, mean_text, plain, size
 from vader.report.reading import RunData, read_run
 from vader.report.statistics import mean, mean_interval, share_interval, standard_deviation
@@ -96,6 +97,7 @@ def _whole(run: RunData, comparison: Comparison | None, lost: list[str], live: b
     summary = _attempt("the summary", lambda: summarise(run, comparison), unknown, lost)
     parts: dict[str, Any] = {
         "gallery": _attempt("the clips", lambda: gallery(run, comparison), Gallery((), 0), lost),
+        "histories": _attempt("the histories", lambda: histories(run), Histories((), "", 0), lost),
         "marks": _attempt("the intervals", lambda: _marks(comparison), {}, lost),
         "means": _attempt("the means", lambda: _means(run, comparison), [], lost),
         "facts": _attempt("the facts", lambda: list(_facts(run)), [], lost),

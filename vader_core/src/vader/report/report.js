@@ -13,6 +13,12 @@
   }, 1000);
 })();
 
+// A history's video is in the page once; its link gives the same bytes.
+document.querySelectorAll("a.download").forEach((link) => {
+  link.href = link.closest("figure").querySelector("video").src;
+  link.hidden = false;
+});
+
 // Pairs of clips start together and wait for each other; one button stops them all. Without this script they just loop.
 (() => {
   const pairs = [...document.querySelectorAll(".pair")].map((pair) => [...pair.querySelectorAll("video")]);

@@ -1,0 +1,181 @@
+"""A clip's history: the same prompt and seed at one validation after the other, side by side in one video."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from vader.errors import Problem, RunFolderError, SpecError
+from vader.report.clips import BUDGET, TINY, size_asked_for
+from vader.report.comparison import score_keys
+from vader.report.numbers import plain
+from vader.report.reading import RunData, read_run
+from vader.runs.events import Validation, ValidationClip
+
+MOST = 8
+"""Validations in a row: the first, the last, and others evenly between."""
+FEWEST = 3
+"""Of fewer, the pairs of before and after show all."""
+_SECONDS = 60
+_ENCODINGS = {
+    ".mp4": ["-c:v", "libx264", "-crf", "12", "-pix_fmt", "yuv420p", "-movflags", "+faststart"],
+    ".gif": ["-loop", "0"],
+}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A clip at a validation."""
+
+    step: int
+    clip: ValidationClip
+    path: Path
+
+
+@dataclass(frozen=True)
+class History:
+    """A clip's history, embedded."""
+
+    prompt: str
+    seed: int
+    moments: tuple[Moment, ...]
+    scores: tuple[str, ...]
+    """Of the first score, at each moment."""
+    uri: str
+    name: str
+    """For the downloaded file."""
+    tiny: bool
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Those that are shown."""
+
+    rows: tuple[History, ...]
+    key: str
+    """The score whose values stand below."""
+    left_out: int
+
+
+def histories(run: RunData) -> Histories:
+    """The history of every clip that three validations or more have written, up to a size budget."""
+    keys = score_keys(run)
+    key = keys[0] if keys else ""
+    rows: list[History] = []
+    spent = left_out = 0
+    size = (run.validations[-1].size if run.validations else None) or size_asked_for(run)
+    for moments in strips(run):
+        if len(moments) < FEWEST:
+            continue
+        data = _joined(tuple((str(moment.path), moment.path.stat().st_mtime_ns) for moment in moments), 1, ".mp4")
+        spent += len(data)
+        if spent > BUDGET:
+            left_out += 1
+            continue
+        clip = moments[-1].clip
+        values = tuple(plain(m.clip.scores[key]) if key in m.clip.scores else "" for m in moments)
+        uri = f"data:video/mp4;base64,{base64.b64encode(data).decode('ascii')}"
+        name = f"{run.folder.resolve().name}-clip-{clip.index:03d}.mp4"
+        tiny = size is None or size.width < TINY
+        rows.append(History(clip.prompt, clip.seed, tuple(moments), values, uri, name, tiny))
+    return Histories(tuple(rows), key, left_out)
+
+
+def strips(run: RunData) -> Iterator[list[Moment]]:
+    """For each clip of the last validation, itself at the validations that wrote it."""
+    if not run.validations:
+        return
+    chosen = _chosen(run.validations)
+    for clip in run.validations[-1].clips:
+        moments = []
+        for validation in chosen:
+            same = next((one for one in validation.clips if _identity(one) == _identity(clip)), None)
+            path = run.clip_path(validation.step, same.file or "") if same is not None else None
+            if same is not None and path is not None and path.suffix.lower() == ".mp4":
+                moments.append(Moment(validation.step, same, path))
+        if moments and moments[-1].step == run.validations[-1].step:
+            yield moments
+
+
+def _identity(clip: ValidationClip) -> tuple[int, str, int]:
+    return clip.index, clip.prompt, clip.seed
+
+
+def _chosen(validations: Sequence[Validation]) -> list[Validation]:
+    if len(validations) <= MOST:
+        return list(validations)
+    places = {round(i * (len(validations) - 1) / (MOST - 1)) for i in range(MOST)}
+    return [validations[place] for place in sorted(places)]
+
+
+def write_history(folder: Path, path: Path) -> Path:
+    """Write the histories of a run's clips as one file: a row a clip, a column a validation.
+
+    Args:
+        folder: of the run.
+        path: a name that ends in .mp4 or .gif.
+
+    Raises:
+        SpecError: it ends in something else.
+        RunFolderError: the folder is not one of a run, fewer than two validations wrote the same clips, or the file
+            cannot be written.
+    """
+    ending = path.suffix.lower()
+    if ending not in _ENCODINGS:
+        raise SpecError([Problem("--history", f"expected a name that ends in .mp4 or .gif; found {path.name!r}.")])
+    found = list(strips(read_run(folder)))
+    columns = max(map(len, found), default=0)
+    whole = [moments for moments in found if len(moments) == columns]
+    if columns < 2:
+        raise RunFolderError(
+            f"{str(folder)!r} has no clip that two validations wrote. Set validation.save_clips above 0."
+        )
+    files = tuple((str(moment.path), moment.path.stat().st_mtime_ns) for moments in whole for moment in moments)
+    data = _joined(files, len(whole), ending)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {str(path)!r}: {error.strerror}.") from error
+    return path
+
+
+@lru_cache(maxsize=64)
+def _joined(files: tuple[tuple[str, int], ...], rows: int, ending: str) -> bytes:
+    """Videos of one size in a grid, row by row. Kept, because a live report shows the same ones again and again.
+
+    Args:
+        files: paths, and the times (ns) that make them other files.
+        rows: of the grid.
+        ending: of the file, ``.mp4`` or ``.gif``.
+
+    Raises:
+        RunFolderError: ffmpeg cannot join them.
+    """
+    import imageio_ffmpeg
+
+    columns = len(files) // rows
+    chains = []
+    for row in range(rows):
+        inputs = "".join(f"[{row * columns + column}:v]" for column in range(columns))
+        chains.append(f"{inputs}{f'hstack=inputs={columns}' if columns > 1 else 'null'}[r{row}]")
+    last = f"vstack=inputs={rows}" if rows > 1 else "null"
+    chains.append("".join(f"[r{row}]" for row in range(rows)) + last + "[all]")
+    if ending == ".gif":
+        chains += ["[all]split[a][b]", "[a]palettegen[p]", "[b][p]paletteuse[out]"]
+    target = "[out]" if ending == ".gif" else "[all]"
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / f"joined{ending}"
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-nostdin"]
+        command += [part for path, _ in files for part in ("-i", path)]
+        command += ["-filter_complex", ";".join(chains), "-map", target, *_ENCODINGS[ending], str(made)]
+        try:
+            subprocess.run(command, capture_output=True, check=True, timeout=_SECONDS)
+            return made.read_bytes()
+        except (OSError, subprocess.SubprocessError) as error:
+            said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines()
+            raise RunFolderError(f"clips cannot be joined: {said[-1] if said else error}") from error
