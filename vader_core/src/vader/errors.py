@@ -15,6 +15,7 @@
     │   └── PeerLost           another process of the run has ended
     ├── ComponentError         a component, a listener or a tracker raised, or gave what it must not
     ├── IsolationError         a reward in another process ended, hung or raised
+    ├── HubError               the hub refuses, or cannot be reached
     ├── PathError              a path that no file can have
     └── NonFiniteError         loss or gradient stayed NaN or infinite
 
@@ -120,6 +121,10 @@ class CheckpointError(VaderError):
 
 class RunFolderError(VaderError, OSError):
     """The output folder cannot hold the run."""
+
+
+class HubError(VaderError, OSError):
+    """The hub refuses, or cannot be reached."""
 
 
 class LaunchError(VaderError, RuntimeError):

@@ -15,6 +15,7 @@ from vader.cli import evaluate as cli_evaluate
 from vader.cli import generate as cli_generate
 from vader.cli import plugins as cli_plugins
 from vader.cli import prompts as cli_prompts
+from vader.cli import push as cli_push
 from vader.cli import report as cli_report
 from vader.cli import reward as cli_reward
 from vader.cli import spec as cli_spec
@@ -101,6 +102,7 @@ cli_train.register(app)
 cli_generate.register(app)
 cli_evaluate.register(app)
 cli_report.register(app)
+cli_push.register(app)
 cli_convert.register(app)
 cli_estimate.register(app)
 cli_plugins.register(app)

@@ -72,7 +72,7 @@ def histories(run: RunData) -> Histories:
     for moments in strips(run):
         if len(moments) < FEWEST:
             continue
-        data = _joined(tuple((str(moment.path), moment.path.stat().st_mtime_ns) for moment in moments), 1, ".mp4")
+        data = grid([[moment.path for moment in moments]], ".mp4")
         spent += len(data)
         if spent > BUDGET:
             left_out += 1
@@ -135,13 +135,25 @@ def write_history(folder: Path, path: Path) -> Path:
         raise RunFolderError(
             f"{str(folder)!r} has no clip that two validations wrote. Set validation.save_clips above 0."
         )
-    files = tuple((str(moment.path), moment.path.stat().st_mtime_ns) for moments in whole for moment in moments)
-    data = _joined(files, len(whole), ending)
+    data = grid([[moment.path for moment in moments] for moments in whole], ending)
     try:
         path.write_bytes(data)
     except OSError as error:
         raise RunFolderError(f"cannot write {str(path)!r}: {error.strerror}.") from error
     return path
+
+
+def grid(rows: Sequence[Sequence[Path]], ending: str) -> bytes:
+    """Videos of one size side by side, as one.
+
+    Args:
+        rows: the files, row by row, as many in each.
+        ending: of the file that is made, ``.mp4`` or ``.gif``.
+
+    Raises:
+        RunFolderError: ffmpeg cannot join them.
+    """
+    return _joined(tuple((str(path), path.stat().st_mtime_ns) for row in rows for path in row), len(rows), ending)
 
 
 @lru_cache(maxsize=64)

@@ -39,7 +39,7 @@ def summarise(run: RunData, comparison: Comparison | None) -> Summary:
     if comparison and comparison.after and primary:
         found = variety(comparison.pairs)
         evidence = evidence_of(comparison, found, _risen(run, comparison))
-        headline = f"{primary.label} on {_where(run)} {primary.text.sentence}."
+        headline = f"{primary.label} on {where(run)} {primary.text.sentence}."
         details = tuple(f"{_name(score)} {score.text.sentence}." for score in scores if score is not primary)
         details += found.sentences if found is not None else ()
         verdict, warnings = diagnose(evidence), reasons(evidence)
@@ -66,7 +66,8 @@ def _progress(run: RunData) -> str | None:
     return f"unfinished: {run.step} of {run.planned} optimizer steps"
 
 
-def _where(run: RunData) -> str:
+def where(run: RunData) -> str:
+    """What the validation's prompts are."""
     if run.spec is None:
         return "the validation prompts"
     prompts = run.spec.validation.prompts
@@ -88,7 +89,7 @@ def _unpaired(run: RunData, comparison: Comparison | None) -> tuple[str, tuple[s
             if values_of(comparison.before, key)
         ]
         scores = f": mean {', '.join(means)}" if means else ""
-        return f"Judged once so far, {moment}, on {_where(run)}{scores}.", _training(run)
+        return f"Judged once so far, {moment}, on {where(run)}{scores}.", _training(run)
     training = _training(run)
     if training:
         return training[0], ("There were no validation clips, so nothing tells whether this holds on fixed prompts.",)
