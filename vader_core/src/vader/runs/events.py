@@ -126,6 +126,12 @@ class RunResult:
     adapter_step: int = 0
     """Optimizer step of the adapter that was kept; an earlier one under ``train.early_stop``."""
 
+    def _repr_html_(self) -> str:
+        """In a notebook: scores before and after, and clips."""
+        from vader.runs.display import result_html
+
+        return result_html(self)
+
 
 class Events:
     """The hook specifications."""

@@ -15,6 +15,7 @@ from vader.errors import Problem, RunFolderError, SpecError, cut
 from vader.paths import user_path
 from vader.protocols import Prompt
 from vader.resolve.validate import Spec
+from vader.runs.display import MOST_SHOWN, clip_html, clips_html
 from vader.runs.session import open_session
 from vader.runs.shares import in_shares
 
@@ -29,6 +30,18 @@ class Generated:
     file: Path | None
     image: Path | None = None
     """The prompt's image."""
+    fps: float = 8.0
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the clip, playing."""
+        return clip_html(self.frames, self.fps, self.prompt, self.seed)
+
+
+class Clips(list[Generated]):
+    """A list of clips that shows them in a notebook."""
+
+    def _repr_html_(self) -> str:
+        return clips_html([clip._repr_html_() for clip in self[:MOST_SHOWN]], len(self))
 
 
 def generate(
@@ -46,7 +59,7 @@ def generate(
     overrides: Sequence[str] = (),
     trust_code: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Generated]:
+) -> Clips:
     """Make clips: every prompt with every seed. The spec's rewards are not looked at.
 
     The processes that a launcher has started share the clips: each makes whole batches, so that every clip is that of
@@ -110,13 +123,13 @@ def generate(
         latents = context.sample(conditioning, noise, no_gradient(len(context.sampler.timesteps)))
         return [clip.clone() for clip in context.decode(latents, None).cpu()]
 
-    made: list[Generated] = []
+    made = Clips()
     for index, clip in enumerate(in_shares(session.engine, len(wanted), batch_size, make)):
         prompt, seed = wanted[index]
         file = folder / f"clip-{index:03d}-seed-{seed}.{file_type}" if folder is not None else None
         if file is not None:
             write_clip(file, clip, fps, scale=enlarge)
-        made.append(Generated(prompt.text, seed, clip, file, prompt.image))
+        made.append(Generated(prompt.text, seed, clip, file, prompt.image, fps))
         progress(len(made), len(wanted))
     if grid and folder is not None and made:
         write_clip(folder / f"grid.{file_type}", tile([clip.frames for clip in made], len(seeds)), fps, scale=enlarge)
