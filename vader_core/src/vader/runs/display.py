@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import base64
-import tempfile
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vader.runs.events import RunResult, Validation, ValidationClip
-from vader.runs.folder import RunFolder, own_file, written_scale
-
-if TYPE_CHECKING:
-    from vader.shapes import Frames
+from vader.runs.folder import RunFolder, own_file
 
 MOST_SHOWN, _PAIRS = 16, 4
 """Generated clips, and pairs of a run's, that a notebook shows."""
 _BYTES = 16 * 2**20
 """Of clips that one result carries into a notebook."""
-
-
-def clip_html(frames: Frames, fps: float, prompt: str, seed: int) -> str:
-    """A clip that plays.
-
-    Args:
-        frames: ``(f c h w)`` in [0, 1].
-        fps: frames per second.
-        prompt: of the clip.
-        seed: of its noise.
-    """
-    from vader.diffusion.frames import write_clip
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "clip.mp4"
-        write_clip(file, frames, fps, scale=written_scale(*frames.shape[-2:]))
-        return _figure([("", file.read_bytes())], f"{escape(prompt)} &middot; seed {seed}")
 
 
 def clips_html(shown: Sequence[str], count: int) -> str:
@@ -87,7 +65,7 @@ def _pairs(folder: RunFolder, validations: Sequence[Validation]) -> Iterable[str
         spent += sum(file.stat().st_size for file in found)
         if len(found) == len(files) and spent <= _BYTES:
             labels = [f"step {one.step}" for one in validations]
-            yield _figure(
+            yield figure(
                 [(label, file.read_bytes()) for label, file in zip(labels, found, strict=True)],
                 escape(clips[-1].prompt),
             )
@@ -98,7 +76,7 @@ def _file(folder: RunFolder, step: int, clip: ValidationClip) -> Path | None:
     return path if path.suffix == ".mp4" and own_file(folder.path, path) else None
 
 
-def _figure(videos: Sequence[tuple[str, bytes]], caption: str) -> str:
+def figure(videos: Sequence[tuple[str, bytes]], caption: str) -> str:
     """Videos beside each other, with their labels, above a caption; label and caption are HTML."""
     shown = "".join(
         f'<span style="display:inline-block;margin-right:6px">{label}<video autoplay loop muted playsinline '

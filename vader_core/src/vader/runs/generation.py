@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import torch
@@ -15,7 +17,8 @@ from vader.errors import Problem, RunFolderError, SpecError, cut
 from vader.paths import user_path
 from vader.protocols import Prompt
 from vader.resolve.validate import Spec
-from vader.runs.display import MOST_SHOWN, clip_html, clips_html
+from vader.runs.display import MOST_SHOWN, clips_html, figure
+from vader.runs.folder import written_scale
 from vader.runs.session import open_session
 from vader.runs.shares import in_shares
 
@@ -34,7 +37,10 @@ class Generated:
 
     def _repr_html_(self) -> str:
         """In a notebook: the clip, playing."""
-        return clip_html(self.frames, self.fps, self.prompt, self.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "clip.mp4"
+            write_clip(file, self.frames, self.fps, scale=written_scale(*self.frames.shape[-2:]))
+            return figure([("", file.read_bytes())], f"{escape(self.prompt)} &middot; seed {self.seed}")
 
 
 class Clips(list[Generated]):
