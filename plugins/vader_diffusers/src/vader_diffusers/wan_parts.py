@@ -16,7 +16,7 @@ MODULES = {
 }
 TWO = MODULES | {"transformer_2": "diffusers.WanTransformer3DModel"}
 """Parts of a Wan with an expert for high noise and one for low."""
-MEMORY = (sdk.MemoryOption("text_encoder_offload=cpu"), sdk.MemoryOption("expert_offload=cpu"))
+MEMORY = (*sdk.FamilyBackbone.memory_options, sdk.MemoryOption("expert_offload=cpu"))
 EXPERTS = {"high": "transformer", "low": "transformer_2"}
 KINDS = {"2.1": ("Wan 2.1", "wan"), "A14B": ("Wan 2.2 A14B", "wan22"), "TI2V": ("Wan 2.2 TI2V-5B", "wan22_ti2v")}
 """Kind of a pipeline -> what it is, and the backbone for it."""

@@ -11,6 +11,7 @@ from vader.backbones.family import Family, FamilyOptions
 from vader.backbones.images import TakesImage, encode_images, hold_first
 from vader.backbones.kernels import choose_attention
 from vader.backbones.parts import Parts, class_named
+from vader.backbones.quantization import require
 from vader.backbones.text import TextSide
 from vader.errors import WeightsError
 from vader.protocols import (
@@ -60,7 +61,11 @@ class FamilyBackbone:
     lora_target_modules: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     gradient_checkpointing: ClassVar[bool] = True
     denoiser_name: ClassVar[str | None] = "transformer"
-    memory_options: ClassVar[tuple[MemoryOption, ...]] = (MemoryOption("text_encoder_offload=cpu"),)
+    memory_options: ClassVar[tuple[MemoryOption, ...]] = (
+        MemoryOption("text_encoder_offload=cpu"),
+        MemoryOption("quantize=torchao_int8", "rounding"),
+        MemoryOption("quantize=bnb_nf4", "rounding"),
+    )
     published_layers: ClassVar[dict[str, str]] = {}
     experts: ClassVar[tuple[str, ...]] = ()
     takes_image: ClassVar[TakesImage] = "never"
@@ -73,6 +78,7 @@ class FamilyBackbone:
     def __init__(self, options: FamilyOptions, runtime: Runtime, video: Video | None = None) -> None:
         from torch import nn
 
+        require(options.quantize, runtime.device)
         self._assemble(Parts.stored(self.family, options), runtime, nn.Module.to, video)
         choose_attention(self.denoiser, options.attention)
 
@@ -110,11 +116,11 @@ class FamilyBackbone:
         """What denoises; with experts and the option ``expert_offload``, the shelves of their weights."""
         family, device = self.family, runtime.device
         if not family.experts:
-            return place(parts.module(family.denoiser, runtime.dtype), device), {}
+            return place(parts.denoiser(family.denoiser, runtime.dtype), device), {}
         from vader.backbones.experts import route
 
         boundary = parts.boundary() * self.schedule.train_timesteps
-        experts = {name: parts.module(part, runtime.dtype) for name, part in family.experts.items()}
+        experts = {name: parts.denoiser(part, runtime.dtype) for name, part in family.experts.items()}
         return route(experts, boundary, device, place, offload=parts.options.expert_offload == "cpu")  # type: ignore[attr-defined]
 
     def _reward_decoder(self, parts: Parts, runtime: Runtime, place: Place) -> TinyDecoder | None:

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vader.backbones.kernels import Attention
+from vader.backbones.quantization import Quantize
 from vader.protocols import NoiseSchedule, Video
 from vader.spec.options import Options
 
@@ -96,6 +97,17 @@ class FamilyOptions(Options):
         "keep",
         description="keep: what encodes prompts lives on the run's device. cpu: it lives and encodes on the CPU.",
     )
+    quantize: Quantize = Field(
+        "none",
+        description="Base weights of the denoiser's blocks in fewer bits, by bitsandbytes (on CUDA) or torchao. The "
+        "adapter stays in float32.",
+    )
+
+    @model_validator(mode="after")
+    def _moves_no_quantised_weights(self) -> FamilyOptions:
+        if self.quantize != "none" and getattr(self, "expert_offload", "keep") != "keep":
+            raise ValueError("quantised experts are not moved. Set expert_offload to keep, or quantize to none.")
+        return self
 
 
 class RewardDecoderOptions(Options):

@@ -97,13 +97,30 @@ class Parts:
         Raises:
             WeightsError: its files are missing, truncated or of another network.
         """
-        kind, options = class_named(self.family.modules[part]), self.options
-        if self.outlined:
-            module = meta_network(kind, self.config(part), dtype)
-        else:
-            folder = folder_of(self.family)
-            module = folder.module(kind, self.folder, part, options.weights, options.variant, dtype)
+        kind = class_named(self.family.modules[part])
+        module = meta_network(kind, self.config(part), dtype) if self.outlined else self._read(kind, part, dtype)
         return module.requires_grad_(False).eval()
+
+    def denoiser(self, part: str, dtype: torch.dtype) -> Any:
+        """A network that denoises: as :meth:`module`, with quantised weights where the option ``quantize`` says so.
+
+        Raises:
+            WeightsError: see :meth:`module`.
+        """
+        quantize = self.options.quantize
+        if quantize == "none":
+            return self.module(part, dtype)
+        from vader.backbones.quantization import configuration, outline
+
+        if self.outlined:
+            return outline(self.module(part, dtype), quantize)
+        kind = class_named(self.family.modules[part])
+        chosen = configuration(quantize, kind, self.config(part), dtype)
+        return self._read(kind, part, dtype, quantization_config=chosen).requires_grad_(False).eval()
+
+    def _read(self, kind: Any, part: str, dtype: torch.dtype, **more: Any) -> Any:
+        options, folder = self.options, folder_of(self.family)
+        return folder.module(kind, self.folder, part, options.weights, options.variant, dtype, **more)
 
     def tokenizer(self, part: str) -> Any:
         """A tokenizer.

@@ -67,7 +67,9 @@ class TextSide:
             for path in (parts.folder / part).rglob("*")
             if path.is_file()
         )
-        said = options.model_dump(mode="json", exclude={"text_encoder_offload", "attention", "reward_decoder"})
+        said = options.model_dump(
+            mode="json", exclude={"text_encoder_offload", "attention", "reward_decoder", "quantize"}
+        )
         home = "cpu" if options.text_encoder_offload == "cpu" else self._runtime.device.type
         versions = {name: version(name) for name in ("torch", "transformers", "diffusers", "tokenizers")}
         whole = [parts.family.pipeline, str(parts.folder), files, said, home, str(self._runtime.dtype), versions, shape]

@@ -136,7 +136,9 @@ class PipelineFolder:
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
             raise WeightsError(f"{name}: the {part} cannot be loaded: {first_line(error)}. {self.fix}") from error
 
-    def module(self, kind: Any, folder: Path, part: str, name: str, variant: str | None, dtype: torch.dtype) -> Any:
+    def module(
+        self, kind: Any, folder: Path, part: str, name: str, variant: str | None, dtype: torch.dtype, **more: Any
+    ) -> Any:
         """One network on the CPU, with every weight from its safetensors files and no weight of theirs left over.
 
         Files are mapped, and each tensor goes straight to its place: there is no second copy of the network.
@@ -148,6 +150,7 @@ class PipelineFolder:
             name: what the user calls the pipeline.
             variant: of the weight files.
             dtype: of the weights.
+            more: for its ``from_pretrained``.
 
         Raises:
             WeightsError: a file is missing, truncated or of another network.
@@ -161,6 +164,7 @@ class PipelineFolder:
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                **more,
             )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise WeightsError(

@@ -24,9 +24,15 @@ def fuse(denoiser: nn.Module, adapter: Adapter, scale: float, source: str) -> No
         source: what the user calls it, for errors.
 
     Raises:
-        WeightsError: it is for another model: the denoiser lacks a layer, or has it in another shape.
+        WeightsError: it is for another model: the denoiser lacks a layer, or has it in another shape; or the denoiser's
+            weights are quantised.
     """
     parameters = dict(denoiser.named_parameters())
+    if any(_is_quantised(parameter) for parameter in parameters.values()):
+        raise WeightsError(
+            f"the frozen adapter {source!r} cannot be added to quantised weights. Set backbone.options.quantize to "
+            "none, or remove it from backbone.frozen_adapters."
+        )
     layers = [key.removesuffix(DOWN) for key in adapter.state if key.endswith(DOWN)]
     changed = [*(f"{layer}.weight" for layer in layers), *adapter.whole]
     _check(denoiser, source, "lacks", changed, [name for name in changed if name not in parameters])
@@ -39,6 +45,12 @@ def fuse(denoiser: nn.Module, adapter: Adapter, scale: float, source: str) -> No
         _add(parameters[name], up.float().flatten(1) @ down.float().flatten(1), scale * adapter.scale)
     for name, update in adapter.whole.items():
         _add(parameters[name], update, scale)
+
+
+def _is_quantised(parameter: Tensor) -> bool:
+    from torch import Tensor
+
+    return not parameter.is_floating_point() or type(parameter.data) is not Tensor
 
 
 def _add(parameter: Tensor, update: Tensor, factor: float) -> None:
