@@ -12,6 +12,7 @@ import torch
 import yaml
 from tests.integration import harness
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 import vader
@@ -105,7 +106,7 @@ class TestMachine:
     def test_leaves_torch_as_it_was(self) -> None:
         def now() -> tuple[object, ...]:
             attention, dropout = functional.scaled_dot_product_attention, functional.dropout
-            return attention, dropout, torch.Tensor.__deepcopy__, nn.Module._apply
+            return attention, dropout, torch.Tensor.__deepcopy__, nn.Module._apply, FakeTensor.numpy
 
         before = now()
         with Machine(CUDA).running():
@@ -135,6 +136,15 @@ class TestWhatIsCounted:
         most = estimate(spec()).training.most
         assert most["optimizer state"] == pytest.approx(2 * most["adapter"], rel=0.02)
         assert most["adapter's gradient"] == most["adapter"]
+
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_in_eight_bits_the_state_is_a_quarter_where_parameters_are_large(self, device: str) -> None:
+        wide = spec(backbone={"name": f"{HERE / 'fakes.py'}:FakeBackbone", "adapter": {"rank": 2048}})
+        plain, small = (estimate(wide, [f"train.optimizer={name}"], device) for name in ("adamw", "adamw_8bit"))
+        share = small.training.most["optimizer state"] / plain.training.most["optimizer state"]
+        assert share == pytest.approx((1 + 4 / 256) / 4, rel=0.01)
+        tiny = estimate(spec(), ["train.optimizer=adamw_8bit"], device).training.most
+        assert tiny["optimizer state"] == 2 * tiny["adapter"]
 
     def test_a_moving_average_is_one_more_adapter(self) -> None:
         most = estimate(spec(train={"ema_decay": 0.9})).training.most

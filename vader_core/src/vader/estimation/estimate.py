@@ -93,7 +93,7 @@ def estimate(
         live = LiveBytes()
         cuda = machine.device.type == "cuda"
         training, validation = watch_step(
-            plan, backbone, parameters, rewards, held_out, live, machine.running, foreach=cuda
+            plan, backbone, parameters, rewards, held_out, live, machine.running, in_place=cuda
         )
     return Estimate(plan.spec, machine.device.type, training, validation, missing, _on_host(backbone))
 

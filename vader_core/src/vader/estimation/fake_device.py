@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
@@ -44,6 +45,7 @@ class Machine:
                 stack.enter_context(mode)
             stack.enter_context(_real_copies())
             stack.enter_context(_conversions())
+            stack.enter_context(_arrays())
             if self.device.type == "cuda":
                 stack.enter_context(_kernels())
             yield
@@ -181,6 +183,21 @@ def _conversions() -> Iterator[None]:
         yield
     finally:
         nn.Module._apply = plain  # type: ignore[method-assign]
+
+
+@contextmanager
+def _arrays() -> Iterator[None]:
+    """The array of a fake tensor, such as that of a clip that is summed up in a few bytes, has zeros."""
+
+    def zeros(tensor: Tensor) -> np.ndarray:
+        with unset_fake_temporarily():
+            return torch.zeros(tensor.shape, dtype=tensor.dtype).numpy()
+
+    FakeTensor.numpy = zeros  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        del FakeTensor.numpy
 
 
 @contextmanager

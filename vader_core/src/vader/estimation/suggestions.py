@@ -77,6 +77,7 @@ def _of_training(plan: Plan) -> Iterator[_Offer]:
     smaller = ("train.batch_size=1", f"train.gradient_accumulation={several}")
     yield train.batch_size > 1, "time", smaller
     yield train.mixed_precision == "no", "rounding", ("train.mixed_precision=bf16",)
+    yield train.optimizer == "adamw", "rounding", ("train.optimizer=adamw_8bit",)
     both = gradient.branches == "both" and spec.sampler.guidance_scale != 1
     yield both, "gradient", ("gradient.branches=conditional",)
     yield gradient.mode != "last", "task", ("gradient.mode=last", "gradient.k=null", "gradient.from_step=null")

@@ -15,6 +15,7 @@ from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import OnStep
 from vader.estimation.components import networks
 from vader.estimation.memory_tracker import Account, LiveBytes, is_fake, storages
+from vader.estimation.optimizers import InPlaceAdamW
 from vader.methods.context import RolloutContext
 from vader.protocols import Backbone, Branch, Conditioning, DecodePlan, LatentReward, Prompt, Reward
 from vader.resolve import build
@@ -150,7 +151,7 @@ def watch_step(
     live: LiveBytes,
     running: Callable[[], AbstractContextManager[Any]] = nullcontext,
     *,
-    foreach: bool = False,
+    in_place: bool = False,
 ) -> tuple[Account, Account | None]:
     """Take one optimizer step, that of a run in its course: the optimizer has its state already.
 
@@ -165,7 +166,7 @@ def watch_step(
         held_out: that judge validation besides.
         live: accounts.
         running: a context in which tensors are what they shall be.
-        foreach: AdamW as on an accelerator, all parameters at once.
+        in_place: AdamW as on an accelerator, where a step takes no memory.
 
     Returns:
         What was seen in training and in validation, None without one.
@@ -178,7 +179,7 @@ def watch_step(
     encode = _WatchedEncoder(backbone, live)
     with running(), live:
         _hold_weights(live, backbone, parameters, {**rewards, **held_out})
-        optimizer = _optimizer(plan.spec.train, parameters, live, foreach)
+        optimizer = _optimizer(plan.spec.train, parameters, live, in_place)
         average = Average(parameters, plan.spec.train.ema_decay) if plan.spec.train.ema_decay is not None else None
         if average is not None:
             live.hold(cast("list[Tensor]", average.state_dict()["average"]), AVERAGE)
@@ -253,10 +254,15 @@ def _hold_weights(
 
 
 def _optimizer(
-    spec: TrainSpec, parameters: list[nn.Parameter], live: LiveBytes, foreach: bool
+    spec: TrainSpec, parameters: list[nn.Parameter], live: LiveBytes, in_place: bool
 ) -> torch.optim.Optimizer:
     """AdamW as the trainer has it, after a step that changes nothing but makes its state."""
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=spec.weight_decay, foreach=foreach)
+    eight_bits = spec.optimizer == "adamw_8bit"
+    optimizer: torch.optim.Optimizer = (
+        InPlaceAdamW(parameters, eight_bits=eight_bits)
+        if in_place or eight_bits
+        else torch.optim.AdamW(parameters, lr=0.0, weight_decay=spec.weight_decay)
+    )
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -10,12 +10,15 @@ from vader.spec.consistency import Finding
 
 
 def machine_fits(spec: RunSpec) -> Iterator[Finding]:
-    """It has the device, the precision and the trackers."""
+    """It has the device, the precision, the optimizer and the trackers."""
     device, precision = spec.train.device, spec.train.mixed_precision
     if not _there(device):
         yield "train.device", f"{device!r} is not available on this machine. Use auto or cpu."
     if precision == "fp16" and on_cpu(spec):
         yield "train.mixed_precision", "fp16 needs a GPU; this run is on the CPU. Use bf16 or no."
+    if spec.train.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        message = "'adamw_8bit' needs bitsandbytes, which is not installed. Run pip install 'vader-core[quantize]', or"
+        yield "train.optimizer", f"{message} use adamw."
     for index, name in enumerate(spec.trackers):
         if importlib.util.find_spec(name) is None:
             yield f"trackers.{index}", f"{name!r} is not installed. Run 'pip install vader-core[{name}]'."

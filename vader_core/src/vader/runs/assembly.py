@@ -19,6 +19,7 @@ from vader.resolve import adapter_source, build
 from vader.resolve.plan import Plan
 from vader.runs.device import DTYPES
 from vader.runs.engine import Engine
+from vader.runs.optimizer import adamw
 from vader.runs.random_state import restore_rng_state, rng_state
 from vader.runs.stateful import Registry
 from vader.runs.train_step import Counters
@@ -70,9 +71,7 @@ def assemble(plan: Plan, engine: Engine, require_room: Callable[[int], None]) ->
     if spec.train.compile:
         compile_blocks(backbone.denoiser)
     encode = ConditioningCache(backbone, device, home=cache_home())
-    rate, decay = spec.train.learning_rate, spec.train.weight_decay
-    adamw = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=device.type == "cuda" or None)
-    denoiser, optimizer = engine.prepare(backbone.denoiser, adamw)
+    denoiser, optimizer = engine.prepare(backbone.denoiser, adamw(spec.train, parameters, device))
     ema = Average(parameters, spec.train.ema_decay) if spec.train.ema_decay is not None else None
     context = build.assemble_context(plan, backbone, denoiser, rewards, device, engine.gather_objects)
     method: Method = plan.method.build(context=context)

@@ -27,6 +27,9 @@ class TrainSpec(Options):
     steps: int = Field(100, ge=1, description="Optimizer steps.")
     batch_size: int = Field(1, ge=1, description="Clips per process and micro-step.")
     gradient_accumulation: int = Field(1, ge=1, description="Micro-steps per optimizer step.")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="AdamW; adamw_8bit keeps its state in eight bits (bitsandbytes)."
+    )
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Course of the learning rate.")
