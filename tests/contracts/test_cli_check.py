@@ -75,7 +75,7 @@ def test_a_reward_gets_the_size_and_prompts_asked_for(check: Check, install: Ins
     [
         (["zz_none"], "no component is called 'zz_none'. Installed: "),
         (["./mine.py:Mine"], "--kind: './mine.py:Mine' is unpackaged code; say what it is"),
-        (["list", "--kind", "promts"], "--kind: expected reward, backbone, sampler, prompts; found 'promts'."),
+        (["list", "--kind", "promts"], "--kind: expected reward, backbone, sampler, prompts, method; found 'promts'."),
         (["list", "--size", "big"], "--size: expected HEIGHTxWIDTH such as 64x64; found 'big'."),
         (["wan", "--video", "5x64"], "--video: expected FRAMESxHEIGHTxWIDTH such as 5x64x64; found '5x64'."),
         (["list", "--set", "prompts"], "--set: expected NAME=VALUE; found 'prompts'."),

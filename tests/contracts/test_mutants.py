@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.contracts import mutants_backbone, mutants_prompts, mutants_reward, mutants_sampler
+from tests.contracts import mutants_backbone, mutants_method, mutants_prompts, mutants_reward, mutants_sampler
 from tests.contracts.conftest import Install
 
 from vader.testing import Failed, Subject, check_all
@@ -16,6 +16,7 @@ OF_KIND: dict[str, Any] = {
     "backbone": mutants_backbone,
     "sampler": mutants_sampler,
     "prompts": mutants_prompts,
+    "method": mutants_method,
 }
 CASES = [(kind, name) for kind, mutants in OF_KIND.items() for name in mutants.MUTANTS]
 

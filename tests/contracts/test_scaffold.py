@@ -18,6 +18,7 @@ SPEC = {
     "backbone": {"name": "zz_new_backbone", "adapter": {"rank": 2}},
     "sampler": {"name": "zz_new_sampler", "steps": 2},
     "prompts": "zz_new_prompts",
+    "method": {"name": "zz_new_method", "options": {"enough": 0.8}},
     "rewards": [{"name": "zz_new_reward", "options": {"level": 0.7}}],
     "video": {"frames": 5, "height": 32, "width": 32},
     "train": {"steps": 1, "device": "cpu"},
@@ -123,7 +124,7 @@ class TestRefusals:
 
     def test_of_a_kind(self, tmp_path: Path) -> None:
         with pytest.raises(
-            SpecError, match=r"KIND: expected reward, backbone, sampler, prompts, listener; found 'rewrad'\."
+            SpecError, match=r"KIND: expected reward, backbone, sampler, prompts, method, listener; found 'rewrad'\."
         ):
             write("rewrad", "mine", tmp_path)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes import Brightness, FakeBackbone, FakePrompts, Nearness, PromptLength
 
+from vader.plugins import registry
 from vader.testing import (
     BackboneContract,
     Failed,
@@ -15,6 +17,7 @@ from vader.testing import (
     SamplerContract,
     Subject,
     check_backbone,
+    check_method,
     check_prompts,
     check_reward,
     check_sampler,
@@ -91,6 +94,31 @@ def test_a_backbone_is_checked_on_the_checkpoint_that_its_tiny_module_writes() -
     outcomes = {outcome.name: outcome for outcome in check_backbone("wan")}
     assert outcomes["a_tiny_configuration_exists"].status == "passed"
     assert outcomes["missing_weights_are_said"].status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("reward_gradient", {"kl_weight": 0.1}),
+        ("flowbp", {"variant": "bridge", "reuse": 2}),
+        ("leapalign", {}),
+        ("srpo", {}),
+        ("prfl", {}),
+        ("ddpo", {"inner_epochs": 2, "min_count": 2}),
+        ("mixgrpo", {"group_size": 2, "window": 2, "every": 1, "reuse": 2}),
+        ("nft", {"group_size": 2, "reuse": 2, "decay_rate": 0.3}),
+        ("awm", {"group_size": 2, "reuse": 2, "draws": 2}),
+        ("dpo", {"inner_epochs": 2}),
+    ],
+)
+def test_methods(name: str, options: dict[str, Any]) -> None:
+    statuses = {outcome.name: outcome.status for outcome in check_method(name, options=options)}
+    assert statuses["state_is_whole"] == statuses["losses_come_one_at_a_time"] == "passed"
+
+
+def test_every_method_is_checked() -> None:
+    (checked,) = (mark for mark in test_methods.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]
+    assert {entry.name for entry in registry.entries("method")} == {name for name, _ in checked.args[1]}
 
 
 def test_a_function_is_a_reward() -> None:

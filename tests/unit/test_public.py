@@ -39,6 +39,7 @@ EXPORTED = {
     "encoded_by_statistics",
     "CombinesGuidance", "MemoryOption", "byte_vocabulary", "decode_whole",
     "even_flow_schedule", "shift_by_size",
+    "RolloutContext", "Window", "no_gradient",
 }  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def _capable(capabilities: Mapping[str, Any]) -> str:
 def check(
     name: Annotated[str, typer.Argument(help="A registered name, or ./file.py:Name with --kind.")],
     kind: Annotated[
-        str | None, typer.Option(help="backbone, reward, sampler or prompts, where a name has several.")
+        str | None, typer.Option(help="backbone, reward, sampler, prompts or method, where a name has several.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the component.")
@@ -263,7 +263,7 @@ def _outcomes(subject: Subject, outcomes: Sequence[Outcome]) -> str:
 
 @plugin.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="reward, backbone, sampler, prompts or listener.")],
+    kind: Annotated[str, typer.Argument(help="reward, backbone, sampler, prompts, method or listener.")],
     name: Annotated[str, typer.Argument(help="Its name, such as my-reward.")],
     into: Annotated[Path, typer.Option(help="The folder to make it in.")] = Path(),
 ) -> None:

@@ -46,7 +46,7 @@ METHODS = {
     "reward": ("score",),
     "sampler": ("step",),
     "prompts": ("draw",),
-    "method": ("losses",),
+    "method": ("losses", "state_dict", "load_state_dict"),
 }
 """Kind of component -> methods that its class must have. A plain function is a reward too."""
 

@@ -14,7 +14,7 @@ from vader.errors import Problem, RunFolderError, SpecError
 from vader.plugins import registry
 
 TEMPLATES = Path(__file__).parent / "templates"
-KINDS = ("reward", "backbone", "sampler", "prompts", "listener")
+KINDS = ("reward", "backbone", "sampler", "prompts", "method", "listener")
 GROUPS = {**registry.GROUPS, registry.LISTENER: "vader.plugins"}
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _PLACES = {"gitignore": ".gitignore", "ci.yml": ".github/workflows/ci.yml", "init.py": "src/{package}/__init__.py"}

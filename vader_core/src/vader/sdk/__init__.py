@@ -31,6 +31,10 @@ _PUBLIC = {
     "EncodesClips": "vader.protocols:EncodesClips",
     "GivesTrunk": "vader.protocols:GivesTrunk",
     "LatentReward": "vader.protocols:LatentReward",
+    # what a method works with
+    "RolloutContext": "vader.methods.context:RolloutContext",
+    "Window": "vader.diffusion.gradient:Window",
+    "no_gradient": "vader.diffusion.gradient:no_gradient",
     # types of what it is given
     "Frames": "vader.shapes:Frames",
     "Latents": "vader.shapes:Latents",
@@ -149,8 +153,11 @@ if TYPE_CHECKING:
     from vader.backbones.tiny import tiny_umt5 as tiny_umt5
     from vader.diffusion.frames import from_signed as from_signed
     from vader.diffusion.frames import to_uint8 as to_uint8
+    from vader.diffusion.gradient import Window as Window
+    from vader.diffusion.gradient import no_gradient as no_gradient
     from vader.diffusion.samplers.flow_euler import flow_step as flow_step
     from vader.errors import Problem as Problem
+    from vader.methods.context import RolloutContext as RolloutContext
     from vader.paths import user_path as user_path
     from vader.prompts import draw_evenly as draw_evenly
     from vader.prompts import draw_weighted as draw_weighted

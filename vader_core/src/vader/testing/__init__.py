@@ -24,10 +24,12 @@ _PUBLIC = {
     "BackboneContract": "vader.testing.contracts",
     "SamplerContract": "vader.testing.contracts",
     "PromptSourceContract": "vader.testing.contracts",
+    "MethodContract": "vader.testing.contracts",
     "check_reward": "vader.testing.functions",
     "check_backbone": "vader.testing.functions",
     "check_sampler": "vader.testing.functions",
     "check_prompts": "vader.testing.functions",
+    "check_method": "vader.testing.functions",
     "check_all": "vader.testing.functions",
     "Subject": "vader.testing.subject",
     "Outcome": "vader.testing.checks",
@@ -40,11 +42,13 @@ if TYPE_CHECKING:
     from vader.testing.checks import Failed as Failed
     from vader.testing.checks import Outcome as Outcome
     from vader.testing.contracts import BackboneContract as BackboneContract
+    from vader.testing.contracts import MethodContract as MethodContract
     from vader.testing.contracts import PromptSourceContract as PromptSourceContract
     from vader.testing.contracts import RewardContract as RewardContract
     from vader.testing.contracts import SamplerContract as SamplerContract
     from vader.testing.functions import check_all as check_all
     from vader.testing.functions import check_backbone as check_backbone
+    from vader.testing.functions import check_method as check_method
     from vader.testing.functions import check_prompts as check_prompts
     from vader.testing.functions import check_reward as check_reward
     from vader.testing.functions import check_sampler as check_sampler

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 if TYPE_CHECKING:
     from vader.testing.subject import Subject
 
-KINDS = ("reward", "backbone", "sampler", "prompts")
+KINDS = ("reward", "backbone", "sampler", "prompts", "method")
 """Kinds of component that the kit knows."""
 
 

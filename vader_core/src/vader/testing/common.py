@@ -11,17 +11,24 @@ from typing import Any
 from vader.errors import VaderError, WeightsError
 from vader.plugins import registry
 from vader.plugins.inventory import NAME
-from vader.protocols import Backbone, LatentReward, PromptSource, Reward, Sampler, capabilities_of, capability
+from vader.protocols import Backbone, LatentReward, Method, PromptSource, Reward, Sampler, capabilities_of, capability
 from vader.spec import Options
 from vader.testing.checks import KINDS, Failed, NotApplicable, check, expect
 from vader.testing.subject import Subject
 
-_PROTOCOLS: dict[str, type] = {"backbone": Backbone, "reward": Reward, "sampler": Sampler, "prompts": PromptSource}
+_PROTOCOLS: dict[str, type] = {
+    "backbone": Backbone,
+    "reward": Reward,
+    "sampler": Sampler,
+    "prompts": PromptSource,
+    "method": Method,
+}
 _OFFERED = {
     "backbone": {"runtime", "video"},
     "reward": {"runtime", "video", "backbone"},
     "sampler": {"context"},
     "prompts": set[str](),
+    "method": {"context"},
 }
 """What a constructor may ask for besides its options, by parameter name."""
 
@@ -160,6 +167,10 @@ def is_constructed(subject: Subject) -> None:
             from vader.testing.sampler import built
 
             built(subject, 4)
+        elif subject.kind == "method":
+            from vader.testing.method_trial import trial
+
+            trial(subject)
         else:
             subject.live()
     except VaderError as error:

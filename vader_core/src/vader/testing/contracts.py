@@ -83,3 +83,8 @@ class SamplerContract(_Contract):
 @_with_tests("prompts", "prompts")
 class PromptSourceContract(_Contract):
     """What a prompt source promises. Give the fixture ``prompts``."""
+
+
+@_with_tests("method", "method")
+class MethodContract(_Contract):
+    """What a method promises. Give the fixture ``method``."""

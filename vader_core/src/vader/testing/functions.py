@@ -54,3 +54,8 @@ def check_sampler(sampler: Any, **arguments: Any) -> list[Outcome]:
 def check_prompts(prompts: Any, **arguments: Any) -> list[Outcome]:
     """Check a prompt source; see :func:`check_reward`."""
     return check_all(Subject("prompts", prompts, **arguments))
+
+
+def check_method(method: Any, **arguments: Any) -> list[Outcome]:
+    """Check a method on the kit's own backbone and rewards; see :func:`check_reward`."""
+    return check_all(Subject("method", method, **arguments))

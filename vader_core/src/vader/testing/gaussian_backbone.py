@@ -61,9 +61,9 @@ class GaussianBackbone:
     Options = GaussianBackboneOptions
 
     def __init__(self, options: GaussianBackboneOptions, runtime: Runtime) -> None:
-        self.denoiser = GaussianDenoiser(options.prediction, options.std).to(runtime.device, runtime.dtype)
-        self.denoiser.requires_grad_(False).eval()
-        self.schedule = self.denoiser.schedule
+        denoiser = GaussianDenoiser(options.prediction, options.std).to(runtime.device, runtime.dtype)
+        self.denoiser: nn.Module = denoiser.requires_grad_(False).eval()
+        self.schedule = denoiser.schedule
 
     @classmethod
     def resolve_video(cls, options: Any, requested: Mapping[str, float]) -> Video:
@@ -74,7 +74,7 @@ class GaussianBackbone:
     def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
         """The mean of each prompt, in 0 to 1, as ``embeds`` ``(b 1)``; 0 in the negative branch."""
         means = [[sum(map(ord, prompt.text)) % 11 / 11] for prompt in prompts]
-        positive = torch.tensor(means, device=self.denoiser.mix.weight.device)
+        positive = torch.tensor(means, device=next(self.denoiser.parameters()).device)
         return Conditioning({"embeds": positive}, {"embeds": torch.zeros_like(positive)})
 
     def predict(self, denoiser: nn.Module, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:

@@ -37,7 +37,7 @@ class Subject:
     """A component under test.
 
     Args:
-        kind: ``reward``, ``backbone``, ``sampler`` or ``prompts``.
+        kind: ``reward``, ``backbone``, ``sampler``, ``prompts`` or ``method``.
         component: a registered name, ``./file.py:Name``, a class, a function or a finished object.
         options: the component's options.
         prompts: prompts that mean something to it; at least two.
