@@ -8,6 +8,7 @@ whose commands need large weights or the network (README, and those outside :dat
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -110,6 +111,8 @@ def execute(page: str, block: Block) -> None:
         path.write_text(block.text, encoding="utf-8")
     if block.language == "toml":
         tomllib.loads(block.text)
+    elif block.language == "json":
+        json.loads(block.text)
     elif block.language == "yaml":
         judge(yaml.safe_load(block.text))
     elif block.language == "sh":
