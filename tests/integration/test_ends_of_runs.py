@@ -430,7 +430,7 @@ def test_a_trackers_own_error_is_what_is_said(tmp_path: Path, monkeypatch: pytes
         self.trackers.append(Tracker())
         raise RuntimeError("No API key configured. Use `wandb login` to log in.")
 
-    monkeypatch.setattr("vader.resolve.machine.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("vader.resolve.machine.find_spec", lambda name: object())
     monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda *_: ["tensorboard"])
     monkeypatch.setattr(Accelerator, "init_trackers", refuse)
     with pytest.raises(vader.ComponentError, match=r"tracker tensorboard raised RuntimeError: No API key.*'trackers'"):
@@ -443,7 +443,7 @@ def test_a_tracker_that_fails_on_the_way_ends_no_run(tmp_path: Path, monkeypatch
     def unreachable(self: Any, *rest: Any, **named: Any) -> None:
         raise ConnectionError("unreachable")
 
-    monkeypatch.setattr("vader.resolve.machine.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("vader.resolve.machine.find_spec", lambda name: object())
     monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda *_: ["tensorboard"])
     monkeypatch.setattr(Accelerator, "init_trackers", lambda *_, **__: None)
     monkeypatch.setattr(Accelerator, "log", unreachable)
@@ -549,7 +549,7 @@ def test_a_dry_run_says_what_this_machine_cannot(
     changes: dict[str, Any],
     said: str,
 ) -> None:
-    monkeypatch.setattr("vader.resolve.machine.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("vader.resolve.machine.find_spec", lambda name: None)
     file = write(tmp_path / "run.yaml", merged(tiny(tmp_path / "run"), changes))
     code, out, _ = command(monkeypatch, capsys, "train", file, "--dry-run")
     assert code == 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vader.report.comparison import Comparison, compare, paired, role_of, score_keys, trained_rewards, values_of
 from vader.report.numbers import ChangeText, mean_text
@@ -144,23 +143,13 @@ def same_clips(runs: Sequence[Contestant]) -> list[tuple[ValidationClip, list[Sh
 
 def spec_differences(runs: Sequence[Contestant]) -> list[tuple[str, list[str]]]:
     """Fields of the specs whose values differ, with each run's; ``output`` aside."""
-    flat = [dict(_flat(one.run.spec.model_dump(mode="json"), "")) if one.run.spec else {} for one in runs]
+    flat = [one.run.spec.flat() if one.run.spec else {} for one in runs]
     paths = dict.fromkeys(path for spec in flat for path in spec)
     rows = [(path, [_said(spec.get(path, _NONE)) for spec in flat]) for path in paths if path != "output"]
     return [(path, values) for path, values in rows if len(set(values)) > 1]
 
 
 _NONE = object()
-
-
-def _flat(data: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every value by its dotted path."""
-    inner = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list) else ()
-    items = [(f"{path}.{key}".lstrip("."), value) for key, value in inner]
-    if not items:
-        yield path, data
-    for where, value in items:
-        yield from _flat(value, where)
 
 
 def _said(value: object) -> str:

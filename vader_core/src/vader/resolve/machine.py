@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from vader.spec import RunSpec
 from vader.spec.consistency import Finding
@@ -20,7 +20,7 @@ def machine_fits(spec: RunSpec) -> Iterator[Finding]:
         message = "'adamw_8bit' needs bitsandbytes, which is not installed. Run pip install 'vader-core[quantize]', or"
         yield "train.optimizer", f"{message} use adamw."
     for index, name in enumerate(spec.trackers):
-        if importlib.util.find_spec(name) is None:
+        if find_spec(name) is None:
             yield f"trackers.{index}", f"{name!r} is not installed. Run 'pip install vader-core[{name}]'."
 
 

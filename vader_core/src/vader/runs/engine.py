@@ -188,6 +188,11 @@ class Engine:
         if self._logging:
             self._or_without(lambda: self._accelerator.log(dict(values), step=step))
 
+    def tell_trackers(self, say: Callable[[str, Any], None]) -> None:
+        """Have something said to each tracker, by its name and in its own words; see :meth:`log`."""
+        for tracker in self._accelerator.trackers if self._logging else ():
+            self._or_without(functools.partial(say, tracker.name, tracker.tracker))
+
     def finish_trackers(self) -> None:
         """End what was begun."""
         if self._logging:

@@ -12,9 +12,9 @@ import yaml
 from vader.errors import Problem, RunFolderError, SpecError, cut
 from vader.report.clips import TYPES
 from vader.report.comparison import compare
-from vader.report.history import grid
 from vader.report.reading import RunData, read_run
 from vader.runs.folder import RunFolder
+from vader.runs.joining import grid
 from vader.runs.session import newest_adapter
 from vader.sharing.card import model_card
 from vader.weights.lora import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE

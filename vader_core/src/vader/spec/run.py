@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -63,6 +63,10 @@ class RunSpec(Options):
             _leave_out(data, path, default)
         return data
 
+    def flat(self) -> dict[str, Any]:
+        """Every value by its dotted path, such as ``rewards.0.weight``."""
+        return dict(_flat(self.model_dump(mode="json"), ""))
+
     def digest(self, earlier: Mapping[str, Any] = MappingProxyType({})) -> str:
         """SHA-256 of all that decides the numbers of a run: not the folder, nor how often things are written.
 
@@ -79,6 +83,15 @@ class RunSpec(Options):
             if path in earlier:
                 section[last] = earlier[path]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _flat(data: Any, path: str) -> Iterator[tuple[str, Any]]:
+    inner = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list) else ()
+    items = [(f"{path}.{key}".lstrip("."), value) for key, value in inner]
+    if not items:
+        yield path, data
+    for where, value in items:
+        yield from _flat(value, where)
 
 
 FREE_ON_RESUME = (
