@@ -16,7 +16,7 @@ def machine_fits(spec: RunSpec) -> Iterator[Finding]:
         yield "train.device", f"{device!r} is not available on this machine. Use auto or cpu."
     if precision == "fp16" and on_cpu(spec):
         yield "train.mixed_precision", "fp16 needs a GPU; this run is on the CPU. Use bf16 or no."
-    if spec.train.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+    if spec.train.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
         message = "'adamw_8bit' needs bitsandbytes, which is not installed. Run pip install 'vader-core[quantize]', or"
         yield "train.optimizer", f"{message} use adamw."
     for index, name in enumerate(spec.trackers):
