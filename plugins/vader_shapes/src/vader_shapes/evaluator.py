@@ -62,10 +62,10 @@ def read(clips: Tensor) -> list[Reading]:
     if clips.ndim != 5 or clips.shape[2] != 3 or clips.shape[3] != clips.shape[4] or clips.shape[1] < 2:
         raise ValueError(f"clips must be (b, f >= 2, 3, s, s), got {tuple(clips.shape)}")
     clips = torch.nan_to_num(clips.detach().float().cpu(), nan=0.0).clamp(0, 1)
-    background = _border_median(clips)
+    background = border_median(clips)
     objects = _find_objects(clips, background)
-    backgrounds = _nearest(background, BACKGROUNDS, MAX_BACKGROUND_DISTANCE)
-    colours = _nearest(objects.colour, COLOURS, MAX_COLOUR_DISTANCE)
+    backgrounds = nearest(background, BACKGROUNDS, MAX_BACKGROUND_DISTANCE)
+    colours = nearest(objects.colour, COLOURS, MAX_COLOUR_DISTANCE)
     shapes = _read_shapes(objects)
     motions = _read_motions(objects)
     readings = []
@@ -100,7 +100,7 @@ def accuracy(clips: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
     return right
 
 
-def _border_median(clips: Tensor) -> Tensor:
+def border_median(clips: Tensor) -> Tensor:
     """`(b 3)`: median colour of the one-pixel border over all frames."""
     rows = torch.cat([clips[..., 0, :], clips[..., -1, :], clips[..., :, 0], clips[..., :, -1]], dim=-1)
     return rows.transpose(1, 2).flatten(2).median(dim=-1).values
@@ -111,7 +111,7 @@ def _find_objects(clips: Tensor, background: Tensor) -> _Objects:
     mask = (offset.norm(dim=2) > MASK_DISTANCE).float()  # b f h w
     count = mask.sum(dim=(1, 2, 3)).clamp_min(1)
     # The object's colour is the median over its pixels: edge pixels are mixed with the background.
-    colour = torch.stack([_masked_median(clip, m) for clip, m in zip(clips, mask, strict=True)])
+    colour = torch.stack([masked_median(clip, m) for clip, m in zip(clips, mask, strict=True)])
     direction = colour - background
     length = direction.pow(2).sum(-1).clamp_min(1e-4)
     alpha = (offset * direction.view(-1, 1, 3, 1, 1)).sum(2) / length.view(-1, 1, 1, 1)
@@ -125,13 +125,13 @@ def _find_objects(clips: Tensor, background: Tensor) -> _Objects:
     return _Objects(alpha, area, x, y, colour, in_range & (count > 1))
 
 
-def _masked_median(clip: Tensor, mask: Tensor) -> Tensor:
+def masked_median(clip: Tensor, mask: Tensor) -> Tensor:
     """`(3,)`: median colour of the pixels in the mask; zeros if it is empty."""
     pixels = clip.transpose(0, 1)[:, mask.bool()]
     return pixels.median(dim=1).values if pixels.shape[1] else torch.zeros(3)
 
 
-def _nearest(colours: Tensor, table: dict[str, tuple[float, float, float]], limit: float) -> list[str | None]:
+def nearest(colours: Tensor, table: dict[str, tuple[float, float, float]], limit: float) -> list[str | None]:
     distance = torch.cdist(colours, torch.tensor(list(table.values())))
     best = distance.min(dim=1)
     names = list(table)

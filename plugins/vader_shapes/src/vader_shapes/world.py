@@ -48,6 +48,8 @@ VALUES: dict[str, tuple[str, ...]] = {
 TRAVEL = 10.0  # pixels between the first and the last centre
 RADIUS = (5.6, 6.4)  # pixels
 CENTRE_JITTER = 1.0  # pixels, on each axis
+EXTENT_PER_RADIUS = {"circle": 1.0, "square": 0.89, "triangle": 0.72, "diamond": 0.89, "cross": 1.12}
+ARM = 0.38  # half width of a cross's arm, relative to its length
 _PATTERN = re.compile(
     r"an? (?P<colour>\w+) (?P<shape>\w+) moving (?P<motion>\w+) on an? (?P<background>\w+) background"
 )
@@ -116,9 +118,10 @@ def signed_distance(shape: str, dx: Tensor, dy: Tensor, extent: Tensor) -> Tenso
     """Signed distance in pixels to the edge of a centred shape, negative inside.
 
     Args:
-        shape: one of `SHAPES`.
+        shape: one of `EXTENT_PER_RADIUS`.
         dx, dy: offsets from the shape's centroid in pixels, y pointing down; any broadcastable shape.
-        extent: radius (circle), half side (square) or inradius (triangle, tip up), in pixels.
+        extent: radius (circle), half side (square, diamond), inradius (triangle, tip up) or length of an arm (cross),
+            in pixels.
     """
     if shape == "circle":
         return torch.sqrt(dx**2 + dy**2 + 1e-12) - extent
@@ -126,14 +129,19 @@ def signed_distance(shape: str, dx: Tensor, dy: Tensor, extent: Tensor) -> Tenso
         return torch.maximum(dx.abs(), dy.abs()) - extent
     if shape == "triangle":
         return torch.maximum(dy, dx.abs() * (math.sqrt(3) / 2) - dy / 2) - extent
-    raise ValueError(f"unknown shape {shape!r}: expected one of {', '.join(SHAPES)}")
+    if shape == "diamond":
+        return (dx.abs() + dy.abs()) / math.sqrt(2) - extent
+    if shape == "cross":
+        across, along = torch.minimum(dx.abs(), dy.abs()), torch.maximum(dx.abs(), dy.abs())
+        return torch.maximum(along - extent, across - ARM * extent)
+    raise ValueError(f"unknown shape {shape!r}: expected one of {', '.join(EXTENT_PER_RADIUS)}")
 
 
 def coverage(shape: str, centre_x: Tensor, centre_y: Tensor, extent: Tensor, size: int = SIZE) -> Tensor:
     """Anti-aliased masks of one shape.
 
     Args:
-        shape: one of `SHAPES`.
+        shape: one of `EXTENT_PER_RADIUS`.
         centre_x, centre_y, extent: `(n,)`, in pixels.
         size: height and width of the masks.
 
@@ -144,9 +152,6 @@ def coverage(shape: str, centre_x: Tensor, centre_y: Tensor, extent: Tensor, siz
     dx = grid.view(1, 1, -1) - centre_x.view(-1, 1, 1)
     dy = grid.view(1, -1, 1) - centre_y.view(-1, 1, 1)
     return (0.5 - signed_distance(shape, dx, dy, extent.view(-1, 1, 1))).clamp(0, 1)
-
-
-EXTENT_PER_RADIUS = {"circle": 1.0, "square": 0.89, "triangle": 0.72}
 
 
 def render(attributes: Attributes, generator: torch.Generator) -> Tensor:
