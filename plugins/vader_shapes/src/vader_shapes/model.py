@@ -1,4 +1,4 @@
-"""Builds the tiny Wan pipeline: the architecture of Wan 2.1 text-to-video, about 1.7 M parameters in all.
+"""Builds the tiny Wan pipelines: the architecture of Wan 2.1 text-to-video, about 2.5 M parameters in all.
 
 Only the sizes are tiny; every component is the class that the full-size checkpoint uses (the tokenizer is a plain
 word-level one with the same calling conventions), so one code path loads both.
@@ -6,6 +6,7 @@ word-level one with the same calling conventions), so one code path loads both.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipe
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from vader_shapes.scenes import grammar
 from vader_shapes.world import VALUES
 
 MAX_SEQUENCE_LENGTH = 16
@@ -32,9 +34,22 @@ def vocabulary() -> list[str]:
     return ["<pad>", "</s>", "<unk>", *dict.fromkeys(words)]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+@dataclass(frozen=True)
+class Sizes:
+    """Where the model of one world differs from that of another: words, tokens of a prompt, latent channels."""
+
+    words: tuple[str, ...]
+    max_sequence_length: int
+    latent_channels: int
+
+
+ONE = Sizes(tuple(vocabulary()), MAX_SEQUENCE_LENGTH, LATENT_CHANNELS)
+SCENES = Sizes(tuple(grammar.vocabulary()), 20, 48)  # as many channels as Wan 2.2 has
+
+
+def build_tokenizer(sizes: Sizes = ONE) -> PreTrainedTokenizerFast:
     """A word-level fast tokenizer: lower-cases, appends `</s>`, pads with `<pad>`, unknown words become `<unk>`."""
-    words = vocabulary()
+    words = sizes.words
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -46,15 +61,15 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
-        model_max_length=MAX_SEQUENCE_LENGTH,
+        model_max_length=sizes.max_sequence_length,
         padding_side="right",
     )
 
 
-def build_text_encoder() -> UMT5EncoderModel:
+def build_text_encoder(sizes: Sizes = ONE) -> UMT5EncoderModel:
     """Two UMT5 encoder layers of width 64."""
     config = UMT5Config(
-        vocab_size=len(vocabulary()),
+        vocab_size=len(sizes.words),
         d_model=TEXT_DIM,
         d_kv=16,
         d_ff=128,
@@ -70,20 +85,20 @@ def build_text_encoder() -> UMT5EncoderModel:
     return UMT5EncoderModel(config)
 
 
-def build_vae() -> AutoencoderKLWan:
-    """Causal video VAE: 4k+1 frames to k+1 latent frames, 8x in height and width, 16 latent channels.
+def build_vae(sizes: Sizes = ONE) -> AutoencoderKLWan:
+    """Causal video VAE: 4k+1 frames to k+1 latent frames, 8x in height and width.
 
     As in Wan 2.2, pixels are folded 2x2 into channels first (four times less work than at full size), and
     parameter-free shortcuts run past each level (it trains several times faster with them).
     """
     return AutoencoderKLWan(
         base_dim=16,
-        z_dim=LATENT_CHANNELS,
+        z_dim=sizes.latent_channels,
         dim_mult=[1, 2, 2],
         num_res_blocks=1,
         temperal_downsample=[True, True],
-        latents_mean=[0.0] * LATENT_CHANNELS,
-        latents_std=[1.0] * LATENT_CHANNELS,
+        latents_mean=[0.0] * sizes.latent_channels,
+        latents_std=[1.0] * sizes.latent_channels,
         is_residual=True,
         in_channels=12,
         out_channels=12,
@@ -93,14 +108,14 @@ def build_vae() -> AutoencoderKLWan:
     )
 
 
-def build_transformer() -> WanTransformer3DModel:
+def build_transformer(sizes: Sizes = ONE) -> WanTransformer3DModel:
     """The denoiser: 6 Wan blocks, 4 heads of 32, one token per latent pixel, about 1.6 M parameters."""
     return WanTransformer3DModel(
         patch_size=(1, 1, 1),
         num_attention_heads=4,
         attention_head_dim=32,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=sizes.latent_channels,
+        out_channels=sizes.latent_channels,
         text_dim=TEXT_DIM,
         freq_dim=64,
         ffn_dim=384,
@@ -118,14 +133,15 @@ def build_pipeline(
     vae: AutoencoderKLWan | None = None,
     transformer: WanTransformer3DModel | None = None,
     text_encoder: UMT5EncoderModel | None = None,
+    sizes: Sizes = ONE,
 ) -> WanPipeline:
     """Assembles a `WanPipeline`; parts that are not given are built fresh from the global torch seed."""
     pipeline = WanPipeline(
-        tokenizer=build_tokenizer(),
-        text_encoder=(text_encoder or build_text_encoder()).eval(),
-        vae=(vae or build_vae()).eval(),
+        tokenizer=build_tokenizer(sizes),
+        text_encoder=(text_encoder or build_text_encoder(sizes)).eval(),
+        vae=(vae or build_vae(sizes)).eval(),
         scheduler=build_scheduler(),
-        transformer=(transformer or build_transformer()).eval(),
+        transformer=(transformer or build_transformer(sizes)).eval(),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

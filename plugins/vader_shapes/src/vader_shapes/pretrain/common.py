@@ -1,4 +1,4 @@
-"""What the training stages share: data, schedule, moving averages, atomic checkpoints, the jsonl log."""
+"""What the training stages share: schedule, optimizer step, moving averages, atomic checkpoints, the jsonl log."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vader_shapes.world import Attributes, prompt, render_batch, train_combinations
+from vader_shapes.pretrain.muon import Muon
 
 Checkpoint = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a stage trains: it ends at `steps` optimizer steps or after `minutes`, whichever comes first.
+    """How long a stage trains: it ends at `steps` optimizer steps or after `minutes` of processor time, if that is first.
 
     The learning rate follows a cosine that reaches zero at that end, or, with `horizon`, at that step: a stage with
     `steps` below its `horizon` stops early on a longer schedule.
@@ -45,13 +45,13 @@ class Budget:
 
 @dataclass
 class PhaseTimer:
-    """Training time in seconds over all sessions of a stage."""
+    """Processor time in seconds over all sessions of a stage; what else the machine does is not counted."""
 
     before: float = 0.0
-    start: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=time.process_time)
 
     def elapsed(self) -> float:
-        return self.before + time.monotonic() - self.start
+        return self.before + time.process_time() - self.start
 
 
 class MovingAverage:
@@ -84,6 +84,62 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     return torch.load(path, weights_only=True) if path.exists() else None
 
 
+class Training:
+    """What a stage trains and how far it is: all of it is in the checkpoint at `path`, from which it goes on.
+
+    Args:
+        path: of the checkpoint.
+        module: trained in place by Muon.
+        budget: schedule and end.
+        seed: of `generator`, which the stage draws from.
+        decay: of the moving average.
+    """
+
+    def __init__(self, path: Path, module: nn.Module, budget: Budget, seed: int, decay: float = 0.99) -> None:
+        self.path, self.module, self.budget = path, module, budget
+        self.optimizer = Muon(module.named_parameters(), lr=budget.learning_rate)
+        self.average = MovingAverage(module, decay)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.steps, self.timer = 0, PhaseTimer()
+        if (saved := load_checkpoint(path)) is not None:
+            module.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.average.values = saved["average"]
+            self.generator.set_state(saved["generator"])
+            self.steps, self.timer = saved["step"], PhaseTimer(saved["elapsed"])
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is used up."""
+        return self.budget.progress(self.steps, self.timer.elapsed())
+
+    @property
+    def seconds(self) -> float:
+        """Processor time so far, for the log."""
+        return round(self.timer.elapsed(), 1)
+
+    def update(self, loss: Tensor) -> float:
+        """One optimizer step on `loss`; returns its value."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.budget.rate(self.steps, self.timer.elapsed())
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(self.module, self.steps)
+        self.steps += 1
+        return loss.item()
+
+    def due(self, every: int) -> bool:
+        """Whether it is time for what happens `every` so many steps, and at the end."""
+        return self.steps % every == 0 or self.progress >= 1
+
+    def save(self) -> None:
+        checkpoint = {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        checkpoint |= {"average": self.average.values, "generator": self.generator.get_state()}
+        save_checkpoint(self.path, checkpoint | {"step": self.steps, "elapsed": self.timer.elapsed()})
+
+
 class Log:
     """Appends one JSON object per line and prints it."""
 
@@ -97,28 +153,3 @@ class Log:
         with self.path.open("a") as file:
             file.write(line + "\n")
         print(line, flush=True)
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Rendered clips `(n f c h w)` in [0, 1] with their attributes and prompts."""
-
-    frames: Tensor
-    attributes: list[Attributes]
-    prompts: list[str]
-
-
-def training_clips(repeats: int, seed: int) -> Clips:
-    """`repeats` clips of each training combination."""
-    return rendered(train_combinations() * repeats, seed)
-
-
-def rendered(attributes: list[Attributes], seed: int) -> Clips:
-    """One clip for each of `attributes`."""
-    frames = render_batch(attributes, torch.Generator().manual_seed(seed))
-    return Clips(frames, attributes, [prompt(a) for a in attributes])
-
-
-def mean_accuracy(right: dict[str, Tensor]) -> dict[str, float]:
-    """Shares in [0, 1] of what `evaluator.accuracy` returned."""
-    return {name: round(value.float().mean().item(), 4) for name, value in right.items()}

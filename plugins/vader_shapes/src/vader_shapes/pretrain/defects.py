@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from vader_shapes.pretrain.common import Clips
+from vader_shapes.pretrain.recipe import Clips
 from vader_shapes.pretrain.vae import decode, encode
 from vader_shapes.world import (
     BACKGROUNDS,

@@ -7,7 +7,7 @@ receives timestep = 1000 sigma.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,40 +15,28 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanPipeline
 from torch import Tensor, nn
 
-from vader_shapes.model import (
-    MAX_SEQUENCE_LENGTH,
-    PIPELINE,
-    build_pipeline,
-    build_text_encoder,
-    build_tokenizer,
-    build_transformer,
-)
-from vader_shapes.pretrain.common import (
-    Budget,
-    Log,
-    MovingAverage,
-    PhaseTimer,
-    load_checkpoint,
-    save_checkpoint,
-    training_clips,
-)
+from vader_shapes.model import ONE as ONE_SIZES
+from vader_shapes.model import Sizes, build_pipeline, build_text_encoder, build_tokenizer, build_transformer
+from vader_shapes.pretrain.common import Budget, Log, MovingAverage, Training, load_checkpoint, save_checkpoint
 from vader_shapes.pretrain.export import export_pipeline
-from vader_shapes.pretrain.muon import Muon
-from vader_shapes.pretrain.sampling import held_out_accuracy
+from vader_shapes.pretrain.recipe import ONE, Recipe
+from vader_shapes.pretrain.sampling import figures
 from vader_shapes.pretrain.vae import encode
 
 CAPTION_DROPOUT = 0.1
+CHUNK = 4320  # clips that are rendered and encoded at a time
 TIME_MEAN, TIME_STD = 0.5, 1.2  # of the normal under the logit
+FINAL_SETTINGS = ((3.0, 10), (1.0, 8), (1.0, 4))  # guidance scale and sampler steps of the last measurements
 UNIFORM_TIMES = 0.2  # share of uniform sigmas: the sampler starts at sigma 1, where the logit-normal is thin
 
 
 class Generator(nn.Module):
     """Text encoder and denoiser, trained as one."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes = ONE_SIZES) -> None:
         super().__init__()
-        self.text_encoder = build_text_encoder()
-        self.transformer = build_transformer()
+        self.text_encoder = build_text_encoder(sizes)
+        self.transformer = build_transformer(sizes)
 
     def forward(self, latents: Tensor, sigma: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Predicted velocity `(b c f h w)` for noisy latents; sigma `(b,)` in [0, 1]; tokens and mask `(b s)`."""
@@ -77,16 +65,30 @@ class Latents:
         return latents, self.tokens[caption], self.mask[caption]
 
 
-def encode_training_clips(vae: AutoencoderKLWan, repeats: int, seed: int) -> Latents:
-    """Renders and encodes `repeats` clips of each training combination."""
-    clips = training_clips(repeats, seed)
-    mean, std = encode(vae, clips.frames)
+def encode_training_clips(vae: AutoencoderKLWan, count: int, seed: int, recipe: Recipe) -> Latents:
+    """Renders and encodes clips of training combinations."""
     offset = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
     scale = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-    words = build_tokenizer()(
-        [*clips.prompts, ""], padding="max_length", max_length=MAX_SEQUENCE_LENGTH, return_tensors="pt"
+    means, stds, prompts = [], [], []
+    for chunk, start in enumerate(range(0, count, CHUNK)):
+        clips = recipe.training(min(CHUNK, count - start), seed + 1000 * chunk)
+        mean, std = encode(vae, clips.frames)
+        means.append((mean - offset) / scale)
+        stds.append(std / scale)
+        prompts += clips.prompts
+    words = build_tokenizer(recipe.sizes)(
+        [*prompts, ""], padding="max_length", max_length=recipe.sizes.max_sequence_length, return_tensors="pt"
     )
-    return Latents((mean - offset) / scale, std / scale, words.input_ids, words.attention_mask)
+    return Latents(torch.cat(means), torch.cat(stds), words.input_ids, words.attention_mask)
+
+
+def kept_latents(out: Path, count: int, seed: int, recipe: Recipe) -> Latents:
+    """The encoded training clips, from `out/latents.pt` if they are there already."""
+    if (saved := load_checkpoint(out / "latents.pt")) is None:
+        vae = AutoencoderKLWan.from_pretrained(out / "vae").eval()
+        saved = vars(encode_training_clips(vae, count, seed, recipe))
+        save_checkpoint(out / "latents.pt", saved)
+    return Latents(**saved)
 
 
 def draw_sigmas(count: int, generator: torch.Generator) -> Tensor:
@@ -106,96 +108,59 @@ def flow_matching_loss(predict: Callable[..., Tensor], data: Latents, count: int
     return F.mse_loss(velocity, noise - latents)
 
 
-@dataclass
-class _State:
-    """Everything that a resumed run needs."""
-
-    model: Generator
-    optimizer: torch.optim.Optimizer
-    average: MovingAverage
-    generator: torch.Generator
-    step: int = 0
-    clock: PhaseTimer = field(default_factory=PhaseTimer)
-
-    def save(self, path: Path) -> None:
-        checkpoint = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        checkpoint |= {"average": self.average.values, "generator": self.generator.get_state()}
-        save_checkpoint(path, checkpoint | {"step": self.step, "elapsed": self.clock.elapsed()})
-
-    def load(self, path: Path) -> None:
-        if (saved := load_checkpoint(path)) is None:
-            return
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.average.values = saved["average"]
-        self.generator.set_state(saved["generator"])
-        self.step, self.clock = saved["step"], PhaseTimer(saved["elapsed"])
-
-    def averaged_pipeline(self, vae_folder: Path) -> WanPipeline:
-        model = Generator()
-        model.load_state_dict(self.average.values)
-        # Read each time: the decoder stage may have improved the VAE's decoder since (the latents stay the same).
-        return build_pipeline(AutoencoderKLWan.from_pretrained(vae_folder), model.transformer, model.text_encoder)
-
-
 def train_denoiser(
     out: Path,
     budget: Budget,
     seed: int = 0,
-    repeats: int = 30,
     log_every: int = 25,
-    save_every: int = 200,
-    check_every: int = 450,
+    save_every: int = 100,
+    check_every: int = 500,
+    check_clips: int = 64,
     final_clips: int = 128,
-    weights: Path = PIPELINE,
+    weights: Path | None = None,
     compiled: bool = False,
     on_step: Callable[[int], None] | None = None,
+    recipe: Recipe = ONE,
 ) -> Path:
     """Trains until the budget is used up; continues from `out/denoiser.pt` if that exists.
 
-    Needs the folder `out/vae` that `train_vae` leaves. Exports the averaged weights after every check.
+    Needs the folder `out/vae` that `train_vae` leaves. Exports the averaged weights at the end.
 
     Returns:
-        The pipeline folder `weights`.
+        The pipeline folder `weights`, by default the recipe's.
     """
     torch.manual_seed(seed)
-    data = encode_training_clips(AutoencoderKLWan.from_pretrained(out / "vae").eval(), repeats, seed + 10)
-    model = Generator()
-    optimizer = Muon(model.named_parameters(), lr=budget.learning_rate)
-    state = _State(model, optimizer, MovingAverage(model), torch.Generator().manual_seed(seed))
-    state.load(out / "denoiser.pt")
+    model, folder = Generator(recipe.sizes), weights or recipe.weights / "pipeline"
+    training = Training(out / "denoiser.pt", model, budget, seed, decay=0.999)
+    if training.progress >= 1 and folder.exists():
+        return folder
+    data = kept_latents(out, recipe.denoiser_clips, seed + 10, recipe)
     log = Log(out / "denoiser.jsonl")
     predict = torch.compile(model) if compiled else model
     losses: list[float] = []
-    while budget.progress(state.step, state.clock.elapsed()) < 1:
-        losses.append(_train_step(state, predict, data, budget))
+    while training.progress < 1:
+        losses.append(training.update(flow_matching_loss(predict, data, budget.batch, training.generator)))
         if on_step is not None:
-            on_step(state.step)
-        if state.step % log_every == 0:
-            log.write(step=state.step, loss=sum(losses) / len(losses), seconds=round(state.clock.elapsed(), 1))
+            on_step(training.steps)
+        if training.steps % log_every == 0:
+            log.write(step=training.steps, loss=sum(losses) / len(losses), seconds=training.seconds)
             losses.clear()
-        if state.step % save_every == 0:
-            state.save(out / "denoiser.pt")
-        if state.step % check_every == 0:
-            pipeline, seconds = state.averaged_pipeline(out / "vae"), round(state.clock.elapsed(), 1)
-            log.write(step=state.step, held_out=held_out_accuracy(pipeline, 64), seconds=seconds)
-            export_pipeline(pipeline, weights)
-    state.save(out / "denoiser.pt")
-    pipeline = state.averaged_pipeline(out / "vae")
-    if final_clips:
-        log.write(step=state.step, final=held_out_accuracy(pipeline, final_clips, seed=4321), clips=final_clips)
-    return export_pipeline(pipeline, weights)
+        if training.due(save_every):
+            training.save()
+        if training.steps % check_every == 0:
+            checked = figures(averaged_pipeline(training.average, out / "vae", recipe.sizes), check_clips, recipe=recipe)
+            log.write(step=training.steps, **checked, seconds=training.seconds)
+    pipeline = averaged_pipeline(training.average, out / "vae", recipe.sizes)
+    for guidance_scale, steps in FINAL_SETTINGS if final_clips else ():
+        checked = figures(pipeline, final_clips, 4321, steps, guidance_scale, recipe)
+        log.write(final=checked, clips=final_clips, guidance_scale=guidance_scale, sampler_steps=steps)
+    return export_pipeline(pipeline, folder)
 
 
-def _train_step(state: _State, predict: Callable[..., Tensor], data: Latents, budget: Budget) -> float:
-    """One optimizer step; returns the loss."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = budget.rate(state.step, state.clock.elapsed())
-    loss = flow_matching_loss(predict, data, budget.batch, state.generator)
-    state.optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
-    state.optimizer.step()
-    state.average.update(state.model, state.step)
-    state.step += 1
-    return loss.item()
+def averaged_pipeline(average: MovingAverage, vae_folder: Path, sizes: Sizes) -> WanPipeline:
+    """The averaged text encoder and denoiser with the VAE of a folder."""
+    model = Generator(sizes)
+    model.load_state_dict(average.values)
+    return build_pipeline(
+        AutoencoderKLWan.from_pretrained(vae_folder), model.transformer, model.text_encoder, sizes=sizes
+    )

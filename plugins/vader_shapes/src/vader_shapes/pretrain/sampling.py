@@ -1,21 +1,15 @@
-"""Samples the pipeline through diffusers' own `__call__` and reads the clips with the exact evaluator."""
+"""Samples the pipeline through diffusers' own `__call__` and reads the clips with the world's exact evaluator."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from diffusers import WanPipeline
 from torch import Tensor
 
-from vader_shapes.evaluator import accuracy
-from vader_shapes.model import MAX_SEQUENCE_LENGTH
-from vader_shapes.pretrain.common import mean_accuracy
-from vader_shapes.world import FRAMES, SIZE, held_out_combinations, prompt
-
-
-def held_out_prompts(count: int) -> list[str]:
-    """`count` held-out prompts, cycling through the 36 combinations."""
-    prompts = [prompt(a) for a in held_out_combinations()]
-    return [prompts[i % len(prompts)] for i in range(count)]
+from vader_shapes.pretrain.recipe import ONE, Recipe
+from vader_shapes.world import FRAMES, SIZE
 
 
 def sample(
@@ -33,7 +27,7 @@ def sample(
                 num_frames=FRAMES,
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
-                max_sequence_length=MAX_SEQUENCE_LENGTH,
+                max_sequence_length=pipeline.tokenizer.model_max_length,
                 generator=generator,
                 output_type="pt",
             ).frames
@@ -41,9 +35,17 @@ def sample(
     return torch.cat(parts).float()
 
 
-def held_out_accuracy(
-    pipeline: WanPipeline, count: int, seed: int = 1234, steps: int = 10, guidance_scale: float = 3.0
-) -> dict[str, float]:
-    """Shares in [0, 1] of `count` held-out clips with each attribute right, and all four ("all")."""
-    prompts = held_out_prompts(count)
-    return mean_accuracy(accuracy(sample(pipeline, prompts, seed, steps, guidance_scale), prompts))
+def figures(
+    pipeline: WanPipeline,
+    count: int,
+    seed: int = 1234,
+    steps: int = 10,
+    guidance_scale: float = 3.0,
+    recipe: Recipe = ONE,
+) -> dict[str, dict[str, Any]]:
+    """What the recipe measures of `count` clips for each of its lists of prompts, which are cycled through."""
+    found = {}
+    for name, prompts in recipe.prompts.items():
+        chosen = [prompts[i % len(prompts)] for i in range(count)]
+        found[name] = recipe.figures(sample(pipeline, chosen, seed, steps, guidance_scale), chosen)
+    return found

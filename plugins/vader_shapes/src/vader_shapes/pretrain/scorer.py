@@ -9,21 +9,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from vader_shapes.pretrain.common import (
-    Budget,
-    Clips,
-    Log,
-    MovingAverage,
-    PhaseTimer,
-    load_checkpoint,
-    rendered,
-    save_checkpoint,
-    training_clips,
-)
+from vader_shapes.pretrain.common import Budget, Log, MovingAverage, Training
 from vader_shapes.pretrain.defects import distort, latent_noise, morphs, thin
-from vader_shapes.pretrain.muon import Muon
+from vader_shapes.pretrain.recipe import Clips, rendered, training_clips
 from vader_shapes.scorer import SCORER, ShapesScorer
 from vader_shapes.world import (
     VALUES,
@@ -130,37 +120,23 @@ def train_scorer(out: Path, budget: Budget, seed: int = 0, check_every: int = 10
     held_out = rendered(held_out_combinations() * 4, seed + 21)
     tests = {"held_out": held_out.frames, "held_out_noisy": latent_noise(vae, held_out, STRONGEST_NOISE, seed + 22)}
 
-    model, clock, step = ShapesScorer(), PhaseTimer(), 0
-    generator = torch.Generator().manual_seed(seed)
-    average = MovingAverage(model, decay=0.99)
-    optimizer = Muon(model.named_parameters(), lr=budget.learning_rate)
-    if (saved := load_checkpoint(out / "scorer.pt")) is not None:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average.values, step, clock = saved["average"], saved["step"], PhaseTimer(saved["elapsed"])
-        generator.set_state(saved["generator"])
+    model = ShapesScorer()
+    training = Training(out / "scorer.pt", model, budget, seed)
     log = Log(out / "scorer.jsonl")
-    while budget.progress(step, clock.elapsed()) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = budget.rate(step, clock.elapsed())
-        index = torch.randint(len(pool.target), (budget.batch,), generator=generator)
+    while training.progress < 1:
+        index = torch.randint(len(pool.target), (budget.batch,), generator=training.generator)
         target = pool.target[index]
-        frames = thin(distort(pool.frames[index], generator), generator)
+        frames = thin(distort(pool.frames[index], training.generator), training.generator)
         scores = model.similarities(frames, prompts)
-        loss = contrastive_loss(scores, pool.soft[index], target, hard[:, target], pool.shape_known[index])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
-        step += 1
-        if step % check_every == 0 or budget.progress(step, clock.elapsed()) >= 1:
-            checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.values}
-            checkpoint |= {"step": step, "elapsed": clock.elapsed(), "generator": generator.get_state()}
-            save_checkpoint(out / "scorer.pt", checkpoint)
-            figures = {name: choice_accuracy(averaged(average), f, held_out.attributes) for name, f in tests.items()}
-            log.write(step=step, loss=loss.item(), seconds=round(clock.elapsed(), 1), **figures)
-            _export(average, weights)
+        loss = training.update(
+            contrastive_loss(scores, pool.soft[index], target, hard[:, target], pool.shape_known[index])
+        )
+        if training.due(check_every):
+            training.save()
+            averages = averaged(training.average)
+            checked = {name: choice_accuracy(averages, f, held_out.attributes) for name, f in tests.items()}
+            log.write(step=training.steps, loss=loss, seconds=training.seconds, **checked)
+            export_scorer(training.average, weights)
     return weights
 
 
@@ -171,7 +147,8 @@ def averaged(average: MovingAverage) -> ShapesScorer:
     return scorer.eval()
 
 
-def _export(average: MovingAverage, path: Path) -> None:
+def export_scorer(average: MovingAverage, path: Path) -> None:
+    """Writes the averaged weights in float16, replacing what was there when all is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file({name: value.half().contiguous() for name, value in average.values.items()}, temporary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,22 +11,10 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, unpatchify
 from torch import Tensor
 
-from vader_shapes.evaluator import accuracy
-from vader_shapes.model import LATENT_CHANNELS, build_vae
-from vader_shapes.pretrain.common import (
-    Budget,
-    Clips,
-    Log,
-    MovingAverage,
-    PhaseTimer,
-    load_checkpoint,
-    mean_accuracy,
-    rendered,
-    save_checkpoint,
-    training_clips,
-)
-from vader_shapes.pretrain.muon import Muon
-from vader_shapes.world import SIZE, held_out_combinations
+from vader_shapes.model import Sizes, build_vae
+from vader_shapes.pretrain.common import Budget, Log, MovingAverage, Training
+from vader_shapes.pretrain.recipe import ONE, Clips, Recipe
+from vader_shapes.world import SIZE
 
 KL_WEIGHT = 1e-4
 OBJECT_WEIGHT = 4.0
@@ -117,79 +106,73 @@ def vae_loss(vae: AutoencoderKLWan, frames: Tensor, crop: int, generator: torch.
     video, weight = (t[..., top : top + crop, left : left + crop] for t in (video, weight))
     posterior = vae.encode(video).latent_dist
     kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-    return reconstruction_loss(decode_unclamped(vae, posterior.sample()), video, weight) + KL_WEIGHT * kl
+    return reconstruction_loss(decode_unclamped(vae, posterior.sample(generator)), video, weight) + KL_WEIGHT * kl
 
 
 @torch.no_grad()
-def round_trip(vae: AutoencoderKLWan, clips: Clips) -> dict[str, float]:
+def round_trip(vae: AutoencoderKLWan, clips: Clips, recipe: Recipe = ONE) -> dict[str, Any]:
     """PSNR in dB (over all pixels of all clips) and exact accuracies after encode (mean) and decode."""
     frames = decode(vae, encode(vae, clips.frames)[0])
     psnr = -10 * torch.log10(F.mse_loss(frames, clips.frames)).item()
-    return {"psnr": psnr, **mean_accuracy(accuracy(frames, clips.prompts))}
+    return {"psnr": psnr, **recipe.figures(frames, clips.prompts)}
 
 
-def _fresh_vae() -> AutoencoderKLWan:
+def _fresh_vae(sizes: Sizes) -> AutoencoderKLWan:
     """A VAE whose residual blocks start as the identity, with little posterior noise: it trains far faster so."""
-    vae = build_vae()
+    vae = build_vae(sizes)
     for module in vae.modules():
         if isinstance(module, WanResidualBlock):
             torch.nn.init.zeros_(module.conv2.weight)
             torch.nn.init.zeros_(module.conv2.bias)
-    torch.nn.init.zeros_(vae.quant_conv.weight[LATENT_CHANNELS:])
-    torch.nn.init.constant_(vae.quant_conv.bias[LATENT_CHANNELS:], FIRST_LOG_VARIANCE)
+    torch.nn.init.zeros_(vae.quant_conv.weight[sizes.latent_channels :])
+    torch.nn.init.constant_(vae.quant_conv.bias[sizes.latent_channels :], FIRST_LOG_VARIANCE)
     return vae
 
 
-def train_vae(out: Path, budget: Budget, seed: int = 0, log_every: int = 50, check_every: int = 200) -> Path:
+def train_vae(
+    out: Path,
+    budget: Budget,
+    seed: int = 0,
+    log_every: int = 50,
+    save_every: int = 100,
+    check_every: int = 1000,
+    recipe: Recipe = ONE,
+) -> Path:
     """Trains until the budget is used up; continues from `out/vae.pt` if that exists.
 
     Returns:
         The folder `out/vae` with the averaged weights, loadable by `AutoencoderKLWan.from_pretrained`.
     """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    vae, clock, step = _fresh_vae(), PhaseTimer(), 0
-    average = MovingAverage(vae, decay=0.99)
-    optimizer = Muon(vae.named_parameters(), lr=budget.learning_rate)
-    if (saved := load_checkpoint(out / "vae.pt")) is not None:
-        vae.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average.values = saved["average"]
-        generator.set_state(saved["generator"])
-        torch.set_rng_state(saved["torch_rng"])
-        step, clock = saved["step"], PhaseTimer(saved["elapsed"])
-    clips, held_out = training_clips(14, seed), rendered(held_out_combinations() * 4, seed + 1)
+    vae = _fresh_vae(recipe.sizes)
+    training = Training(out / "vae.pt", vae, budget, seed)
+    if training.progress >= 1 and (out / "vae").exists():  # its decoder may have been trained on since
+        return out / "vae"
+    clips, held_out = recipe.training(recipe.vae_clips, seed), recipe.held_out(seed + 1)
     log = Log(out / "vae.jsonl")
-    while budget.progress(step, clock.elapsed()) < 1:
-        rate = budget.rate(step, clock.elapsed())
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        index = torch.randint(len(clips.prompts), (budget.batch,), generator=generator)
-        crop = CROP if budget.progress(step, clock.elapsed()) < CROPPED_SHARE else SIZE
-        loss = vae_loss(vae, clips.frames[index], crop, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        average.update(vae, step)
-        step += 1
-        if step % log_every == 0:
-            log.write(stage="vae", step=step, loss=loss.item(), rate=rate, seconds=round(clock.elapsed(), 1))
-        if step % check_every == 0 or budget.progress(step, clock.elapsed()) >= 1:
-            checkpoint = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average.values}
-            checkpoint |= {"generator": generator.get_state(), "torch_rng": torch.get_rng_state()}
-            save_checkpoint(out / "vae.pt", checkpoint | {"step": step, "elapsed": clock.elapsed()})
-            log.write(stage="vae", step=step, held_out=round_trip(_averaged(average), held_out))
-    return _export_vae(_averaged(average), clips, held_out, log, out / "vae")
+    while training.progress < 1:
+        index = torch.randint(len(clips.prompts), (budget.batch,), generator=training.generator)
+        crop = CROP if training.progress < CROPPED_SHARE else SIZE
+        loss = training.update(vae_loss(vae, clips.frames[index], crop, training.generator))
+        if training.steps % log_every == 0:
+            log.write(stage="vae", step=training.steps, loss=loss, seconds=training.seconds)
+        if training.due(save_every):
+            training.save()
+        if training.due(check_every):
+            figures = round_trip(_averaged(training.average, recipe.sizes), held_out, recipe)
+            log.write(stage="vae", step=training.steps, held_out=figures)
+    return _export_vae(_averaged(training.average, recipe.sizes), clips, held_out, log, out / "vae", recipe)
 
 
-def _averaged(average: MovingAverage) -> AutoencoderKLWan:
-    vae = build_vae()
+def _averaged(average: MovingAverage, sizes: Sizes) -> AutoencoderKLWan:
+    vae = build_vae(sizes)
     vae.load_state_dict(average.values)
     return vae.eval()
 
 
-def _export_vae(vae: AutoencoderKLWan, clips: Clips, held_out: Clips, log: Log, folder: Path) -> Path:
+def _export_vae(
+    vae: AutoencoderKLWan, clips: Clips, held_out: Clips, log: Log, folder: Path, recipe: Recipe
+) -> Path:
     """Measures latents_mean and latents_std on training clips, writes them to the config, saves the VAE."""
     mean, std = encode(vae, clips.frames[:1008])
     latents = mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
@@ -198,5 +181,5 @@ def _export_vae(vae: AutoencoderKLWan, clips: Clips, held_out: Clips, log: Log, 
         latents_std=[round(v, 5) for v in latents.std(dim=(0, 2, 3, 4)).tolist()],
     )
     vae.save_pretrained(folder)
-    log.write(stage="vae", final=round_trip(vae, held_out), latents_std=vae.config.latents_std)
+    log.write(stage="vae", final=round_trip(vae, held_out, recipe), latents_std=vae.config.latents_std)
     return folder
