@@ -148,6 +148,9 @@ class Course:
             self._learnt = self._keeper.after_validation(self._step, self._validator.done)
         self._start_scales(done)
         self._emit("validation_finished", validation=done)
+        for alarm in done.alarms:
+            if alarm.step == self._step:
+                self._emit("notice", text=f"possible reward hacking: {alarm.text}")
 
     def _start_scales(self, done: Validation) -> None:
         """Give scales that have not begun the scores of the base model.

@@ -67,6 +67,10 @@ class ValidationClip:
     """File of the image that the prompt gave, beside the clip's."""
     sketch: bytes | None = field(default=None, repr=False)
     """The clip in few bytes; see :func:`vader.diffusion.frames.sketch`."""
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    """Of its pixels, whatever they show: see :mod:`vader.runs.image_statistics`."""
+    kind: str | None = None
+    """What kind of prompt it has: ``kind`` of the prompt's metadata."""
 
 
 @dataclass(frozen=True)

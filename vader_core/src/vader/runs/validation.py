@@ -18,6 +18,7 @@ from vader.prompts import drawn
 from vader.protocols import Prompt, PromptSource
 from vader.runs.events import ValidationClip
 from vader.runs.folder import written_scale
+from vader.runs.image_statistics import Diversity, image_statistics
 from vader.runs.shares import Alone, Crew, in_shares
 from vader.shapes import Frames
 from vader.spec import ValidationSpec
@@ -67,15 +68,24 @@ def score_clips(
         frames = context.decode(latents, None)
         scores = context.judge(latents, context.timestep_after(-1), frames, texts, conditioning)
         read = {key: score.tolist() for key, score in scores.items()}
-        made = []
+        statistics, made = image_statistics(frames), []
         for place, row in enumerate(rows):
-            values = {key: one[place] for key, one in read.items()}
-            clip = ValidationClip(row, prompts[row].text, seeds[row], values, sketch=sketch(frames[place]))
+            values, text = {key: one[place] for key, one in read.items()}, prompts[row]
+            clip = ValidationClip(row, text.text, seeds[row], values, sketch=sketch(frames[place]))
+            clip = replace(clip, statistics=statistics[place], kind=_kind(text))
             made.append((clip, frames[place].cpu().clone() if row < shown else None))
         return made
 
-    for clip, frames in in_shares(crew or Alone(), len(prompts), batch_size, make):
+    diversity = Diversity()
+    for made, frames in in_shares(crew or Alone(), len(prompts), batch_size, make):
+        clip = replace(made, statistics={**made.statistics, **diversity.of(made)})
         yield clip if frames is None else replace(clip, file=keep(clip.index, frames))
+
+
+def _kind(prompt: Prompt) -> str | None:
+    """What kind of prompt it is, if its metadata say so in a word."""
+    kind = prompt.metadata.get("kind")
+    return kind if isinstance(kind, str) else None
 
 
 def write_image(folder: Path, index: int, prompt: Prompt, frames: tuple[int, int]) -> str | None:

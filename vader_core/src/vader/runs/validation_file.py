@@ -43,6 +43,8 @@ def write_validation(folder: Path, validation: Validation, settings: str) -> Non
             "file": clip.file,
             "image": clip.image,
             "sketch": base64.b64encode(clip.sketch).decode("ascii") if clip.sketch is not None else None,
+            "statistics": {key: value for key, value in clip.statistics.items() if math.isfinite(value)},
+            "kind": clip.kind,
         }
         for clip in validation.clips
     ]
@@ -73,17 +75,24 @@ def _digest(data: Mapping[str, Any]) -> str:
 
 
 def _clip(item: Mapping[str, Any]) -> ValidationClip:
-    given, file, index, seed, image = (item.get(key) for key in ("scores", "file", "index", "seed", "image"))
-    scores = {str(key): _score(value) for key, value in given.items()} if isinstance(given, dict) else {}
+    file, index, seed, image, kind = (item.get(key) for key in ("file", "index", "seed", "image", "kind"))
+    statistics = _numbers(item.get("statistics"))
     return ValidationClip(
         index=index if isinstance(index, int) else 0,
         prompt=str(item.get("prompt", "")),
         seed=seed if isinstance(seed, int) else 0,
-        scores=scores,
+        scores=_numbers(item.get("scores")),
         file=Path(file).name if isinstance(file, str) and file else None,
         image=Path(image).name if isinstance(image, str) and image else None,
         sketch=_sketch(item.get("sketch")),
+        statistics={key: value for key, value in statistics.items() if math.isfinite(value)},
+        kind=kind if isinstance(kind, str) else None,
     )
+
+
+def _numbers(given: object) -> dict[str, float]:
+    """Numbers by name; NaN for what is none."""
+    return {str(key): _score(value) for key, value in given.items()} if isinstance(given, dict) else {}
 
 
 def _sketch(value: object) -> bytes | None:

@@ -13,6 +13,7 @@ from vader.resolve.plan import Plan
 from vader.runs.engine import Engine
 from vader.runs.events import Validation, ValidationClip
 from vader.runs.folder import RunFolder, written_size
+from vader.runs.hacking import alarms
 from vader.runs.random_state import restore_rng_state, rng_state
 from vader.runs.validation import chosen, clip_writer, score_clips, write_image
 from vader.runs.validation_file import SavedValidation
@@ -98,6 +99,7 @@ class Validator:
                 self._progress(step, len(made), spec.clips)
             made = engine.from_main(made)
             validation = Validation(step, tuple(made), written_size(video.frames, video.height, video.width, fps))
+            validation = replace(validation, alarms=alarms(spec.hacking, (*self.done(step - 1), validation)))
             if engine.is_main:
                 self._folder.write_validation(validation, self._settings)
         engine.wait()
@@ -108,7 +110,7 @@ class Validator:
 def _settings(plan: Plan) -> str:
     """Names everything a validation depends on besides the adapter."""
     spec = plan.spec.said()
-    shown = ("save_clips", "batch_size")
+    shown = ("save_clips", "batch_size", "hacking")
     spec["validation"] = {key: value for key, value in spec["validation"].items() if key not in shown}
     parts = [spec[key] for key in ("validation", "backbone", "video", "sampler", "rewards", "prompts")]
     parts.append(spec["train"]["ema_decay"])

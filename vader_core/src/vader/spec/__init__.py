@@ -14,4 +14,5 @@ from vader.spec.run import differences as differences
 from vader.spec.run import load_run_spec as load_run_spec
 from vader.spec.train import EarlyStopSpec as EarlyStopSpec
 from vader.spec.train import TrainSpec as TrainSpec
+from vader.spec.validation import HackingSpec as HackingSpec
 from vader.spec.validation import ValidationSpec as ValidationSpec

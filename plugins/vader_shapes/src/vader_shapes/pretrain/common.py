@@ -19,7 +19,7 @@ Checkpoint = dict[str, Any]
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a stage trains: it ends at `steps` optimizer steps or after `minutes` of processor time, if that is first.
+    """How long a stage trains: it ends at `steps` optimizer steps, or after `minutes` of processor time before that.
 
     The learning rate follows a cosine that reaches zero at that end, or, with `horizon`, at that step: a stage with
     `steps` below its `horizon` stops early on a longer schedule.

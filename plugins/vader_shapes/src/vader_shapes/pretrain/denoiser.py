@@ -148,7 +148,9 @@ def train_denoiser(
         if training.due(save_every):
             training.save()
         if training.steps % check_every == 0:
-            checked = figures(averaged_pipeline(training.average, out / "vae", recipe.sizes), check_clips, recipe=recipe)
+            checked = figures(
+                averaged_pipeline(training.average, out / "vae", recipe.sizes), check_clips, recipe=recipe
+            )
             log.write(step=training.steps, **checked, seconds=training.seconds)
     pipeline = averaged_pipeline(training.average, out / "vae", recipe.sizes)
     for guidance_scale, steps in FINAL_SETTINGS if final_clips else ():

@@ -170,9 +170,7 @@ def _averaged(average: MovingAverage, sizes: Sizes) -> AutoencoderKLWan:
     return vae.eval()
 
 
-def _export_vae(
-    vae: AutoencoderKLWan, clips: Clips, held_out: Clips, log: Log, folder: Path, recipe: Recipe
-) -> Path:
+def _export_vae(vae: AutoencoderKLWan, clips: Clips, held_out: Clips, log: Log, folder: Path, recipe: Recipe) -> Path:
     """Measures latents_mean and latents_std on training clips, writes them to the config, saves the VAE."""
     mean, std = encode(vae, clips.frames[:1008])
     latents = mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))

@@ -132,7 +132,9 @@ def compare(scene: Scene, reading: SceneReading) -> dict[str, bool]:
     pairs = [(thing, seen) for thing in scene.things for seen in reading.objects if seen.colour == thing.colour]
     if {thing.colour for thing, _ in pairs} != set(colours):
         return right
-    first, last = (next(seen for thing, seen in pairs if thing is wanted) for wanted in (scene.things[0], scene.things[-1]))
+    first, last = (
+        next(seen for thing, seen in pairs if thing is wanted) for wanted in (scene.things[0], scene.things[-1])
+    )
     movers = [seen for _, seen in pairs] if scene.kind != "passing" else [first]
     right["shape"] = all(seen.shape == thing.shape for thing, seen in pairs)
     right["size"] = all(seen.size == thing.size or thing.size is None for thing, seen in pairs)
@@ -234,7 +236,9 @@ def _tracks(frames: list[list[_Piece]]) -> list[list[_Piece]] | None:
     for pieces in frames[1:]:
         ends = [track[-1] for track in tracks]
         orders = itertools.permutations(pieces)
-        best = min(orders, key=lambda order: sum(math.dist(a.centre, b.centre) for a, b in zip(ends, order, strict=True)))
+        best = min(
+            orders, key=lambda order: sum(math.dist(a.centre, b.centre) for a, b in zip(ends, order, strict=True))
+        )
         for track, piece in zip(tracks, best, strict=True):
             track.append(piece)
     return tracks
