@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from torch import nn
 
 from vader_shapes import evaluator, model, world
-from vader_shapes.pretrain import common, defects, denoiser, scorer, vae
+from vader_shapes.pretrain import common, decoder, defects, denoiser, recipe, scorer, vae
 from vader_shapes.pretrain.muon import Muon, orthogonalise
+from vader_shapes.scenes import splits
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -136,7 +140,7 @@ def test_the_scorer_loss_prefers_the_right_prompt() -> None:
 
 
 def test_defects_keep_shape_and_range_and_are_seeded() -> None:
-    frames = common.training_clips(1, 0).frames[:8]
+    frames = recipe.training_clips(1, 0).frames[:8]
     distorted = defects.distort(frames, seeded())
     assert distorted.shape == frames.shape
     assert distorted.min() >= 0
@@ -148,21 +152,23 @@ def test_defects_keep_shape_and_range_and_are_seeded() -> None:
     assert min(lengths) >= 3
 
 
-def test_an_interrupted_run_ends_like_an_unbroken_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["one", "scenes"])
+def test_an_interrupted_run_ends_like_an_unbroken_one(tmp_path: Path, name: str) -> None:
+    world_recipe = replace({"one": recipe.ONE, "scenes": recipe.SCENES}[name], denoiser_clips=24)
     torch.manual_seed(0)
-    net = model.build_vae()
-    for name in ("whole", "broken"):
-        net.save_pretrained(tmp_path / name / "vae")
+    net = model.build_vae(world_recipe.sizes)
+    for run in ("whole", "broken"):
+        net.save_pretrained(tmp_path / run / "vae")
 
-    def train(name: str, stop_at: int) -> dict[str, torch.Tensor]:
+    def train(run: str, stop_at: int) -> dict[str, torch.Tensor]:
         folder = denoiser.train_denoiser(
-            tmp_path / name,
+            tmp_path / run,
             common.Budget(steps=4, batch=2, learning_rate=1e-2, warmup=1),
-            repeats=1,
             save_every=2,
             final_clips=0,
-            weights=tmp_path / name / "weights",
+            weights=tmp_path / run / "weights",
             on_step=_StopAt(stop_at),
+            recipe=world_recipe,
         )
         return model.load_pipeline(folder).transformer.state_dict()
 
@@ -171,14 +177,46 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(tmp_path: Path) -> None:
         train("broken", stop_at=3)  # the checkpoint is of step 2
     resumed = train("broken", stop_at=99)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    again = train("broken", stop_at=0)  # is at its end
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def test_an_interrupted_vae_ends_like_an_unbroken_one_and_keeps_its_later_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = splits.held_out_scenes()[::50]
+    tiny = replace(recipe.SCENES, vae_clips=12, held_out=lambda seed: recipe.rendered_scenes(few, seed))
+    budget = common.Budget(steps=3, batch=2, learning_rate=1e-2, warmup=1)
+    for run, stop_at in (("whole", 99), ("broken", 2), ("broken", 99)):
+        stop, loss_of = _StopAt(stop_at), vae.vae_loss
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(vae, "vae_loss", lambda *given, stop=stop, loss_of=loss_of: stop.count() or loss_of(*given))
+            vae.train_vae(tmp_path / run, budget, save_every=1, recipe=tiny)
+    whole, broken = (common.load_checkpoint(tmp_path / run / "vae.pt") for run in ("whole", "broken"))
+    assert whole is not None
+    assert broken is not None
+    assert all(torch.equal(whole["model"][key], broken["model"][key]) for key in whole["model"])
+    decoder.train_decoder(tmp_path / "whole", budget, recipe=tiny)
+    tuned = AutoencoderKLWan.from_pretrained(tmp_path / "whole" / "vae").state_dict()
+    assert any(not torch.equal(tuned[key], whole["average"][key]) for key in tuned if key.startswith("decoder"))
+    assert all(torch.equal(tuned[key], whole["average"][key]) for key in tuned if key.startswith("encoder"))
+    vae.train_vae(tmp_path / "whole", budget, recipe=tiny)
+    decoder.train_decoder(tmp_path / "whole", budget, recipe=tiny)
+    kept = AutoencoderKLWan.from_pretrained(tmp_path / "whole" / "vae").state_dict()
+    assert all(torch.equal(kept[key], tuned[key]) for key in kept)
 
 
 class _StopAt:
     """Interrupts training after a given optimizer step, as Ctrl-C would."""
 
     def __init__(self, step: int) -> None:
-        self.step = step
+        self.step, self.calls = step, 0
 
     def __call__(self, step: int) -> None:
         if step == self.step:
             raise KeyboardInterrupt
+
+    def count(self) -> None:
+        """The same, where nobody says which step it is."""
+        self.calls += 1
+        self(self.calls)

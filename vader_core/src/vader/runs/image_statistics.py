@@ -46,8 +46,8 @@ def image_statistics(frames: Frames) -> list[dict[str, float]]:
 class Diversity:
     """How far each clip is from the earlier ones of its prompt, or, for a new prompt, from all earlier ones.
 
-    The root mean square difference of sketches, 0 to 1, mean over those clips. The order of a validation's clips is always
-    the same, so the figures of two validations compare clip by clip.
+    The root mean square difference of sketches, 0 to 1, mean over those clips. The order of a validation's clips is
+    always the same, so the figures of two validations compare clip by clip.
     """
 
     def __init__(self) -> None:
