@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def validation(step: int, score: float = 0.5) -> Validation:
     first = ValidationClip(0, "a prompt", 7, {"s": score}, "clip-000.mp4", sketch=bytes(range(48)))
+    first = replace(first, statistics={"colour": 0.25, "diversity": 0.5}, kind="relation")
     alarms = (Alarm("contrast", step, "It left its range."),)
     return Validation(step, (first, ValidationClip(1, "b", 8, {"s": 1.0})), ClipSize(9, 128, 192, 8.0), alarms)
 
