@@ -65,8 +65,7 @@ def sketch(frames: Frames) -> bytes:
     count = frames.shape[0]
     chosen = [round(i * (count - 1) / (_SKETCHED - 1)) for i in range(_SKETCHED)] if count > _SKETCHED else range(count)
     small = torch.nn.functional.adaptive_avg_pool2d(frames[list(chosen)].detach().float(), _SIDE)
-    rounded = small.clamp(0, 1).mul(255).round().movedim(-3, -1)
-    return bytes(map(int, rounded.flatten().tolist()))  # number by number: `vader estimate` has no bytes, but numbers
+    return to_uint8(small).tobytes()
 
 
 def tile(clips: Sequence[Frames], columns: int) -> Frames:
