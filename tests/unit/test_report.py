@@ -230,12 +230,20 @@ def test_clips_that_left_the_base_model_are_told(folder: Path) -> None:
     assert verdict_of(folder) == "Better in alignment and accuracy, worse in likeness to the base model"
 
 
-def test_an_alarm_of_the_kept_validation_is_the_verdict(folder: Path) -> None:
-    alarm = {"statistic": "contrast", "step": 4, "text": "The contrast left the base model's range at step 4."}
-    write_validation(folder, 0, {"alignment": BEFORE})
-    write_validation(folder, 4, {"alignment": AFTER}, alarms=[alarm, {"statistic": 1}])
-    assert verdict_of(folder) == "Hacked"
-    assert f"Alarm: {alarm['text']} Look at the clips" in text_of(folder)
+@pytest.mark.parametrize(
+    ("held_out", "expected"),
+    [
+        (BEFORE, "Hacked"),
+        (FALLEN, "Hacked"),
+        (UP, "Better in alignment and accuracy, possibly hacked"),
+    ],
+)
+def test_alarms_of_the_kept_validation_count(folder: Path, held_out: list[float], expected: str) -> None:
+    alarm = {"statistic": "contrast", "step": 4, "text": "the contrast left its range at optimizer step 4."}
+    write_validation(folder, 0, {"alignment": BEFORE, "accuracy": BEFORE})
+    write_validation(folder, 4, {"alignment": AFTER, "accuracy": held_out}, alarms=[alarm, {"statistic": 1}])
+    assert verdict_of(folder) == expected
+    assert f"Alarm: {alarm['text']}" in text_of(folder)
 
 
 def test_target_reward_is_judged_by_its_distance(folder: Path) -> None:

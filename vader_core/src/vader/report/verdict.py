@@ -60,13 +60,18 @@ class Evidence:
         return [score for score in self.held_out if score.progress < 0 and not small(score)] if self.risen else []
 
     @property
+    def confirmed(self) -> bool:
+        """Whether a score that was not trained on says that the clips got better."""
+        return any(score.progress > 0 for score in self.held_out)
+
+    @property
     def hacked(self) -> bool:
-        """Whether the reward rose and the clips did not get better for it: nothing else says that they did."""
-        if self.alarms:
+        """Whether the reward rose, or the guard gave alarm, and nothing that was not trained on speaks for the clips."""
+        if self.alarms and self.worse:
             return True
         collapsed = self.variety is not None and self.variety.collapsed
-        honest = any(score.progress > 0 for score in self.held_out)
-        return bool(self.risen) and not honest and bool(self.deceived or collapsed)
+        suspect = self.alarms or (self.risen and (self.deceived or collapsed))
+        return bool(suspect) and not self.confirmed
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
@@ -74,6 +79,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     better, worse = evidence.better, evidence.worse
     if evidence.hacked:
         return Diagnosis("bad", "Hacked")
+    if evidence.alarms:
+        return Diagnosis("mixed", f"Better in {_listed(better)}, possibly hacked")
     if better and worse:
         return Diagnosis("mixed", f"Better in {_listed(better)}, worse in {_listed(worse)}")
     if worse:
