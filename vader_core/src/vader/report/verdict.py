@@ -66,7 +66,7 @@ class Evidence:
 
     @property
     def hacked(self) -> bool:
-        """Whether the reward rose, or the guard gave alarm, and nothing that was not trained on speaks for the clips."""
+        """Whether the reward rose, or the guard gave alarm, and no score that was held out speaks for the clips."""
         if self.alarms and self.worse:
             return True
         collapsed = self.variety is not None and self.variety.collapsed
