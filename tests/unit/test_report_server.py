@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import signal
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.harness import command
+from tests.integration.harness import command, environment
 
 from vader.errors import RunFolderError
 from vader.report.server import ReportServer, find_runs
@@ -57,8 +62,6 @@ def get(server: ReportServer, path: str, host: str | None = None, method: str = 
 
 
 def links(page: str) -> dict[str, str]:
-    import re
-
     return {name: address for address, name in re.findall(r'<a href="(\w+)">([^<]+)</a>', page)}
 
 
@@ -112,3 +115,20 @@ def test_a_folder_without_runs_and_a_port_that_is_taken(
     code, _, err = command(monkeypatch, capsys, "report", server.folder, "--serve", "--port", port)
     assert code == 2
     assert f"cannot listen on port {port} of this machine" in err
+
+
+def test_the_command_serves_until_it_is_interrupted(runs: Path) -> None:
+    command = [sys.executable, "-c", SIGNALS + "runpy.run_module('vader', run_name='__main__', alter_sys=True)"]
+    words = ["report", str(runs), "--serve"]
+    with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert b"Runs in" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read().endswith("ended.\n")
+    assert process.returncode == 0
+
+
+SIGNALS = "import runpy, signal, sys; sys.argv[0] = 'vader'; signal.signal(signal.SIGINT, signal.default_int_handler); "
+"""Else a test that is itself in the background would leave the interrupt ignored."""
