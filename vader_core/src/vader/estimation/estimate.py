@@ -17,7 +17,7 @@ from vader.estimation.components import (
     reward_of,
     without_network,
 )
-from vader.estimation.fake_device import STAGE, Machine
+from vader.estimation.fake_device import HOST, STAGE, Machine
 from vader.estimation.memory_tracker import Account, LiveBytes, storages
 from vader.estimation.watched_step import watch_step
 from vader.protocols import Backbone, LatentReward, Reward, Video
@@ -93,7 +93,15 @@ def estimate(
         live = LiveBytes()
         cuda = machine.device.type == "cuda"
         training, validation = watch_step(
-            plan, backbone, parameters, rewards, held_out, live, machine.running, in_place=cuda
+            plan,
+            backbone,
+            parameters,
+            rewards,
+            held_out,
+            live,
+            machine.running,
+            in_place=cuda,
+            host=HOST if cuda else None,
         )
     return Estimate(plan.spec, machine.device.type, training, validation, missing, _on_host(backbone))
 

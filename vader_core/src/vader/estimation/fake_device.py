@@ -22,7 +22,8 @@ from vader.estimation.memory_tracker import tensors_in
 
 STAGE = torch.device("cpu")
 """What plays the wanted device."""
-_HOST = torch.device("meta")
+HOST = torch.device("meta")
+"""What plays the host of an accelerator."""
 _aten = torch.ops.aten
 
 
@@ -57,7 +58,7 @@ class Machine:
             module: any; tensors that are fake already stay.
             home: where it lives on the machine; the wanted device, or another one for what is offloaded.
         """
-        played = STAGE if home.type == self.device.type else _HOST
+        played = STAGE if home.type == self.device.type else HOST
         twins: dict[int, Tensor] = {}
         for part in module.modules():
             for name, parameter in part._parameters.items():

@@ -74,6 +74,8 @@ def _of_training(plan: Plan) -> Iterator[_Offer]:
     yield spec.validation.clips > 0 and (spec.validation.batch_size or 2) > 1, "time", ("validation.batch_size=1",)
     yield gradient.recompute is not True, "time", ("gradient.recompute=true",)
     yield able and not train.gradient_checkpointing, "time", ("train.gradient_checkpointing=true",)
+    moved = ("train.gradient_checkpointing=true", "train.offload_activations=true")
+    yield able and not train.offload_activations, "time", moved
     smaller = ("train.batch_size=1", f"train.gradient_accumulation={several}")
     yield train.batch_size > 1, "time", smaller
     yield train.mixed_precision == "no", "rounding", ("train.mixed_precision=bf16",)

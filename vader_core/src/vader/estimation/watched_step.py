@@ -152,6 +152,7 @@ def watch_step(
     running: Callable[[], AbstractContextManager[Any]] = nullcontext,
     *,
     in_place: bool = False,
+    host: torch.device | None = None,
 ) -> tuple[Account, Account | None]:
     """Take one optimizer step, that of a run in its course: the optimizer has its state already.
 
@@ -167,13 +168,15 @@ def watch_step(
         live: accounts.
         running: a context in which tensors are what they shall be.
         in_place: AdamW as on an accelerator, where a step takes no memory.
+        host: of an accelerator, where ``train.offload_activations`` moves what is kept for backward.
 
     Returns:
         What was seen in training and in validation, None without one.
     """
     context = build.assemble_context(plan, backbone, backbone.denoiser, rewards, _DEVICE)
     kept = {item.name: getattr(context, item.name) for item in fields(context)}
-    context = WatchedContext(**{**kept, "shortcuts": None}, live=live)
+    kept |= {"shortcuts": None, "host": host if plan.spec.train.offload_activations else None}
+    context = WatchedContext(**kept, live=live)
     for scale in context.objective.scales.values():
         scale.start([-1.0, 1.0])
     encode = _WatchedEncoder(backbone, live)

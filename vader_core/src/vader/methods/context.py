@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vader.diffusion.gradient import Draw, Window
 from vader.diffusion.guidance import Branches, Combine, Recompute, classifier_free, guided
+from vader.diffusion.offload import kept_on
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
 from vader.diffusion.shortcuts import Shortcuts
@@ -96,6 +97,7 @@ class RolloutContext:
         contrasts: by key, of the rewards that are scored relative to themselves.
         decode_plan: how scored frames are decoded.
         deterministic: the same sampler without noise; None where it adds none, or where its steps come in order.
+        host: keeps what calls of the denoiser keep for backward; None for the device they run on.
     """
 
     backbone: Backbone
@@ -117,10 +119,12 @@ class RolloutContext:
     contrasts: Mapping[str, Contrast] = field(default_factory=dict)
     decode_plan: DecodePlan = field(default_factory=DecodePlan)
     deterministic: Sampler | None = None
+    host: torch.device | None = None
 
     def predict(self, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
         """One call of the prepared denoiser."""
-        return self.backbone.predict(self.denoiser, latents, timestep, branch)
+        with kept_on(self.host):
+            return self.backbone.predict(self.denoiser, latents, timestep, branch)
 
     @cached_property
     def guidance_scales(self) -> list[float]:

@@ -136,6 +136,8 @@ def assemble_context(
     """Put live components together for a method. ``gather`` collects small values from every process."""
     import random
 
+    import torch
+
     from vader.diffusion import frames
     from vader.diffusion.gradient import window
     from vader.methods.context import PhaseTimer, RolloutContext
@@ -179,6 +181,7 @@ def assemble_context(
         shortcuts=_shortcuts(spec.rollout, backbone) if spec.rollout != RolloutSpec() else None,
         gather=gather,
         contrasts=contrasts,
+        host=torch.device("cpu") if spec.train.offload_activations and device.type != "cpu" else None,
     )
 
 

@@ -21,6 +21,9 @@ def inconsistencies(spec: RunSpec) -> Iterator[Finding]:
     yield from _frames(spec)
     if spec.train.warmup_steps >= spec.train.steps and spec.train.warmup_steps > 0:
         yield "train.warmup_steps", f"{spec.train.warmup_steps} is not less than train.steps = {spec.train.steps}."
+    if spec.train.offload_activations and not spec.train.gradient_checkpointing:
+        message = "everything that the denoiser computes would be moved. Set train.gradient_checkpointing to true."
+        yield "train.offload_activations", message
     yield from _duplicate_labels(spec)
     yield from _terms(spec)
     yield from _paths(spec)

@@ -122,6 +122,7 @@ ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
         "frames.decode_tiles": 1,
         "train.compile": False,
         "train.optimizer": "adamw",
+        "train.offload_activations": False,
     }
 )
 """Fields that earlier versions did not have, with the value that does as they did. Digests leave them out then, so that

@@ -43,6 +43,9 @@ class TrainSpec(Options):
         "no", description="Precision of the frozen weights and of autocast."
     )
     gradient_checkpointing: bool = Field(False, description="Recompute inside the denoiser, block by block.")
+    offload_activations: bool = Field(
+        False, description="With gradient_checkpointing: what blocks keep for backward waits in the host's memory."
+    )
     compile: bool = Field(
         False, description="Compile the denoiser's repeated blocks (torch.compile); the first steps take longer."
     )
