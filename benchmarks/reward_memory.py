@@ -36,7 +36,7 @@ def peak(name: str, options: Mapping[str, Any], frames: int, size: tuple[int, in
     component = registry.load("reward", name)
     part = ResolvedComponent("reward", name, component, component.Options(**options))
     machine, live = Machine(torch.device("cuda")), LiveBytes()
-    reward, homes = meta_init(part, machine.device, torch.bfloat16, video=Video(frames, *size, FPS))
+    reward, homes = meta_init(part, Runtime(machine.device, torch.bfloat16), video=Video(frames, *size, FPS))
     dress(machine, reward, homes)
     held = [tensor for module in networks(reward).values() for tensor in storages(module) if tensor.device == STAGE]
     with machine.running(), live:

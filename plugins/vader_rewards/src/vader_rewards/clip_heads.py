@@ -120,7 +120,9 @@ class Aesthetic:
 
         reward = cls.__new__(cls)
         head = meta_init.head(meta_init.AESTHETIC, runtime, place)
-        reward._network = _HeadOnClip(options, head, meta_init.clip_vision(options.weights, runtime, place))
+        reward._network = _HeadOnClip(
+            options, head, meta_init.clip_vision(options.weights, options.revision, runtime, place)
+        )
         return reward
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:

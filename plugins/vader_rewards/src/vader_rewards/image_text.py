@@ -142,7 +142,7 @@ class Hps:
         reward = cls.__new__(cls)
         given = _local(options.weights or HPS_FILES[options.version])
         architecture = given if given.startswith("local-dir:") else "ViT-H-14"
-        reward._tower, reward._how = meta_init.open_clip(architecture, runtime, place), options.preprocess
+        reward._tower, reward._how = meta_init.open_clip(architecture, given, runtime, place), options.preprocess
         return reward
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:

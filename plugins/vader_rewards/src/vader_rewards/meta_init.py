@@ -15,7 +15,7 @@ from vader import Runtime, WeightsError
 from vader.sdk import MetaTokens, Place, meta_network, user_path
 from vader_rewards import pixels
 from vader_rewards.heads import Head
-from vader_rewards.towers import ClipVision, OpenClip
+from vader_rewards.towers import ClipVision, OpenClip, outlined
 
 _VISION_H = {
     "hidden_size": 1280,
@@ -59,14 +59,18 @@ def config(name: str, published: Mapping[str, Mapping[str, Any]] = PUBLISHED) ->
     return dict(published[name])
 
 
-def clip_vision(name: str, runtime: Runtime, place: Place) -> ClipVision:
-    """The image tower of a CLIP of transformers."""
+def clip_vision(name: str, revision: str | None, runtime: Runtime, place: Place) -> ClipVision:
+    """The image tower of a CLIP of transformers, one for all rewards of an estimate."""
     from transformers import CLIPVisionModelWithProjection
 
     found = config(name)
     vision = {"projection_dim": found.get("projection_dim", 512), **found.get("vision_config", found)}
-    tower = meta_network(CLIPVisionModelWithProjection, vision, runtime.dtype).requires_grad_(False).eval()
-    return ClipVision(place(tower, runtime.device))
+
+    def build() -> ClipVision:
+        tower = meta_network(CLIPVisionModelWithProjection, vision, runtime.dtype).requires_grad_(False).eval()
+        return ClipVision(place(tower, runtime.device))
+
+    return outlined(("clip_vision", name, revision), runtime, build)
 
 
 def head(widths: tuple[int, ...], runtime: Runtime, place: Place) -> Head:
@@ -85,15 +89,25 @@ def clip(name: str, runtime: Runtime, place: Place) -> tuple[Any, MetaTokens]:
     return place(made, runtime.device), MetaTokens(77)
 
 
-def open_clip(architecture: str, runtime: Runtime, place: Place) -> OpenClip:
-    """Both halves of a CLIP of open_clip: an architecture that is part of it, or ``local-dir:FOLDER``."""
+def open_clip(architecture: str, source: str, runtime: Runtime, place: Place) -> OpenClip:
+    """Both halves of a CLIP of open_clip, one for all rewards of an estimate.
+
+    Args:
+        architecture: one that is part of it, or ``local-dir:FOLDER``.
+        source: names its weights.
+        runtime: of the estimate.
+        place: see :class:`vader.sdk.Place`.
+    """
     import open_clip as library
 
-    logging.disable(logging.WARNING)  # it warns that no weights are loaded
-    try:
-        with torch.device("meta"):
-            made = library.create_model(architecture, load_weights=False, pretrained_text=False, device="meta")
-    finally:
-        logging.disable(logging.NOTSET)
-    made = made.requires_grad_(False).eval().to(runtime.dtype)
-    return OpenClip(place(made, runtime.device), library.get_tokenizer(architecture))
+    def build() -> OpenClip:
+        logging.disable(logging.WARNING)  # it warns that no weights are loaded
+        try:
+            with torch.device("meta"):
+                made = library.create_model(architecture, load_weights=False, pretrained_text=False, device="meta")
+        finally:
+            logging.disable(logging.NOTSET)
+        made = made.requires_grad_(False).eval().to(runtime.dtype)
+        return OpenClip(place(made, runtime.device), library.get_tokenizer(architecture))
+
+    return outlined(("open_clip", architecture, source), runtime, build)

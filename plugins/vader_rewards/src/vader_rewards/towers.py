@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -27,6 +27,19 @@ def shared(key: Hashable, build: Callable[[], T]) -> T:
     if found is None:
         found = _HELD[key] = build()
     return found
+
+
+def outlined(key: Hashable, runtime: Runtime, build: Callable[[], T]) -> T:
+    """As :func:`shared`, for networks without weights: those of one estimate, whose components are given one runtime.
+
+    Args:
+        key: see :func:`shared`.
+        runtime: of the estimate.
+        build: makes it.
+    """
+    made: Any = shared(("outlined", id(runtime), key), build)
+    made.outlined_for = runtime  # lives as long, so that no other runtime has its id
+    return cast(T, made)
 
 
 def judge(key: Hashable, build: Callable[[], nn.Module], options: JudgeOptions, runtime: Runtime) -> Judge:

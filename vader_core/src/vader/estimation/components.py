@@ -73,13 +73,12 @@ Homes = dict[nn.Module, torch.device]
 """Where networks live."""
 
 
-def meta_init(part: ResolvedComponent, device: torch.device, dtype: torch.dtype, **offered: Any) -> tuple[Any, Homes]:
+def meta_init(part: ResolvedComponent, runtime: Runtime, **offered: Any) -> tuple[Any, Homes]:
     """A component without weights, and where its networks live.
 
     Args:
         part: chosen by a spec.
-        device: the wanted device.
-        dtype: of frozen weights.
+        runtime: the wanted device, and the dtype of frozen weights; one object for all components of an estimate.
         offered: further things its constructor may take.
 
     Returns:
@@ -97,21 +96,21 @@ def meta_init(part: ResolvedComponent, device: torch.device, dtype: torch.dtype,
 
     able = part.ability(MetaBuildable)
     if able is None:
-        return part.build(runtime=Runtime(STAGE, dtype), **offered), homes
+        return part.build(runtime=Runtime(STAGE, runtime.dtype), **offered), homes
     taken = inspect.signature(able.meta_init).parameters
-    known = {"runtime": Runtime(device, dtype), "place": place, **offered}
+    known = {"runtime": runtime, "place": place, **offered}
     return able.meta_init(part.options, **{name: value for name, value in known.items() if name in taken}), homes
 
 
-def backbone_of(plan: Plan, machine: Machine, dtype: torch.dtype) -> tuple[Backbone, list[nn.Parameter]]:
+def backbone_of(plan: Plan, machine: Machine, runtime: Runtime) -> tuple[Backbone, list[nn.Parameter]]:
     """The backbone with its adapter, without bytes, and the parameters that train.
 
     Raises:
         WeightsError: it cannot be built without its weights.
     """
-    part, device = plan.backbone, machine.device
+    part = plan.backbone
     try:
-        found, homes = meta_init(part, device, dtype, video=plan.video)
+        found, homes = meta_init(part, runtime, video=plan.video)
     except VaderError as error:
         raise WeightsError(f"the backbone {part.name!r} cannot be estimated: {error}") from error
     backbone = cast("Backbone", found)
@@ -126,14 +125,14 @@ def backbone_of(plan: Plan, machine: Machine, dtype: torch.dtype) -> tuple[Backb
 
 
 def reward_of(
-    part: ResolvedComponent, machine: Machine, dtype: torch.dtype, video: Video, backbone: Backbone
+    part: ResolvedComponent, machine: Machine, runtime: Runtime, video: Video, backbone: Backbone
 ) -> Reward | LatentReward:
     """A reward without bytes, for these clips and, where it scores latents, of this backbone.
 
     Raises:
         Exception: whatever its constructor raises.
     """
-    reward, homes = meta_init(part, machine.device, dtype, video=video, backbone=backbone)
+    reward, homes = meta_init(part, runtime, video=video, backbone=backbone)
     if isinstance(reward, nn.Module):
         reward.requires_grad_(False).eval()
     dress(machine, reward, homes)

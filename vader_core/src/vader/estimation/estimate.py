@@ -20,7 +20,7 @@ from vader.estimation.components import (
 from vader.estimation.fake_device import HOST, STAGE, Machine
 from vader.estimation.memory_tracker import Account, LiveBytes, storages
 from vader.estimation.watched_step import watch_step
-from vader.protocols import Backbone, LatentReward, Reward, Video
+from vader.protocols import Backbone, LatentReward, Reward, Runtime, Video
 from vader.resolve.components import ResolvedComponent
 from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
@@ -81,15 +81,16 @@ def estimate(
     judged = resolve(spec, overrides, trust_code=trust_code)
     plan = resolve(judged.spec, dearest(judged))
     wanted = device or ("cuda" if plan.spec.train.device == "auto" else plan.spec.train.device)
-    machine, dtype = Machine(torch.device(wanted)), DTYPES[plan.spec.train.mixed_precision]
+    machine = Machine(torch.device(wanted))
+    runtime = Runtime(machine.device, DTYPES[plan.spec.train.mixed_precision])
     missing: dict[str, str] = {}
     with warnings.catch_warnings(), without_network():
         warnings.simplefilter("ignore")  # libraries warn of devices that are only pretended
-        backbone, parameters = backbone_of(plan, machine, dtype)
+        backbone, parameters = backbone_of(plan, machine, runtime)
         isolated = {reward.key for reward in (*plan.spec.rewards, *plan.spec.validation.rewards) if reward.isolate}
-        rewards = _rewards(plan.rewards, isolated, machine, dtype, plan.video, backbone, missing)
+        rewards = _rewards(plan.rewards, isolated, machine, runtime, plan.video, backbone, missing)
         others = {key: part for key, part in plan.held_out.items() if key not in rewards}
-        held_out = _rewards(others, isolated, machine, dtype, plan.video, backbone, missing)
+        held_out = _rewards(others, isolated, machine, runtime, plan.video, backbone, missing)
         live = LiveBytes()
         cuda = machine.device.type == "cuda"
         training, validation = watch_step(
@@ -129,7 +130,7 @@ def _rewards(
     parts: Mapping[str, ResolvedComponent],
     isolated: set[str],
     machine: Machine,
-    dtype: torch.dtype,
+    runtime: Runtime,
     video: Video,
     backbone: Backbone,
     missing: dict[str, str],
@@ -142,7 +143,7 @@ def _rewards(
             made[key] = NotCounted()
             continue
         try:
-            made[key] = Attempt(key, reward_of(part, machine, dtype, video, backbone), missing)
+            made[key] = Attempt(key, reward_of(part, machine, runtime, video, backbone), missing)
         except Exception as error:  # a component's constructor may fail in any way
             missing[f"reward {key}"] = first_line(error)
             made[key] = NotCounted(part.capability("input"))
