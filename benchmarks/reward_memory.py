@@ -17,7 +17,7 @@ from vader.estimation.components import dress, meta_init, networks
 from vader.estimation.fake_device import STAGE, Machine
 from vader.estimation.memory_tracker import LiveBytes, storages
 from vader.plugins import registry
-from vader.protocols import Prompt, Video
+from vader.protocols import Prompt, Runtime, Video
 from vader.resolve.components import ResolvedComponent
 
 FPS = 8.0
