@@ -255,7 +255,7 @@ def test_progress_keeps_step_count_and_time_left(width: int) -> None:
     screen = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width)
     listener = ProgressListener(screen)
     run: Any = SimpleNamespace(
-        spec=SimpleNamespace(train=SimpleNamespace(steps=12000)), folder="x", processes=1, start_step=0
+        spec=SimpleNamespace(train=SimpleNamespace(steps=12000)), folder=Path("x"), processes=1, start_step=0
     )
     listener.vader_run_started(run=run)
     listener.vader_step_finished(run=run, step=1234, metrics={"reward": -0.63214, "time/step": 123.4})

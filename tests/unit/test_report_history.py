@@ -18,6 +18,7 @@ from vader.errors import RunFolderError, SpecError
 from vader.report import write_report
 from vader.report.history import MOST, strips, write_history
 from vader.report.reading import read_run
+from vader.runs.joining import grid
 
 GREYS = (0.2, 0.5, 0.8)
 
@@ -58,6 +59,18 @@ def test_the_page_has_a_row_for_each_clip(tmp_path: Path) -> None:
     assert len(frames) == 3
     for place, grey in enumerate(GREYS):
         assert abs(frames[:, :, place * 16 + 4 : place * 16 + 12].mean() / 255 - grey) < 0.03
+
+
+def test_a_page_that_is_written_again_and_again_has_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {0: 0.2, 10: 0.5, 20: 0.8})
+    assert "Clips over the run" not in write_report(run, live=True).read_text(encoding="utf-8")
+
+
+def test_wide_clips_are_made_smaller(tmp_path: Path) -> None:
+    for index in range(4):
+        write_clip(tmp_path / f"{index}.mp4", torch.zeros(1, 3, 32, 768), 8)
+    (tmp_path / "row.mp4").write_bytes(grid([[tmp_path / f"{index}.mp4" for index in range(4)]], ".mp4"))
+    assert decoded(tmp_path / "row.mp4", 22, 2048).shape[0] == 1
 
 
 def test_two_validations_are_a_pair_and_no_history(tmp_path: Path) -> None:

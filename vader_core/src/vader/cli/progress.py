@@ -20,6 +20,7 @@ from rich.text import Text
 
 from vader.cli.output import printable
 from vader.runs.events import Run, RunResult, Validation, hookimpl
+from vader.runs.folder import RunFolder
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -61,6 +62,9 @@ class ProgressListener:
         where = f"{run.processes} process{'es' if run.processes > 1 else ''}"
         self._console.print(
             Text("run ") + Text(printable(str(run.folder)), "bold") + Text(f" on {where}{resumed}"), soft_wrap=True
+        )
+        self._console.print(
+            f"its report, written as it goes: {printable(str(RunFolder(run.folder).report))}", soft_wrap=True
         )
         self._progress.start()
 

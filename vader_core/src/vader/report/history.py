@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ MOST = 8
 """Validations in a row: the first, the last, and others evenly between."""
 FEWEST = 3
 """Of fewer, the pairs of before and after show all."""
+_SECONDS = 30.0
+"""Time for making them."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,20 @@ class Histories:
 
 
 def histories(run: RunData) -> Histories:
-    """The history of every clip that three validations or more have written, up to a size budget."""
+    """The history of every clip that three validations or more have written, up to a budget of size and time."""
     keys = score_keys(run)
     key = keys[0] if keys else ""
     rows: list[History] = []
-    spent = left_out = 0
+    begun, spent, left_out = time.monotonic(), 0, 0
     size = (run.validations[-1].size if run.validations else None) or size_asked_for(run)
     for moments in strips(run):
         if len(moments) < FEWEST:
             continue
-        data = grid([[moment.path for moment in moments]], ".mp4")
-        spent += len(data)
-        if spent > BUDGET:
+        spent += sum(moment.path.stat().st_size for moment in moments)
+        if spent > BUDGET or time.monotonic() - begun > _SECONDS:
             left_out += 1
             continue
+        data = grid([[moment.path for moment in moments]], ".mp4")
         clip = moments[-1].clip
         values = tuple(plain(m.clip.scores[key]) if key in m.clip.scores else "" for m in moments)
         uri = f"data:video/mp4;base64,{base64.b64encode(data).decode('ascii')}"

@@ -37,7 +37,8 @@ def write_report(folder: Path, *, live: bool = False) -> Path:
 
     Args:
         folder: the run folder.
-        live: whether the page reloads itself, because it will be written again.
+        live: whether the page reloads itself, because it will be written again; histories of clips wait for the last
+            writing, because joining large clips takes long.
 
     Returns:
         The path of report.html in that folder. It is written under a temporary name and renamed.
@@ -46,7 +47,7 @@ def write_report(folder: Path, *, live: bool = False) -> Path:
         RunFolderError: when the folder is not one of a run.
     """
     folder = Path(folder)
-    return write_page(RunFolder(folder).report, render(read_run(folder), live=live))
+    return write_page(RunFolder(folder).report, render(read_run(folder), live=live, history=not live))
 
 
 def write_page(path: Path, html: str) -> Path:
@@ -68,15 +69,21 @@ def write_page(path: Path, html: str) -> Path:
     return path
 
 
-def render(run: RunData, *, live: bool = False) -> str:
-    """The page as HTML. It asks for nothing from outside itself, and its security policy forbids it to."""
+def render(run: RunData, *, live: bool = False, history: bool = True) -> str:
+    """The page as HTML. It asks for nothing from outside itself, and its security policy forbids it to.
+
+    Args:
+        run: what the folder says.
+        live: whether the page reloads itself.
+        history: whether it shows histories of clips.
+    """
     lost: list[str] = []
     comparison = _attempt("the comparison", lambda: compare(run), None, lost)
     try:
-        return _whole(run, comparison, lost, live)
+        return _whole(run, comparison, lost, live, history)
     except Exception as error:  # numbers that no sentence can be made of
         lost.append(f"The comparison cannot be shown: {type(error).__name__}: {error}.")
-        return _whole(run, None, lost, live)
+        return _whole(run, None, lost, live, history)
 
 
 T = TypeVar("T")
@@ -92,12 +99,13 @@ def _attempt(what: str, make: Callable[[], T], instead: D, lost: list[str]) -> T
         return instead
 
 
-def _whole(run: RunData, comparison: Comparison | None, lost: list[str], live: bool) -> str:
+def _whole(run: RunData, comparison: Comparison | None, lost: list[str], live: bool, history: bool) -> str:
     unknown = Summary(f"run {run.folder.name}", Diagnosis("neutral", "Not measured"), "", (), (), (), None)
     summary = _attempt("the summary", lambda: summarise(run, comparison), unknown, lost)
+    none = Histories((), "", 0)
     parts: dict[str, Any] = {
         "gallery": _attempt("the clips", lambda: gallery(run, comparison), Gallery((), 0), lost),
-        "histories": _attempt("the histories", lambda: histories(run), Histories((), "", 0), lost),
+        "histories": _attempt("the histories", lambda: histories(run), none, lost) if history else none,
         "marks": _attempt("the intervals", lambda: _marks(comparison), {}, lost),
         "means": _attempt("the means", lambda: _means(run, comparison), [], lost),
         "facts": _attempt("the facts", lambda: list(_facts(run)), [], lost),

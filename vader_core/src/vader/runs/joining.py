@@ -11,8 +11,10 @@ from pathlib import Path
 from vader.errors import RunFolderError
 
 _SECONDS = 60
+_WIDTH = 2048
+"""Pixels that a row may be wide, for players; wider clips are made smaller."""
 _ENCODINGS = {
-    ".mp4": ["-c:v", "libx264", "-crf", "12", "-pix_fmt", "yuv420p", "-movflags", "+faststart"],
+    ".mp4": ["-c:v", "libx264", "-preset", "veryfast", "-crf", "14", "-pix_fmt", "yuv420p", "-movflags", "+faststart"],
     ".gif": ["-loop", "0"],
 }
 ENDINGS = tuple(_ENCODINGS)
@@ -32,9 +34,9 @@ def grid(rows: Sequence[Sequence[Path]], ending: str) -> bytes:
     return _joined(tuple((str(path), path.stat().st_mtime_ns) for row in rows for path in row), len(rows), ending)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _joined(files: tuple[tuple[str, int], ...], rows: int, ending: str) -> bytes:
-    """Videos of one size in a grid, row by row. Kept, because a live report shows the same ones again and again.
+    """Videos of one size in a grid, row by row. Kept, because a report that is served shows the same ones again and again.
 
     Args:
         files: paths, and the times (ns) that make them other files.
@@ -47,9 +49,9 @@ def _joined(files: tuple[tuple[str, int], ...], rows: int, ending: str) -> bytes
     import imageio_ffmpeg
 
     columns = len(files) // rows
-    chains = []
+    chains = [f"[{i}:v]scale='min(iw,{_WIDTH // columns // 2 * 2})':-2[c{i}]" for i in range(len(files))]
     for row in range(rows):
-        inputs = "".join(f"[{row * columns + column}:v]" for column in range(columns))
+        inputs = "".join(f"[c{row * columns + column}]" for column in range(columns))
         chains.append(f"{inputs}{f'hstack=inputs={columns}' if columns > 1 else 'null'}[r{row}]")
     last = f"vstack=inputs={rows}" if rows > 1 else "null"
     chains.append("".join(f"[r{row}]" for row in range(rows)) + last + "[all]")
