@@ -36,7 +36,7 @@ def grid(rows: Sequence[Sequence[Path]], ending: str) -> bytes:
 
 @lru_cache(maxsize=32)
 def _joined(files: tuple[tuple[str, int], ...], rows: int, ending: str) -> bytes:
-    """Videos of one size in a grid, row by row. Kept, because a report that is served shows the same ones again and again.
+    """Videos of one size in a grid, row by row. Kept: a served report shows the same ones again and again.
 
     Args:
         files: paths, and the times (ns) that make them other files.
