@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vader.errors import RunFolderError
-from vader.report import write_report
+from vader.report import write_comparison, write_report
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run_folder_a"
 ODD = [
@@ -89,7 +89,10 @@ def test_any_damage_leaves_a_report_or_one_error(tmp_path: Path, seed: int) -> N
     except RunFolderError:
         report = None
     assert list(tmp_path.iterdir()) == [folder]
-    assert report is None or report.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    if report is not None:
+        compared = write_comparison([folder, GOLDEN, folder], folder / "compare.html")
+        for page in (report, compared):
+            assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
 @pytest.fixture

@@ -86,9 +86,8 @@ def _run(spec: str, overrides: list[str], resume: bool, trust_code: bool) -> Non
 
     screen = console()
     screen.print("loading ...", soft_wrap=True)
-    from vader.report.comparison import compare as in_report
     from vader.report.reading import read_run
-    from vader.report.summary import summarise
+    from vader.report.summary import judged
     from vader.runs import lifeline
     from vader.runs.folder import RunFolder
     from vader.runs.training import train as run_training
@@ -115,7 +114,6 @@ def _run(spec: str, overrides: list[str], resume: bool, trust_code: bool) -> Non
     if len(result.validations) >= 2:
         kept = [validation for validation in result.validations if validation.step == result.adapter_step]
         compare(screen, result.validations[0], (kept or result.validations)[-1])
-        run = read_run(result.folder)
-        screen.print(f"verdict  {summarise(run, in_report(run)).verdict.text}", soft_wrap=True)
+        screen.print(f"verdict  {judged(read_run(result.folder))[1].verdict.text}", soft_wrap=True)
     folder = RunFolder(result.folder)
     screen.print(f"adapter  {folder.adapter}\nreport   {folder.report}", soft_wrap=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vader.report.comparison import Comparison, compare, paired, role_of, score_keys, trained_rewards, values_of
+from vader.report.comparison import Comparison, paired, role_of, score_keys, trained_rewards, values_of
 from vader.report.numbers import ChangeText, mean_text
 from vader.report.reading import RunData, read_run
 from vader.report.statistics import PairedChange, paired_change
-from vader.report.summary import Summary, summarise
+from vader.report.summary import Summary, judged
 from vader.runs.events import Validation, ValidationClip
 
 
@@ -62,8 +62,8 @@ def contestants(folders: Sequence[Path]) -> list[Contestant]:
     found = []
     for number, (folder, name) in enumerate(zip(folders, _names(folders), strict=True)):
         run = read_run(folder)
-        comparison = compare(run)
-        found.append(Contestant(number, name, run, comparison, summarise(run, comparison)))
+        comparison, summary = judged(run)
+        found.append(Contestant(number, name, run, comparison, summary))
     return found
 
 

@@ -13,11 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from vader.errors import RunFolderError
-from vader.report.comparison import compare
 from vader.report.numbers import duration
 from vader.report.page import fill, render
 from vader.report.reading import read_run
-from vader.report.summary import summarise
+from vader.report.summary import judged
 from vader.report.verdict import Diagnosis
 from vader.runs.folder import RunFolder
 
@@ -154,14 +153,10 @@ def _address(run: Path) -> str:
 def _row(folder: Path, path: Path) -> Row:
     run = read_run(path)
     done = f"{run.step} of {run.planned}" if run.planned else str(run.step)
-    try:
-        summary = summarise(run, compare(run))
-        subject, verdict = summary.subject, summary.verdict
-    except Exception as error:  # numbers that no sentence can be made of
-        subject, verdict = "", Diagnosis("neutral", f"Cannot be read: {error}")
+    summary = judged(run)[1]
     changed = max((at for _, at, _ in _stamp(path)), default=0)
     name = str(path.relative_to(folder)) if path != folder else path.resolve().name
-    return Row(_address(path), name, subject, verdict, done, _ago(changed))
+    return Row(_address(path), name, summary.subject, summary.verdict, done, _ago(changed))
 
 
 def _ago(moment: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vader.report.comparison import Comparison, Score, role_of, score_keys, trained_rewards, trend, values_of
+from vader.report.comparison import Comparison, Score, compare, role_of, score_keys, trained_rewards, trend, values_of
 from vader.report.numbers import mean_text, plain
 from vader.report.reading import RunData
 from vader.report.variety import variety
@@ -48,6 +48,18 @@ def summarise(run: RunData, comparison: Comparison | None) -> Summary:
         verdict = Diagnosis("neutral", "Not measured")
     notices = (*_left_out(run), *_skipped(run))
     return Summary(_subject(run), verdict, headline, details, tuple(warnings), notices, _progress(run))
+
+
+def judged(run: RunData) -> tuple[Comparison | None, Summary]:
+    """The comparison and the head of the report; where a damaged run folder does not let them be made, why."""
+    try:
+        comparison = compare(run)
+        return comparison, summarise(run, comparison)
+    except Exception as error:  # numbers that no sentence can be made of
+        said = f"{type(error).__name__}: {error}."
+        return None, Summary(
+            f"run {run.folder.name}", Diagnosis("neutral", "Cannot be judged"), said, (), (), (), _progress(run)
+        )
 
 
 def _subject(run: RunData) -> str:

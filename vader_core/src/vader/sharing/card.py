@@ -10,10 +10,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
-from vader.report.comparison import Comparison, compare, trained_rewards
+from vader.report.comparison import Comparison, trained_rewards
 from vader.report.numbers import duration, plain
 from vader.report.reading import RunData
-from vader.report.summary import summarise, where
+from vader.report.summary import judged, where
 from vader.report.timing import step_seconds
 from vader.spec import RunSpec
 from vader.spec.reading import SpecSource
@@ -34,7 +34,7 @@ def model_card(
         clips: prompts of the rows of ``clips.gif``; empty without it.
         diffusers: whether the folder holds the layout that diffusers loads.
     """
-    comparison = compare(run)
+    comparison, summary = judged(run)
     scores = comparison.scores if comparison and comparison.after else ()
     return _template().render(
         title=name.split("/")[1],
@@ -44,7 +44,7 @@ def model_card(
         rewards=list(trained_rewards(run)) or ["no reward"],
         method=spec.method.name,
         steps=_kept_step(run, comparison),
-        summary=summarise(run, comparison),
+        summary=summary,
         clips=list(clips),
         diffusers=diffusers,
         dtype={"bf16": "bfloat16", "fp16": "float16"}.get(spec.train.mixed_precision, "float32"),
