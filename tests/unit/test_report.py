@@ -19,6 +19,7 @@ import torch
 from vader.diffusion.frames import write_clip
 from vader.report import ReportListener, write_report
 from vader.report.comparison import compare
+from vader.report.kinds import by_kind
 from vader.report.reading import read_run
 from vader.report.summary import summarise
 from vader.runs.events import Listeners, Run, RunResult, Validation
@@ -62,6 +63,7 @@ def write_validation(
     prompt: str = "a red circle",
     sketches: Sequence[bytes] = (),
     alarms: Sequence[dict[str, Any]] = (),
+    kinds: Sequence[str | None] = (),
 ) -> None:
     samples = folder / "samples" / f"step-{step:06d}"
     samples.mkdir(parents=True)
@@ -72,9 +74,8 @@ def write_validation(
             write_clip(samples / file, torch.rand(4, 3, 16, 24), 8)
         values = {key: value[index] for key, value in scores.items()}
         drawn = base64.b64encode(sketches[index]).decode() if sketches else None
-        rows.append(
-            {"index": index, "prompt": prompt, "seed": 7 + index, "scores": values, "file": file, "sketch": drawn}
-        )
+        row = {"index": index, "prompt": prompt, "seed": 7 + index, "scores": values, "file": file, "sketch": drawn}
+        rows.append({**row, "kind": kinds[index] if kinds else None})
     size = {"frames": 4, "height": 16, "width": 24, "fps": 8}
     data = {"step": step, "size": size, "alarms": list(alarms), "clips": rows}
     (samples / "validation.json").write_text(json.dumps(data))
@@ -244,6 +245,30 @@ def test_alarms_of_the_kept_validation_count(folder: Path, held_out: list[float]
     write_validation(folder, 4, {"alignment": AFTER, "accuracy": held_out}, alarms=[alarm, {"statistic": 1}])
     assert verdict_of(folder) == expected
     assert f"Alarm: {alarm['text']}" in text_of(folder)
+
+
+def test_kinds_of_prompts_have_lines_of_their_own(folder: Path) -> None:
+    kinds = ["count", "relation"] * 4
+    for step, values in ((0, BEFORE), (4, AFTER)):
+        write_validation(folder, step, {"alignment": values}, kinds=kinds)
+    (table,) = by_kind(compare(read_run(folder)))
+    assert [(line.kind, line.change.count, line.progress) for line in table.lines] == [
+        ("count", 4, 1),
+        ("relation", 4, 1),
+    ]
+    differences = [b - a for a, b in list(zip(BEFORE, AFTER, strict=True))[::2]]
+    assert table.lines[0].change.difference == pytest.approx(statistics.mean(differences))
+    page = write_report(folder).read_text()
+    assert "By kind of prompt" in page
+    assert page.count('data-kind="relation"') == 1
+
+
+@pytest.mark.parametrize("kinds", [[], ["count"] * 8])
+def test_one_kind_of_prompt_has_no_lines(folder: Path, kinds: list[str]) -> None:
+    for step, values in ((0, BEFORE), (4, AFTER)):
+        write_validation(folder, step, {"alignment": values}, kinds=kinds)
+    assert by_kind(compare(read_run(folder))) == []
+    assert "By kind of prompt" not in write_report(folder).read_text()
 
 
 def test_target_reward_is_judged_by_its_distance(folder: Path) -> None:

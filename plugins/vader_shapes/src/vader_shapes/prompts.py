@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,14 +14,22 @@ from vader import Options, Prompt
 from vader.sdk import draw_evenly, user_path
 
 if TYPE_CHECKING:
-    from vader_shapes.world import Attributes
+    from torch import Tensor
+
+Shown = tuple[Prompt, Callable[[], "Tensor"]]
+"""A prompt, and what renders a clip of it, ``(f c h w)``."""
 
 
 class ShapesPromptsOptions(Options):
     """Options of :class:`ShapesPrompts`."""
 
+    world: Literal["one", "scenes"] = Field(
+        "one",
+        description="Prompts of one object, or scenes: up to three objects with sizes, speeds, numbers and relations. "
+        "The latter hold the former, and are for a model that was trained on them.",
+    )
     split: Literal["train", "held_out", "all"] = Field(
-        "train", description="Attribute combinations that the base model was trained on, those it never saw, or all."
+        "train", description="Combinations that the base model was trained on, those it never saw, or all."
     )
     images: str | None = Field(
         None,
@@ -36,16 +45,11 @@ class ShapesPrompts:
     Options = ShapesPromptsOptions
 
     def __init__(self, options: ShapesPromptsOptions) -> None:
-        from vader_shapes import world
-
-        splits = {
-            "train": world.train_combinations,
-            "held_out": world.held_out_combinations,
-            "all": world.all_combinations,
-        }
-        wanted, folder = splits[options.split](), options.images
-        images = [None] * len(wanted) if folder is None else first_frames(wanted, user_path(folder))
-        self._prompts = [Prompt(world.prompt(one), vars(one), image) for one, image in zip(wanted, images, strict=True)]
+        shown = {"one": _one, "scenes": _scenes}[options.world](options.split)
+        self._prompts = [prompt for prompt, _ in shown]
+        if options.images is not None:
+            images = first_frames(shown, user_path(options.images))
+            self._prompts = [replace(one, image=image) for one, image in zip(self._prompts, images, strict=True)]
 
     def held(self) -> list[Prompt]:
         """See :class:`vader.sdk.HoldsPrompts`."""
@@ -56,27 +60,64 @@ class ShapesPrompts:
         return draw_evenly(self._prompts, n, rng)
 
 
-def first_frames(clips: Sequence[Attributes], folder: Path) -> list[Path]:
+def _one(split: str) -> list[Shown]:
+    """Prompts of the world of one object."""
+    import torch
+
+    from vader_shapes import world
+
+    every = world.all_combinations()
+    wanted = {"train": world.train_combinations, "held_out": world.held_out_combinations, "all": lambda: every}[split]()
+    return [
+        (
+            Prompt(world.prompt(one), vars(one)),
+            lambda one=one: world.render(one, torch.Generator().manual_seed(every.index(one))),
+        )
+        for one in wanted
+    ]
+
+
+def _scenes(split: str) -> list[Shown]:
+    """Prompts of the scenes, as many of each kind in turn."""
+    import torch
+
+    from vader_shapes.scenes import grammar, renderer, splits
+
+    splitters = {"train": [splits.train_split], "held_out": [splits.held_out_split]}
+    splitters["all"] = splitters["train"] + splitters["held_out"]
+    wanted = [scene for of_kind in splitters[split] for scene in splits.in_turn(of_kind)]
+    return [
+        (
+            Prompt(grammar.prompt(scene), {"kind": scene.kind, "motion": scene.motion, "background": scene.background}),
+            lambda scene=scene, seed=seed: renderer.render(scene, torch.Generator().manual_seed(seed)),
+        )
+        for seed, scene in enumerate(wanted)
+    ]
+
+
+def first_frames(shown: Sequence[Shown], folder: Path) -> list[Path]:
     """Pictures of the first frames of clips, the same at every call.
 
     Raises:
         ValueError: they cannot be written.
     """
-    import torch
     from PIL import Image
 
     from vader.sdk import to_uint8
-    from vader_shapes import world
 
     found = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for one in clips:
-            path = folder / f"{'-'.join(vars(one).values())}.png"
+        for prompt, render in shown:
+            path = folder / f"{_stem(prompt)}.png"
             if not path.is_file():
-                frame = world.render(one, torch.Generator().manual_seed(world.all_combinations().index(one)))[0]
-                Image.fromarray(to_uint8(frame)).save(path)
+                Image.fromarray(to_uint8(render()[0])).save(path)
             found.append(path)
     except OSError as error:
         raise ValueError(f"cannot write pictures to {str(folder)!r}: {error.strerror}. Give another folder.") from error
     return found
+
+
+def _stem(prompt: Prompt) -> str:
+    """The name of its picture."""
+    return "-".join(prompt.metadata.values()) if "kind" not in prompt.metadata else prompt.text.replace(" ", "-")

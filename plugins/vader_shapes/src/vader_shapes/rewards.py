@@ -75,8 +75,8 @@ class Motion:
 class AccuracyOptions(Options):
     """Options of :class:`Accuracy`."""
 
-    attribute: Literal["all", "shape", "colour", "motion", "background"] = Field(
-        "all", description="Which attribute must be right; all: every one."
+    attribute: Literal["all", "count", "shape", "colour", "size", "motion", "speed", "relation", "background"] = Field(
+        "all", description="Which attribute must be right; all: every one. What a prompt does not say is right."
     )
 
 
@@ -98,7 +98,7 @@ class Accuracy:
         """``(b f 3 h w)`` in [0, 1] -> ``(b,)`` of 0 and 1."""
         from torch.nn import functional
 
-        from vader_shapes.evaluator import accuracy
+        from vader_shapes.scenes.evaluator import accuracy
         from vader_shapes.world import SIZE
 
         clips = frames.detach().float()

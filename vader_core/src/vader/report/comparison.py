@@ -115,11 +115,14 @@ def _scores(run: RunData, pairs: Sequence[Pair]) -> tuple[Score, ...]:
 
 def _score(key: str, role: Role, target: float | None, both: Sequence[tuple[float, float]]) -> Score:
     before, after = [a for a, _ in both], [b for _, b in both]
-    change = paired_change(before, after)
+    return Score(key, role, target, paired_change(before, after), progress_of(before, after, target))
+
+
+def progress_of(before: Sequence[float], after: Sequence[float], target: float | None) -> int:
+    """1 when paired values came significantly nearer to what is wanted, -1 when they went away, 0 for neither."""
     if target is None:
-        return Score(key, role, None, change, change.direction)
-    distance = paired_change([abs(a - target) for a in before], [abs(b - target) for b in after])
-    return Score(key, role, target, change, -distance.direction)
+        return paired_change(before, after).direction
+    return -paired_change([abs(a - target) for a in before], [abs(b - target) for b in after]).direction
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from vader.report.charts import Chart, Point, interval_mark, training_chart, val
 from vader.report.clips import Gallery, gallery
 from vader.report.comparison import Comparison, compare, role_of, score_is_binary, score_keys, values_of
 from vader.report.history import Histories, histories
+from vader.report.kinds import by_kind
 from vader.report.numbers import duration, mean_text, plain, size
 from vader.report.reading import RunData, read_run
 from vader.report.statistics import mean, mean_interval, share_interval, standard_deviation
@@ -107,6 +108,7 @@ def _whole(run: RunData, comparison: Comparison | None, lost: list[str], live: b
         "gallery": _attempt("the clips", lambda: gallery(run, comparison), Gallery((), 0), lost),
         "histories": _attempt("the histories", lambda: histories(run), none, lost) if history else none,
         "marks": _attempt("the intervals", lambda: _marks(comparison), {}, lost),
+        "kinds": _attempt("the kinds of prompts", lambda: by_kind(comparison), [], lost),
         "means": _attempt("the means", lambda: _means(run, comparison), [], lost),
         "facts": _attempt("the facts", lambda: list(_facts(run)), [], lost),
         "validation_charts": _attempt("the validations", lambda: list(_validation_charts(run)), [], lost),

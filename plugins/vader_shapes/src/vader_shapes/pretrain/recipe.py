@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from vader_shapes import evaluator, model, world
 from vader_shapes.scenes import evaluator as scene_evaluator
 from vader_shapes.scenes import grammar, renderer, splits
-from vader_shapes.scenes.scene import KINDS
+from vader_shapes.scenes.scene import KINDS, Scene
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,8 @@ def _share(right: Tensor, rows: list[bool]) -> float:
     return round(right[torch.tensor(rows)].float().mean().item(), 4)
 
 
-def _interleaved(split: Callable[[str], list[Any]]) -> list[str]:
-    """The prompts of a split, one of each kind after the other."""
-    scenes = chain.from_iterable(zip_longest(*(split(kind) for kind in KINDS)))
-    return [grammar.prompt(scene) for scene in scenes if scene is not None]
+def _prompts_of(split: Callable[[str], list[Scene]]) -> list[str]:
+    return [grammar.prompt(scene) for scene in splits.in_turn(split)]
 
 
 ONE = Recipe(
@@ -110,7 +107,7 @@ SCENES = Recipe(
     weights=model.WEIGHTS.with_name("scenes_weights"),
     training=lambda count, seed: rendered_scenes(splits.training_scenes(count, seed), seed),
     held_out=lambda seed: rendered_scenes(splits.held_out_scenes(), seed),
-    prompts={"held_out": _interleaved(splits.held_out_split), "seen": _interleaved(splits.train_split)},
+    prompts={"held_out": _prompts_of(splits.held_out_split), "seen": _prompts_of(splits.train_split)},
     figures=scene_figures,
     vae_clips=6000,
     denoiser_clips=32_000,

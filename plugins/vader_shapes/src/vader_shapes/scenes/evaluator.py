@@ -100,13 +100,18 @@ def accuracy(clips: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
     """
     if len(prompts) != len(clips):
         raise ValueError(f"{len(clips)} clips but {len(prompts)} prompts")
-    wanted = [parse(text) for text in prompts]
-    right = [compare(scene, reading) for scene, reading in zip(wanted, read(clips), strict=True)]
-    for i, scene in enumerate(wanted):
-        if scene.kind == "one":
-            plain = evaluator.accuracy(clips[i : i + 1], [prompt(scene)])
-            right[i] = right[i] | {name: bool(value) for name, value in plain.items() if name != "all"}
-            right[i]["count"] = bool(plain["shape"])
+    wanted, right = [parse(text) for text in prompts], [dict[str, bool]() for _ in prompts]
+    plain = [i for i, scene in enumerate(wanted) if scene.kind == "one"]
+    others = [i for i, scene in enumerate(wanted) if scene.kind != "one"]
+    if others:
+        for i, reading in zip(others, read(clips[others]), strict=True):
+            right[i] = compare(wanted[i], reading)
+    if plain:
+        judged = evaluator.accuracy(clips[plain], [prompt(wanted[i]) for i in plain])
+        for place, i in enumerate(plain):
+            one = {name: bool(value[place]) for name, value in judged.items()}
+            seen = one["shape"]  # only an object that is alone and whole has one
+            right[i] = {name: one.get(name, seen or name != "count") for name in ATTRIBUTES}
     found = {name: torch.tensor([one[name] for one in right]) for name in ATTRIBUTES}
     return found | {"all": torch.stack(list(found.values())).all(dim=0)}
 

@@ -7,6 +7,8 @@ of the 25 ordered pairs of shapes. Of the one-object prompts, those that `world`
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from itertools import zip_longest
 
 from vader_shapes import world
 from vader_shapes.scenes.scene import (
@@ -125,3 +127,9 @@ def held_out_split(kind: str) -> list[Scene]:
 def held_out_scenes() -> list[Scene]:
     """The held-out prompts of all kinds."""
     return [scene for kind in KINDS for scene in held_out_split(kind)]
+
+
+def in_turn(split: Callable[[str], list[Scene]]) -> list[Scene]:
+    """The scenes of a split, one of each kind after the other."""
+    turns = zip_longest(*(split(kind) for kind in KINDS))
+    return [scene for turn in turns for scene in turn if scene is not None]
