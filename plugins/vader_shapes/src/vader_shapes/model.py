@@ -20,7 +20,6 @@ from vader_shapes.world import VALUES
 MAX_SEQUENCE_LENGTH = 16
 TEXT_DIM = 64
 LATENT_CHANNELS = 16
-SPATIAL_COMPRESSION = 8
 TEMPORAL_COMPRESSION = 4
 SHIFT = 3.0
 
@@ -36,15 +35,27 @@ def vocabulary() -> list[str]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Where the model of one world differs from that of another: words, tokens of a prompt, latent channels."""
+    """Where the model of one world differs from that of another.
+
+    Args:
+        words: of its tokenizer.
+        max_sequence_length: tokens of a prompt.
+        base_dim: channels of the VAE's widest level.
+        fold: pixels to a side that the VAE folds into channels first.
+        patch: latent pixels to a side that make one of the denoiser's tokens.
+
+    The VAE shrinks height and width by four after folding, and a token is always eight pixels wide.
+    """
 
     words: tuple[str, ...]
     max_sequence_length: int
-    latent_channels: int
+    base_dim: int
+    fold: int
+    patch: int
 
 
-ONE = Sizes(tuple(vocabulary()), MAX_SEQUENCE_LENGTH, LATENT_CHANNELS)
-SCENES = Sizes(tuple(grammar.vocabulary()), 20, 48)  # as many channels as Wan 2.2 has
+ONE = Sizes(tuple(vocabulary()), MAX_SEQUENCE_LENGTH, base_dim=16, fold=2, patch=1)
+SCENES = Sizes(tuple(grammar.vocabulary()), 20, base_dim=8, fold=1, patch=2)  # small objects need finer latents
 
 
 def build_tokenizer(sizes: Sizes = ONE) -> PreTrainedTokenizerFast:
@@ -86,36 +97,36 @@ def build_text_encoder(sizes: Sizes = ONE) -> UMT5EncoderModel:
 
 
 def build_vae(sizes: Sizes = ONE) -> AutoencoderKLWan:
-    """Causal video VAE: 4k+1 frames to k+1 latent frames, 8x in height and width.
+    """Causal video VAE: 4k+1 frames to k+1 latent frames, 4x in height and width, 8x with pixels folded.
 
-    As in Wan 2.2, pixels are folded 2x2 into channels first (four times less work than at full size), and
+    As in Wan 2.2, pixels may be folded 2x2 into channels first (four times less work than at full size), and
     parameter-free shortcuts run past each level (it trains several times faster with them).
     """
     return AutoencoderKLWan(
-        base_dim=16,
-        z_dim=sizes.latent_channels,
+        base_dim=sizes.base_dim,
+        z_dim=LATENT_CHANNELS,
         dim_mult=[1, 2, 2],
         num_res_blocks=1,
         temperal_downsample=[True, True],
-        latents_mean=[0.0] * sizes.latent_channels,
-        latents_std=[1.0] * sizes.latent_channels,
+        latents_mean=[0.0] * LATENT_CHANNELS,
+        latents_std=[1.0] * LATENT_CHANNELS,
         is_residual=True,
-        in_channels=12,
-        out_channels=12,
-        patch_size=2,
+        in_channels=3 * sizes.fold**2,
+        out_channels=3 * sizes.fold**2,
+        patch_size=sizes.fold if sizes.fold > 1 else None,
         scale_factor_temporal=TEMPORAL_COMPRESSION,
-        scale_factor_spatial=SPATIAL_COMPRESSION,
+        scale_factor_spatial=4 * sizes.fold,
     )
 
 
 def build_transformer(sizes: Sizes = ONE) -> WanTransformer3DModel:
-    """The denoiser: 6 Wan blocks, 4 heads of 32, one token per latent pixel, about 1.6 M parameters."""
+    """The denoiser: 6 Wan blocks, 4 heads of 32, one token for 8x8 pixels, about 1.6 M parameters."""
     return WanTransformer3DModel(
-        patch_size=(1, 1, 1),
+        patch_size=(1, sizes.patch, sizes.patch),
         num_attention_heads=4,
         attention_head_dim=32,
-        in_channels=sizes.latent_channels,
-        out_channels=sizes.latent_channels,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         text_dim=TEXT_DIM,
         freq_dim=64,
         ffn_dim=384,

@@ -37,6 +37,7 @@ class Recipe:
         prompts: name of a measurement -> the prompts that it samples, in an order whose beginning has them all.
         figures: shares in [0, 1] of clips that show what their prompts say.
         vae_clips, denoiser_clips: how many clips these stages train on.
+        cropped_share: of the VAE's budget; the rest trains on whole frames.
     """
 
     sizes: model.Sizes
@@ -47,6 +48,7 @@ class Recipe:
     figures: Callable[[Tensor, Sequence[str]], dict[str, Any]]
     vae_clips: int
     denoiser_clips: int
+    cropped_share: float
 
 
 def training_clips(repeats: int, seed: int) -> Clips:
@@ -101,6 +103,7 @@ ONE = Recipe(
     figures=lambda frames, prompts: mean_accuracy(evaluator.accuracy(frames, prompts)),
     vae_clips=14 * 144,
     denoiser_clips=30 * 144,
+    cropped_share=0.4,
 )
 SCENES = Recipe(
     sizes=model.SCENES,
@@ -111,4 +114,5 @@ SCENES = Recipe(
     figures=scene_figures,
     vae_clips=6000,
     denoiser_clips=32_000,
+    cropped_share=0.6,
 )

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock, unpatchify
 from torch import Tensor
 
-from vader_shapes.model import Sizes, build_vae
+from vader_shapes.model import LATENT_CHANNELS, Sizes, build_vae
 from vader_shapes.pretrain.common import Budget, Log, MovingAverage, Training
 from vader_shapes.pretrain.recipe import ONE, Clips, Recipe
 from vader_shapes.world import SIZE
@@ -20,7 +20,6 @@ KL_WEIGHT = 1e-4
 OBJECT_WEIGHT = 4.0
 EDGE_WEIGHT = 8.0
 CROP = 16  # pixels; crops cost a quarter of whole frames and show more of the object
-CROPPED_SHARE = 0.4  # of the budget; the rest trains on whole frames
 FIRST_LOG_VARIANCE = -4.0
 
 
@@ -114,7 +113,7 @@ def round_trip(vae: AutoencoderKLWan, clips: Clips, recipe: Recipe = ONE) -> dic
     """PSNR in dB (over all pixels of all clips) and exact accuracies after encode (mean) and decode."""
     frames = decode(vae, encode(vae, clips.frames)[0])
     psnr = -10 * torch.log10(F.mse_loss(frames, clips.frames)).item()
-    return {"psnr": psnr, **recipe.figures(frames, clips.prompts)}
+    return {"psnr": round(psnr, 2), **recipe.figures(frames, clips.prompts)}
 
 
 def _fresh_vae(sizes: Sizes) -> AutoencoderKLWan:
@@ -124,8 +123,8 @@ def _fresh_vae(sizes: Sizes) -> AutoencoderKLWan:
         if isinstance(module, WanResidualBlock):
             torch.nn.init.zeros_(module.conv2.weight)
             torch.nn.init.zeros_(module.conv2.bias)
-    torch.nn.init.zeros_(vae.quant_conv.weight[sizes.latent_channels :])
-    torch.nn.init.constant_(vae.quant_conv.bias[sizes.latent_channels :], FIRST_LOG_VARIANCE)
+    torch.nn.init.zeros_(vae.quant_conv.weight[LATENT_CHANNELS:])
+    torch.nn.init.constant_(vae.quant_conv.bias[LATENT_CHANNELS:], FIRST_LOG_VARIANCE)
     return vae
 
 
@@ -152,7 +151,7 @@ def train_vae(
     log = Log(out / "vae.jsonl")
     while training.progress < 1:
         index = torch.randint(len(clips.prompts), (budget.batch,), generator=training.generator)
-        crop = CROP if training.progress < CROPPED_SHARE else SIZE
+        crop = CROP if training.progress < recipe.cropped_share else SIZE
         loss = training.update(vae_loss(vae, clips.frames[index], crop, training.generator))
         if training.steps % log_every == 0:
             log.write(stage="vae", step=training.steps, loss=loss, seconds=training.seconds)
