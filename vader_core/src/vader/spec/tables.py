@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -66,6 +67,8 @@ def _default(info: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         said = value.model_dump(mode="json", exclude_defaults=True)
         return f"`{said['name']}`" if said.keys() == {"name"} else ""
+    if isinstance(value, str) and Path(value).is_absolute():
+        return ""  # of a file inside a package; where that lies is another place on every machine
     return f"`{json.dumps(value, ensure_ascii=False)}`"
 
 
