@@ -6,6 +6,8 @@ import hashlib
 import os
 import shutil
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import nox
@@ -52,6 +54,7 @@ ENGINES = {
 }
 """Packages with environments of their own (docs/how-to/environments.md) -> the layer below, and what is installed."""
 EXTRAS = ["none", "clip", "hps", "detection", "action", "imagenet", "ocr", "nsfw", "ultralytics"]
+PACKAGING = ["build>=1.2,<2", "twine>=6,<7"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.30,<2", "ruff>=0.15,<1"]
 
 
@@ -160,6 +163,34 @@ def reference(session: nox.Session) -> None:
         with (ROOT / "docs" / "reference" / f"{name}.md").open("w", encoding="utf-8") as page:
             session.run("vader", "schema", "--table", name, external=True, stdout=page)
     run(session, "python", "-m", "vader.migration.page", "docs/coming-from")
+
+
+@nox.session
+def archives(session: nox.Session) -> None:
+    """Build wheels and sdists into build/archives, and check their metadata, pages and licences with twine."""
+    home, target = ROOT / ".nox" / "archives", ROOT / "build" / "archives"
+    scripts = home / ("Scripts" if os.name == "nt" else "bin")
+    if not scripts.is_dir():
+        session.run(sys.executable, "-m", "venv", str(home), external=True)
+    session.run(str(scripts / "python"), "-m", "pip", "install", "--quiet", *PACKAGING, external=True)
+    shutil.rmtree(target, ignore_errors=True)
+    for folder in DISTRIBUTIONS:
+        session.run(str(scripts / "python"), "-m", "build", "--outdir", str(target), folder, external=True)
+    built = sorted(target.iterdir())
+    session.run(str(scripts / "twine"), "check", "--strict", *map(str, built), external=True)
+    for archive in built:
+        wanted = {"LICENSE", "PRETRAINING.md"} if archive.name.startswith("vader_plugin_shapes") else {"LICENSE"}
+        if missing := wanted - {Path(name).name for name in members(archive)}:
+            session.error(f"{archive} lacks {', '.join(sorted(missing))}")
+
+
+def members(archive: Path) -> list[str]:
+    """Names of the files in a wheel or an sdist."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.namelist()
+    with tarfile.open(archive) as sdist:
+        return sdist.getnames()
 
 
 @nox.session

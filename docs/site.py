@@ -21,7 +21,7 @@ PAGES = {
         f"plugins/{folder.name}.md": f"plugins/{folder.name}/README.md"
         for folder in sorted(ROOT.glob("plugins/vader_*"))
     },
-    "plugins/pretraining.md": "plugins/vader_shapes/PRETRAINING.md",
+    "plugins/pretraining.md": "plugins/vader_shapes/src/vader_shapes/PRETRAINING.md",
 }
 """Page of the site -> file of the repository."""
 

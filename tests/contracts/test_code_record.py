@@ -103,5 +103,5 @@ def test_a_plugin_that_has_gone_is_named_with_its_version(reward: Path, install:
     run.mkdir()
     record(run, made, {})
     next(folder.glob("*.dist-info/entry_points.txt")).unlink()
-    with pytest.raises(SpecError, match=r"no reward is called 'zz_glow'.*run 'pip install zz-glow==1\.2'"):
+    with pytest.raises(SpecError, match=r"no reward is called 'zz_glow'.*run `pip install zz-glow==1\.2`"):
         vader.check(tiny("run", rewards=["zz_glow"]))

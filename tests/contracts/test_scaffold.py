@@ -76,7 +76,7 @@ def test_it_is_found_used_and_missed(site: Path, tmp_path: Path) -> None:
     assert gone.returncode == 2
     for kind in ("backbone", "sampler", "prompts", "reward"):
         assert f"no {'prompts' if kind == 'prompts' else kind} is called 'zz_new_{kind}'" in gone.stderr
-        assert f"run 'pip install vader-plugin-zz-new-{kind}==0.1.0'" in gone.stderr
+        assert f"run `pip install vader-plugin-zz-new-{kind}==0.1.0`" in gone.stderr
 
 
 def test_the_command_writes_a_package_and_says_what_comes_next(tmp_path: Path) -> None:

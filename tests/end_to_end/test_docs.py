@@ -43,11 +43,14 @@ BASE = {"backbone": "shapes", "prompts": "shapes", "rewards": ["shapes_colourful
 """What a YAML block is laid over."""
 
 PIP = """#!{python}
-import importlib.metadata, re, subprocess, sys
+import importlib.metadata, pathlib, re, subprocess, sys, tomllib
 words = [word for word in sys.argv[2:] if not word.startswith("-")]
 assert sys.argv[1] == "install" and words, sys.argv
 for word in words:
-    if "/" in word:
+    if own := re.match(r"\\./(vader_core|plugins/\\w+)", word):  # of this repository, and there
+        manifest = pathlib.Path({root!r}, own[1], "pyproject.toml").read_text()
+        importlib.metadata.version(tomllib.loads(manifest)["project"]["name"])
+    elif "/" in word:
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
         subprocess.run([*install, "--target", {site!r}, word], check=True)
     else:
@@ -88,7 +91,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tools, work, site = tmp_path / "tools", tmp_path / "work", tmp_path / "site"
     for folder in (tools, work, site):
         folder.mkdir()
-    (tools / "pip").write_text(PIP.format(python=sys.executable, site=str(site)))
+    (tools / "pip").write_text(PIP.format(python=sys.executable, site=str(site), root=str(ROOT)))
     for name in ("vader", "pytest"):
         (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {name} "$@"\n')
     for tool in tools.iterdir():

@@ -136,7 +136,7 @@ CASES = {
     "nearly known, not installed": Case(
         put("backbone.name", "elsewere"),
         "backbone.name",
-        ["Did you mean 'elsewhere' (pip install vader-plugin-elsewhere)?"],
+        ["Did you mean 'elsewhere' (`pip install vader-plugin-elsewhere`)?"],
     ),
     "held-out reward unknown": Case(
         put("validation.rewards", ["acuracy"]), "validation.rewards.0.name", ["'acuracy'", "Installed"]
@@ -324,7 +324,7 @@ MACHINE = {
         put("train.mixed_precision", "fp16"), "train.mixed_precision", ["needs a GPU", "Use bf16 or no"]
     ),
     "tracker not installed": Case(
-        put("trackers", ["trackio"]), "trackers.0", ["'trackio' is not installed", "pip install vader-core[trackio]"]
+        put("trackers", ["trackio"]), "trackers.0", ["'trackio' is not installed", "pip install ", "[trackio]"]
     ),
 }
 

@@ -119,7 +119,7 @@ class TestLookup:
         monkeypatch.setattr("vader.plugins.registry.NOT_INSTALLED", {"reward": {"zz_elsewhere": "vader-plugin-zz"}})
         with pytest.raises(UnknownComponent) as caught:
             find("reward", "zz_elsewhere")
-        assert str(caught.value) == "reward 'zz_elsewhere' is not installed. Run 'pip install vader-plugin-zz'."
+        assert str(caught.value) == "reward 'zz_elsewhere' is not installed. Run `pip install vader-plugin-zz`."
 
     def test_of_a_name_near_one_that_exists_elsewhere_says_what_to_install(
         self, monkeypatch: pytest.MonkeyPatch
@@ -127,7 +127,7 @@ class TestLookup:
         monkeypatch.setattr("vader.plugins.registry.NOT_INSTALLED", {"reward": {"zz_elsewhere": "vader-plugin-zz"}})
         with pytest.raises(UnknownComponent) as caught:
             find("reward", "zz_elsewere")
-        assert "Did you mean 'zz_elsewhere' (pip install vader-plugin-zz)?" in str(caught.value)
+        assert "Did you mean 'zz_elsewhere' (`pip install vader-plugin-zz`)?" in str(caught.value)
 
     def test_refuses_both_of_two_claims_to_one_name_and_names_both(self, install: Install) -> None:
         install("dist-a", reward("zz_twice = zz_m:Good"), zz_m=GOOD)

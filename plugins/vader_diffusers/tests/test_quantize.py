@@ -59,7 +59,7 @@ def kept(layer):
 @pytest.mark.parametrize(
     ("quantize", "there", "said"),
     [
-        ("torchao_int8", False, "it needs torchao, which is not installed. Run pip install 'vader-core[quantize]'"),
+        ("torchao_int8", False, "it needs torchao, which is not installed. Run `pip install "),
         ("bnb_nf4", False, "it needs bitsandbytes, which is not installed"),
         ("bnb_int8", True, "bitsandbytes quantises on a CUDA device; this run is on cpu. Use torchao_int8"),
     ],

@@ -27,7 +27,7 @@ def absent(monkeypatch, *modules):
 def test_a_missing_package_is_named(cpu, monkeypatch):
     """Before a weight is looked for."""
     absent(monkeypatch, "ultralytics", "groundingdino", "hpsv2")
-    with pytest.raises(RegistryError, match=r"needs ultralytics.*pip install 'vader-plugin-rewards\[ultralytics\]'"):
+    with pytest.raises(RegistryError, match=r"needs ultralytics.*pip install .*rewards\[ultralytics\]"):
         Detection(Detection.Options(engine="ultralytics", weights="/nowhere.pt"), cpu)
     with pytest.raises(RegistryError, match=r"needs groundingdino-py\. docs/how-to/environments\.md"):
         Detection(Detection.Options(engine="groundingdino", weights="/nowhere.pth"), cpu)

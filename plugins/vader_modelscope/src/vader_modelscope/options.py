@@ -43,7 +43,6 @@ class ModelScopeOptions(sdk.FamilyOptions, _TextAdapter):
     @classmethod
     def _xformers_is_installed(cls, value: bool) -> bool:
         if value and importlib.util.find_spec("xformers") is None:
-            raise ValueError(
-                "expected false, because xformers is not installed (pip install 'vader-plugin-modelscope[xformers]')"
-            )
+            command = sdk.install_command("vader-plugin-modelscope[xformers]")
+            raise ValueError(f"expected false, because xformers is not installed (`{command}`)")
         return value

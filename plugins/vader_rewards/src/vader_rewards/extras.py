@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vader import RegistryError
+from vader.sdk import install_command
 
 
 def require(reward: str, extra: str, *modules: str) -> None:
@@ -23,7 +24,7 @@ def require(reward: str, extra: str, *modules: str) -> None:
     if missing:
         raise RegistryError(
             f"reward {reward!r} needs {', '.join(missing)}, not installed here. "
-            f"Run: pip install 'vader-plugin-rewards[{extra}]'"
+            f"Run: {install_command(f'vader-plugin-rewards[{extra}]')}"
         )
 
 

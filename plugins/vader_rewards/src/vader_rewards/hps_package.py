@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vader import Prompt, RegistryError, Runtime, WeightsError
-from vader.sdk import first_line, user_path
+from vader.sdk import first_line, install_command, user_path
 from vader_rewards.extras import packaged
 from vader_rewards.image_text import HPS_FILES, HpsWeights
 
@@ -119,7 +119,8 @@ def main() -> None:
     """Command line: ``python -m vader_rewards.hps_package`` gives hpsv2 the vocabulary that it lacks, open_clip's."""
     if find_spec("hpsv2") is None or find_spec("open_clip") is None:
         raise SystemExit(
-            "hpsv2 and open_clip are not both installed. Run: pip install hpsv2 'vader-plugin-rewards[hps]'"
+            "hpsv2 and open_clip are not both installed. Run: pip install hpsv2, and "
+            f"{install_command('vader-plugin-rewards[hps]')}"
         )
     target = packaged("hpsv2", *VOCABULARY)
     shutil.copyfile(packaged("open_clip", target.name), target)

@@ -10,6 +10,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 from vader.errors import Problem, SpecError
+from vader.installing import install_command
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,8 @@ def require(quantize: Quantize, device: torch.device) -> None:
         return
     message = ""
     if importlib.util.find_spec(scheme.package) is None:
-        message = f"it needs {scheme.package}, which is not installed. Run pip install 'vader-core[quantize]', or"
+        command = install_command("vader-core[quantize]")
+        message = f"it needs {scheme.package}, which is not installed. Run `{command}`, or"
     elif scheme.cuda and device.type != "cuda":
         message = f"{scheme.package} quantises on a CUDA device; this run is on {device.type}. Use torchao_int8, or"
     if message:

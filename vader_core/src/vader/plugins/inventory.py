@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vader.errors import BrokenComponent
+from vader.installing import install_command
 from vader.plugins import registry, selection, static_inspect
 from vader.plugins.discovery import Diagnosis, Found, plugin_distributions
 from vader.plugins.registry import GROUPS, LISTENER, Entry
@@ -147,7 +148,7 @@ def _off(entry: Entry) -> str:
 
 
 def _reinstall(entry: Entry) -> str:
-    return f"Reinstall it ('pip install --force-reinstall {entry.distribution}') or uninstall it."
+    return f"Reinstall it (`{install_command(entry.distribution, '--force-reinstall')}`) or uninstall it."
 
 
 def _listeners(installed: Sequence[Found]) -> list[Entry]:
@@ -171,7 +172,8 @@ def _damaged(installed: Sequence[Found]) -> Iterator[Row]:
     """Distributions whose metadata cannot be read: whatever they offer is not known."""
     for found in installed:
         if found.damage is not None:
-            fix = f"Reinstall it ('pip install --force-reinstall {found.name}') or delete it from the environment."
+            command = install_command(found.name, "--force-reinstall")
+            fix = f"Reinstall it (`{command}`) or delete it from the environment."
             yield Row("distribution", "", found.name, found.version, "broken", {}, f"{found.damage}.", fix)
 
 
@@ -180,5 +182,5 @@ def _elsewhere(listed: Sequence[Row]) -> Iterator[Row]:
     for kind, names in registry.NOT_INSTALLED.items():
         for name, distribution in names.items():
             if (kind, name) not in known:
-                fix = f"pip install {distribution}"
+                fix = install_command(distribution)
                 yield Row(kind, name, distribution, "", "not installed", fix=fix)

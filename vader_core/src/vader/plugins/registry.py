@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vader.errors import AmbiguousComponent, BrokenComponent, PathError, UnknownComponent, cut
+from vader.installing import install_command
 from vader.paths import user_path
 from vader.plugins import selection
 from vader.plugins.catalog import NOT_INSTALLED as NOT_INSTALLED
@@ -103,9 +104,10 @@ def fix(error: BaseException, distribution: str) -> str:
     """What to do about an error at import."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return (
-            f"Install what is missing (module {error.name!r}), for example by 'pip install --upgrade {distribution}'."
+            f"Install what is missing (module {error.name!r}), for example by "
+            f"`{install_command(distribution, '--upgrade')}`."
         )
-    return f"Reinstall it ('pip install --force-reinstall {distribution}') or uninstall it."
+    return f"Reinstall it (`{install_command(distribution, '--force-reinstall')}`) or uninstall it."
 
 
 def misfit(kind: str, component: Any) -> Diagnosis | None:
@@ -207,7 +209,8 @@ def incompatible(found: Found) -> Diagnosis | None:
         applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
         if applies and not wanted.specifier.contains(__version__, prereleases=True):
             cause = f"it needs vader-core {wanted.specifier}, and {__version__} is installed."
-            return Diagnosis("incompatible", cause, f"Run 'pip install --upgrade vader-core {found.name}'.")
+            commands = f"`{install_command(CORE, '--upgrade')}` and `{install_command(found.name, '--upgrade')}`"
+            return Diagnosis("incompatible", cause, f"Run {commands}.")
     return None
 
 
@@ -252,11 +255,11 @@ def _unknown(kind: str, name: str, installed: Iterable[Entry]) -> str:
     names = {entry.name: entry.distribution for entry in installed}
     elsewhere = NOT_INSTALLED.get(kind, {})
     if name in elsewhere:
-        return f"{kind} {name!r} is not installed. Run 'pip install {elsewhere[name]}'."
+        return f"{kind} {name!r} is not installed. Run `{install_command(elsewhere[name])}`."
     near = difflib.get_close_matches(name, [*names, *elsewhere], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     if near and near[0] not in names:
-        hint = f" Did you mean {near[0]!r} (pip install {elsewhere[near[0]]})?"
+        hint = f" Did you mean {near[0]!r} (`{install_command(elsewhere[near[0]])}`)?"
     listed = ", ".join(f"{n} ({d})" for n, d in sorted(names.items())) or "none"
     return f"no {kind} is called {name!r}.{hint} Installed: {listed}. Unpackaged code is named ./file.py:Name."
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vader.errors import RegistryError
+from vader.installing import FOLDERS, install_command
 from vader.paths import user_path
 from vader.plugins import registry
 from vader.spec import RunSpec
@@ -77,8 +78,9 @@ def remembered(folder: Path, kind: str, name: str) -> str:
         return ""
     if "file" in entry:
         return f" The run in {str(folder)!r} keeps its source: {folder / FOLDER / entry['file']}."
-    wanted = f"{entry.get('distribution')}=={entry.get('version')}"
-    return f" The run in {str(folder)!r} was made with it: run 'pip install {wanted}'."
+    offers, version = str(entry.get("distribution")), entry.get("version")
+    wanted = install_command(offers if offers in FOLDERS else f"{offers}=={version}")
+    return f" The run in {str(folder)!r} was made with {offers} {version}: run `{wanted}`."
 
 
 def _components(spec: RunSpec) -> Iterator[tuple[str, str]]:

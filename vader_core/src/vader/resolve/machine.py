@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from vader.installing import install_command
 from vader.spec import RunSpec
 from vader.spec.consistency import Finding
 
@@ -17,11 +18,11 @@ def machine_fits(spec: RunSpec) -> Iterator[Finding]:
     if precision == "fp16" and on_cpu(spec):
         yield "train.mixed_precision", "fp16 needs a GPU; this run is on the CPU. Use bf16 or no."
     if spec.train.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
-        message = "'adamw_8bit' needs bitsandbytes, which is not installed. Run pip install 'vader-core[quantize]', or"
-        yield "train.optimizer", f"{message} use adamw."
+        message = "'adamw_8bit' needs bitsandbytes, which is not installed."
+        yield "train.optimizer", f"{message} Run `{install_command('vader-core[quantize]')}`, or use adamw."
     for index, name in enumerate(spec.trackers):
         if find_spec(name) is None:
-            yield f"trackers.{index}", f"{name!r} is not installed. Run 'pip install vader-core[{name}]'."
+            yield f"trackers.{index}", f"{name!r} is not installed. Run `{install_command(f'vader-core[{name}]')}`."
 
 
 def _there(device: str) -> bool:

@@ -42,6 +42,7 @@ _PUBLIC = {
     "AdapterSpec": "vader.spec:AdapterSpec",
     "Problem": "vader.errors:Problem",
     "user_path": "vader.paths:user_path",
+    "install_command": "vader.installing:install_command",
     # model families
     "Family": "vader.backbones.family:Family",
     "FamilyOptions": "vader.backbones.family:FamilyOptions",
@@ -157,6 +158,7 @@ if TYPE_CHECKING:
     from vader.diffusion.gradient import no_gradient as no_gradient
     from vader.diffusion.samplers.flow_euler import flow_step as flow_step
     from vader.errors import Problem as Problem
+    from vader.installing import install_command as install_command
     from vader.methods.context import RolloutContext as RolloutContext
     from vader.paths import user_path as user_path
     from vader.prompts import draw_evenly as draw_evenly
