@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from vader.backbones.experts import Shelf
     from vader.backbones.reward_decoder import TinyDecoder
     from vader.shapes import Frames, Latents
     from vader.weights.meta_init import Place
@@ -63,6 +62,7 @@ class FamilyBackbone:
     denoiser_name: ClassVar[str | None] = "transformer"
     memory_options: ClassVar[tuple[MemoryOption, ...]] = (
         MemoryOption("text_encoder_offload=cpu"),
+        MemoryOption("block_offload=cpu"),
         MemoryOption("quantize=torchao_int8", "rounding"),
         MemoryOption("quantize=bnb_nf4", "rounding"),
     )
@@ -112,16 +112,23 @@ class FamilyBackbone:
         if family.prepare is not None:
             family.prepare(self)
 
-    def _denoiser(self, parts: Parts, runtime: Runtime, place: Place) -> tuple[nn.Module, dict[str, Shelf]]:
-        """What denoises; with experts and the option ``expert_offload``, the shelves of their weights."""
+    def _denoiser(self, parts: Parts, runtime: Runtime, place: Place) -> tuple[nn.Module, dict[str, nn.Module]]:
+        """What denoises; with the option ``block_offload`` or ``expert_offload``, the shelves of its weights."""
         family, device = self.family, runtime.device
+        shelves: dict[str, nn.Module] = {}
+        names = family.experts or {"blocks": family.denoiser}
+        networks = {name: parts.denoiser(part, runtime.dtype) for name, part in names.items()}
+        if parts.options.block_offload == "cpu":
+            from vader.backbones.block_offload import offload_blocks
+
+            shelves = {name: offload_blocks(network, device, place) for name, network in networks.items()}
         if not family.experts:
-            return place(parts.denoiser(family.denoiser, runtime.dtype), device), {}
+            return place(networks["blocks"], device), shelves
         from vader.backbones.experts import route
 
         boundary = parts.boundary() * self.schedule.train_timesteps
-        experts = {name: parts.denoiser(part, runtime.dtype) for name, part in family.experts.items()}
-        return route(experts, boundary, device, place, offload=parts.options.expert_offload == "cpu")  # type: ignore[attr-defined]
+        router, moved = route(networks, boundary, device, place, offload=parts.options.expert_offload == "cpu")  # type: ignore[attr-defined]
+        return router, {**shelves, **moved}
 
     def _reward_decoder(self, parts: Parts, runtime: Runtime, place: Place) -> TinyDecoder | None:
         said = getattr(parts.options, "reward_decoder", None)

@@ -97,6 +97,11 @@ class FamilyOptions(Options):
         "keep",
         description="keep: what encodes prompts lives on the run's device. cpu: it lives and encodes on the CPU.",
     )
+    block_offload: Literal["keep", "cpu"] = Field(
+        "keep",
+        description="keep: the denoiser's blocks live on the run's device. cpu: their frozen weights wait on the host; "
+        "each block's come when it runs. With train.gradient_checkpointing one block's are there at a time.",
+    )
     quantize: Quantize = Field(
         "none",
         description="Base weights of the denoiser's blocks in fewer bits, by bitsandbytes (on CUDA) or torchao. The "
@@ -104,9 +109,14 @@ class FamilyOptions(Options):
     )
 
     @model_validator(mode="after")
-    def _moves_no_quantised_weights(self) -> FamilyOptions:
-        if self.quantize != "none" and getattr(self, "expert_offload", "keep") != "keep":
+    def _one_way_to_hold_weights(self) -> FamilyOptions:
+        expert_offload = getattr(self, "expert_offload", "keep")
+        if self.quantize != "none" and expert_offload != "keep":
             raise ValueError("quantised experts are not moved. Set expert_offload to keep, or quantize to none.")
+        if self.quantize != "none" and self.block_offload != "keep":
+            raise ValueError("quantised blocks are not moved. Set block_offload to keep, or quantize to none.")
+        if self.block_offload != "keep" and expert_offload != "keep":
+            raise ValueError("blocks that wait on the host need no expert_offload. Set it to keep.")
         return self
 
 

@@ -64,6 +64,9 @@ def _weights(backbone: FamilyBackbone, names: list[str]) -> Mapping[str, Tensor]
     missing = [name for name in names if name not in held or not held[name].numel()]
     if missing:
         raise WeightsError(
-            f"the denoiser's {missing[0]} is not at hand; with two experts set backbone.options.expert_offload: keep."
+            f"the denoiser's {missing[0]} is not at hand. Set backbone.options.block_offload to keep, and with two "
+            "experts expert_offload too."
         )
+    if backbone.options.quantize != "none":
+        raise WeightsError("layers are not taken from quantised weights. Set backbone.options.quantize to none.")
     return {name: held[name].detach().clone() for name in names}

@@ -68,7 +68,7 @@ class TextSide:
             if path.is_file()
         )
         said = options.model_dump(
-            mode="json", exclude={"text_encoder_offload", "attention", "reward_decoder", "quantize"}
+            mode="json", exclude={"text_encoder_offload", "attention", "reward_decoder", "quantize", "block_offload"}
         )
         home = "cpu" if options.text_encoder_offload == "cpu" else self._runtime.device.type
         versions = {name: version(name) for name in ("torch", "transformers", "diffusers", "tokenizers")}

@@ -25,13 +25,18 @@ def fuse(denoiser: nn.Module, adapter: Adapter, scale: float, source: str) -> No
 
     Raises:
         WeightsError: it is for another model: the denoiser lacks a layer, or has it in another shape; or the denoiser's
-            weights are quantised.
+            weights are quantised, or not there.
     """
     parameters = dict(denoiser.named_parameters())
     if any(_is_quantised(parameter) for parameter in parameters.values()):
         raise WeightsError(
             f"the frozen adapter {source!r} cannot be added to quantised weights. Set backbone.options.quantize to "
             "none, or remove it from backbone.frozen_adapters."
+        )
+    if not all(parameter.numel() for parameter in parameters.values()):
+        raise WeightsError(
+            f"the frozen adapter {source!r} cannot be added to weights that wait on the host. Set "
+            "backbone.options.block_offload to keep, or remove it from backbone.frozen_adapters."
         )
     layers = [key.removesuffix(DOWN) for key in adapter.state if key.endswith(DOWN)]
     changed = [*(f"{layer}.weight" for layer in layers), *adapter.whole]
