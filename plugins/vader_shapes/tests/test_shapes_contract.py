@@ -36,7 +36,9 @@ class TestBackbone(BackboneContract):
 
 
 class TestRewards(RewardContract):
-    @pytest.fixture(params=["shapes_alignment", "shapes_colourfulness", "shapes_motion", "shapes_accuracy"])
+    @pytest.fixture(
+        params=["shapes_alignment", "shapes_colourfulness", "shapes_sharpness", "shapes_motion", "shapes_accuracy"]
+    )
     def reward(self, request: pytest.FixtureRequest) -> Subject:
         makes = rendered if request.param == "shapes_accuracy" else None
         return Subject("reward", request.param, prompts=[Prompt(text) for text in TEXTS], make_clips=makes)

@@ -1,4 +1,4 @@
-"""Rewards of the shapes world: a learned one, two analytic ones, and the exact evaluator as a metric."""
+"""Rewards of the shapes world: a learned one, three analytic ones, and the exact evaluator as a metric."""
 
 from __future__ import annotations
 
@@ -55,6 +55,24 @@ class Colourfulness:
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] -> ``(b,)``."""
         return (frames.amax(2) - frames.amin(2)).mean(dim=(1, 2, 3))
+
+
+class Sharpness:
+    """Mean difference between neighbouring pixels, in [0, 1]: easy to hack.
+
+    At first it asks for crisp edges, which the base model lacks; maximised further it asks for stripes and noise.
+    """
+
+    Options = NoOptions
+    differentiable: ClassVar[bool] = True
+
+    def __init__(self, options: NoOptions) -> None:
+        pass
+
+    def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        """``(b f 3 h w)`` in [0, 1] -> ``(b,)``."""
+        across, along = frames.diff(dim=-1).abs(), frames.diff(dim=-2).abs()
+        return (across.mean(dim=(1, 2, 3, 4)) + along.mean(dim=(1, 2, 3, 4))) / 2
 
 
 class Motion:

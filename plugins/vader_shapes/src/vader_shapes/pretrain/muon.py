@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-TABLES = ("embed_tokens", "relative_attention_bias", "text.words", "text.places")  # look-up tables, by name
+TABLES = ("embed_tokens", "relative_attention_bias", "words", "places", "clip.place")  # look-up tables, by name
 
 
 def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:

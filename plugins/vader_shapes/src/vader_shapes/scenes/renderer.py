@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,11 +23,27 @@ TRIES = 256
 
 @dataclass(frozen=True)
 class Layer:
-    """One object: its looks, radius in pixels, and centres `(f, 2)` as x, y."""
+    """One object: its looks, radius in pixels, and centres `(f, 2)` as x, y.
+
+    With `morph` its shape lies between its own and another: the second's share of the signed distance to the edge.
+    """
 
     thing: Thing
     radius: float
     path: Tensor
+    morph: tuple[str, float] | None = None
+
+    def mask(self) -> Tensor:
+        """Anti-aliased, `(f h w)` in [0, 1]."""
+        grid = torch.arange(SIZE) + 0.5
+        dx, dy = grid.view(1, 1, -1) - self.path[:, :1, None], grid.view(1, -1, 1) - self.path[:, 1:, None]
+        distance = self._distance(self.thing.shape, dx, dy)
+        if self.morph is not None:
+            distance = torch.lerp(distance, self._distance(self.morph[0], dx, dy), self.morph[1])
+        return (0.5 - distance).clamp(0, 1)
+
+    def _distance(self, shape: str, dx: Tensor, dy: Tensor) -> Tensor:
+        return world.signed_distance(shape, dx, dy, torch.tensor(self.radius * world.EXTENT_PER_RADIUS[shape]))
 
 
 def render(scene: Scene, generator: torch.Generator) -> Tensor:
@@ -35,6 +51,14 @@ def render(scene: Scene, generator: torch.Generator) -> Tensor:
     if scene.kind == "one":
         return world.render(attributes(scene), generator)
     return paint(LAYERS[scene.kind](scene, generator), scene.background)
+
+
+def render_morph(scene: Scene, place: int, shape: str, share: float, generator: torch.Generator) -> Tensor:
+    """`render` of a scene of two different things, or one, whose thing at `place` has a shape towards another."""
+    thing = scene.things[place]
+    layers = LAYERS[scene.kind](scene, generator)
+    layers = [replace(layer, morph=(shape, share)) if layer.thing == thing else layer for layer in layers]
+    return paint(layers, scene.background)
 
 
 def render_batch(scenes: Sequence[Scene], generator: torch.Generator) -> Tensor:
@@ -46,9 +70,7 @@ def paint(layers: Sequence[Layer], background: str) -> Tensor:
     """`(f c h w)` in [0, 1]: the layers over a background, the last one on top."""
     clip = torch.tensor(BACKGROUNDS[background]).view(1, 3, 1, 1).expand(FRAMES, 3, SIZE, SIZE)
     for layer in layers:
-        extent = torch.tensor(layer.radius * world.EXTENT_PER_RADIUS[layer.thing.shape]).expand(FRAMES)
-        mask = world.coverage(layer.thing.shape, layer.path[:, 0], layer.path[:, 1], extent)
-        clip = clip + mask.unsqueeze(1) * (torch.tensor(COLOURS[layer.thing.colour]).view(1, 3, 1, 1) - clip)
+        clip = clip + layer.mask().unsqueeze(1) * (torch.tensor(COLOURS[layer.thing.colour]).view(1, 3, 1, 1) - clip)
     return clip
 
 

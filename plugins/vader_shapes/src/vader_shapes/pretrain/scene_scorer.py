@@ -1,0 +1,175 @@
+"""Trains the scorer of scenes: of prompts that differ from a clip's in one thing, and strange ones, none is right."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from vader_shapes.pretrain.common import Budget, Log, Training
+from vader_shapes.pretrain.defects import distort, latent_noise, thin
+from vader_shapes.pretrain.recipe import SCENES, Clips, Recipe
+from vader_shapes.pretrain.scorer import STRONGEST_NOISE, export_scorer
+from vader_shapes.scenes import grammar, renderer, splits
+from vader_shapes.scenes.changes import EXCHANGE, SHAPE, changeable, changed
+from vader_shapes.scenes.scene import KINDS, Scene
+from vader_shapes.scenes.scorer import SceneScorer
+
+RIVALS = 6  # prompts beside the right one
+PLAIN, NOISY, MORPHS = 6000, 2000, 2000  # training clips: rendered, from the VAE with noise, between two shapes
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Clips `(n f c h w)` with their scenes, how far each shows its own `(n,)`, and the scene it shows for the rest.
+
+    `shape_known`: clips from the VAE, whose shapes it rounds off, teach the other attributes only.
+    """
+
+    frames: Tensor
+    scenes: list[Scene]
+    share: Tensor
+    between: list[Scene | None]
+    shape_known: list[bool]
+
+
+def training_pool(vae: AutoencoderKLWan, recipe: Recipe, seed: int, counts: tuple[int, int, int]) -> Pool:
+    """Rendered clips, VAE round trips with latent noise, and morphs; training combinations only."""
+    plain, rough = recipe.training(counts[0], seed + 20), recipe.training(counts[1], seed + 21)
+    noisy = latent_noise(vae, rough, STRONGEST_NOISE, seed)
+    morphed, rest, shares = morphs(counts[2], seed + 22)
+    scenes = [*plain.attributes, *rough.attributes, *morphed.attributes]
+    ones = torch.ones(counts[0] + counts[1])
+    known = [True] * counts[0] + [False] * counts[1] + [True] * counts[2]
+    return Pool(
+        torch.cat([plain.frames, noisy, morphed.frames]),
+        scenes,
+        torch.cat([ones, 1 - shares]),
+        [None] * len(ones) + rest,
+        known,
+    )
+
+
+def morphs(count: int, seed: int) -> tuple[Clips, list[Scene | None], Tensor]:
+    """Clips whose first thing's shape lies up to half way to another: with it the scene, and the share `(n,)`."""
+    rng, generator = random.Random(f"morphs {seed}"), torch.Generator().manual_seed(seed)
+    frames, scenes, others, shares = [], list[Scene](), list[Scene | None](), []
+    while len(scenes) < count:
+        scene = splits.draw_training(rng, rng.choice([kind for kind in KINDS if kind != "one"]))
+        other = changed(scene, SHAPE, rng, place=0)
+        if splits.unseen(other):
+            continue
+        share = 0.5 * rng.random()
+        frames.append(renderer.render_morph(scene, 0, other.things[0].shape, share, generator))
+        scenes.append(scene)
+        others.append(other)
+        shares.append(share)
+    return Clips(torch.stack(frames), scenes, [grammar.prompt(one) for one in scenes]), others, torch.tensor(shares)
+
+
+def rivals(scene: Scene, shape_known: bool, rng: random.Random) -> list[Scene]:
+    """`RIVALS` scenes that a clip of this one does not show: all but one differ in one thing.
+
+    None is of a combination that training never sees: it would learn that those are never right.
+    """
+    ways = [way for way in changeable(scene) if shape_known or way not in (SHAPE, EXCHANGE)]
+    found: list[Scene] = []
+    while len(found) < RIVALS:
+        strange = len(found) == RIVALS - 1
+        one = splits.draw(scene.kind, rng) if strange else changed(scene, rng.choice(ways), rng)
+        if not splits.unseen(one) and (not strange or _look(one) != _look(scene)):
+            found.append(one)
+    return found
+
+
+def _look(scene: Scene) -> tuple[str, str, str]:
+    """What tells scenes of a kind apart without their shapes."""
+    return scene.motion, scene.background, scene.things[0].colour
+
+
+def matching_loss(scores: Tensor, right: Tensor) -> Tensor:
+    """Cross-entropy over the candidates of each clip, plus that of each pair being right or not.
+
+    Args:
+        scores: `(b, k)` log-odds of each clip with its candidates.
+        right: `(b, k)` how far each candidate is right; rows sum to one.
+    """
+    choice = -(right * scores.log_softmax(1)).sum(1).mean()
+    return choice + F.binary_cross_entropy_with_logits(scores, right)
+
+
+def train_scene_scorer(
+    out: Path,
+    budget: Budget,
+    seed: int = 0,
+    save_every: int = 100,
+    check_every: int = 500,
+    weights: Path | None = None,
+    recipe: Recipe = SCENES,
+    counts: tuple[int, int, int] = (PLAIN, NOISY, MORPHS),
+) -> Path:
+    """Trains until the budget is used up; continues from `out/scorer.pt` if that exists.
+
+    Needs the folder `out/vae` that `train_vae` leaves.
+
+    Returns:
+        The safetensors file `weights`, by default inside the recipe's, with the averaged network in float16.
+    """
+    torch.manual_seed(seed)
+    model, file = SceneScorer(), weights or recipe.weights / "scorer" / "model.safetensors"
+    training = Training(out / "scorer.pt", model, budget, seed)
+    if training.progress >= 1 and file.exists():
+        return file
+    vae = AutoencoderKLWan.from_pretrained(out / "vae").eval()
+    pool = training_pool(vae, recipe, seed, counts)
+    held_out = recipe.held_out(seed + 23)
+    tests = {"held_out": held_out.frames, "held_out_noisy": latent_noise(vae, held_out, STRONGEST_NOISE, seed + 24)}
+    log = Log(out / "scorer.jsonl")
+    while training.progress < 1:
+        index = torch.randint(len(pool.scenes), (budget.batch,), generator=training.generator).tolist()
+        rng = random.Random(f"rivals {seed} {training.steps}")
+        prompts, right = zip(*(_candidates(pool, i, rng) for i in index), strict=True)
+        frames = thin(distort(pool.frames[index], training.generator), training.generator)
+        loss = training.update(matching_loss(model.candidates(frames, prompts), torch.tensor(right)))
+        if training.due(save_every):
+            training.save()
+        if training.due(check_every):
+            scorer = SceneScorer()
+            scorer.load_state_dict(training.average.values)
+            checked = {name: choices(scorer.eval(), frames, held_out.attributes) for name, frames in tests.items()}
+            log.write(step=training.steps, loss=loss, seconds=training.seconds, **checked)
+    export_scorer(training.average, file)
+    return file
+
+
+def _candidates(pool: Pool, index: int, rng: random.Random) -> tuple[list[str], list[float]]:
+    """The prompts for one clip, its own first, and how far each is right."""
+    scene, between, share = pool.scenes[index], pool.between[index], float(pool.share[index])
+    others = rivals(scene, pool.shape_known[index], rng)
+    if between is not None:
+        others[0] = between
+        others[1:] = [one for one in others[1:] if one != between]
+        others += rivals(scene, False, rng)[: RIVALS - len(others)]  # of other things than the shape
+    return [grammar.prompt(one) for one in (scene, *others)], [share, 1 - share, *[0.0] * (RIVALS - 1)]
+
+
+@torch.no_grad()
+def choices(scorer: SceneScorer, frames: Tensor, scenes: Sequence[Scene], seed: int = 0) -> dict[str, float]:
+    """How often the right prompt scores higher than a change: for each kind of scene, and for each thing changed."""
+    rng = random.Random(f"choices {seed}")
+    ways = sorted({way for scene in scenes for way in changeable(scene)})
+    won: dict[str, list[bool]] = {name: [] for name in (*KINDS, *ways)}
+    for clip, scene in zip(frames, scenes, strict=True):
+        own = changeable(scene)
+        texts = [grammar.prompt(one) for one in (scene, *(changed(scene, way, rng) for way in own))]
+        scores = scorer.candidates(clip.unsqueeze(0), [texts])[0]
+        for way, score in zip(own, scores[1:], strict=True):
+            won[way].append(bool(scores[0] > score))
+        won[scene.kind].append(bool(scores[0] > scores[1:].max()))
+    return {name: round(sum(values) / len(values), 4) for name, values in won.items() if values}

@@ -1,0 +1,110 @@
+"""The scorer of scenes, and what it is trained on."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vader_shapes.model import SCENES, build_vae
+from vader_shapes.pretrain import recipe, scene_scorer
+from vader_shapes.pretrain.common import Budget
+from vader_shapes.scenes import evaluator, grammar, renderer, splits
+from vader_shapes.scenes.changes import SHAPE, changeable, changed
+from vader_shapes.scenes.scene import KINDS, Scene
+from vader_shapes.scenes.scorer import SceneScorer, load_scorer
+
+PROMPTS = ["a red circle moving left on a black background", "two blue squares standing still on a grey background"]
+
+
+def drawn(count: int) -> list[Scene]:
+    rng = random.Random(0)
+    return [splits.draw_training(rng, kind) for kind in KINDS for _ in range(count)]
+
+
+def test_a_change_is_a_sentence_and_no_longer_what_the_clip_shows() -> None:
+    rng, scenes = random.Random(1), drawn(3)
+    pairs = [(scene, changed(scene, way, rng)) for scene in scenes for way in changeable(scene)]
+    assert all(grammar.parse(grammar.prompt(other)) == other for _, other in pairs)
+    clips = renderer.render_batch([scene for scene, _ in pairs], torch.Generator().manual_seed(0))
+    assert not evaluator.accuracy(clips, [grammar.prompt(other) for _, other in pairs])["all"].any()
+
+
+def test_rivals_are_never_right_and_never_what_training_must_not_see() -> None:
+    rng = random.Random(2)
+    for scene in drawn(10):
+        for known in (True, False):
+            others = scene_scorer.rivals(scene, known, rng)
+            assert len(others) == scene_scorer.RIVALS
+            assert scene not in others
+            assert not any(splits.unseen(other) for other in others)
+            if not known:
+                shapes = [thing.shape for thing in scene.things]
+                assert all([thing.shape for thing in other.things] == shapes for other in others[:-1])
+
+
+def test_a_morph_goes_from_one_shape_to_the_other() -> None:
+    scene = grammar.parse("a large red square moving left slowly on a black background")
+    clips = [renderer.render_morph(scene, 0, "circle", share, torch.Generator().manual_seed(0)) for share in (0.0, 1.0)]
+    seen = [reading.objects for reading in evaluator.read(torch.stack(clips))]
+    assert [objects[0].shape for objects in seen if objects] == ["square", "circle"]
+    clips, others, shares = scene_scorer.morphs(6, 0)
+    assert 0 <= float(shares.min()) <= float(shares.max()) <= 0.5
+    for one, other in zip(clips.attributes, others, strict=True):
+        assert other is not None
+        assert replace(other, things=one.things) == one
+        assert other.things[0].shape != one.things[0].shape
+
+
+def test_the_loss_prefers_the_right_prompt() -> None:
+    right = torch.eye(4)[:2]
+    good, bad = 12 * right - 6, 12 * right.roll(1, dims=1) - 6
+    assert scene_scorer.matching_loss(good, right) < 0.1 * scene_scorer.matching_loss(bad, right)
+
+
+def test_scores_depend_on_which_object_has_which_colour_and_on_no_other_clip() -> None:
+    torch.manual_seed(0)
+    scorer, frames = SceneScorer().eval(), torch.rand(2, 9, 3, 32, 32)
+    texts = [
+        "a red circle left of a blue square both moving up on a black background",
+        "a blue circle left of a red square both moving up on a black background",
+    ]
+    scores = scorer.candidates(frames, [texts, texts])
+    assert (scores[:, 0] - scores[:, 1]).abs().min() > 1e-5
+    torch.testing.assert_close(scorer(frames[1:], texts[1:]), scores[1:, 1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3, 32, 32), (2, 17, 3, 48, 64)])
+def test_takes_any_length_and_size_and_any_text(shape: tuple[int, ...]) -> None:
+    frames = torch.rand(shape, requires_grad=True)
+    scores = SceneScorer()(frames, ["", "a sunset over the sea, " * 20])
+    assert scores.shape == shape[:1]
+    scores.sum().backward()
+    assert frames.grad is not None
+    assert torch.isfinite(frames.grad).all()
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"frames must be \(b, f >= 2, 3, h, w\)"):
+        SceneScorer()(torch.rand(1, 1, 3, 32, 32), PROMPTS[:1])
+    with pytest.raises(ValueError, match="2 clips but 1 prompts"):
+        SceneScorer()(torch.rand(2, 9, 3, 32, 32), PROMPTS[:1])
+
+
+def test_the_stage_trains_a_scorer_that_loads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    build_vae(SCENES).save_pretrained(tmp_path / "vae")
+    few = replace(recipe.SCENES, held_out=lambda seed: recipe.rendered_scenes(splits.held_out_scenes()[::60], seed))
+    budget = Budget(steps=2, batch=2, learning_rate=1e-2, warmup=1)
+    file = tmp_path / "scorer.safetensors"
+    scene_scorer.train_scene_scorer(tmp_path, budget, weights=file, recipe=few, counts=(4, 2, 2))
+    assert torch.isfinite(load_scorer(file)(torch.rand(2, 9, 3, 32, 32), PROMPTS)).all()
+    assert '"held_out_noisy"' in (tmp_path / "scorer.jsonl").read_text()
+
+
+def test_what_can_be_changed_is_what_is_said() -> None:
+    scene = grammar.parse("a small red circle standing still on a black background")
+    assert set(changeable(scene)) == {"colour", SHAPE, "motion", "background", "size"}
