@@ -23,6 +23,7 @@ from tests.integration.harness import (
     HERE,
     PROMPT_LENGTH,
     WORDING,
+    Notices,
     adapter,
     assert_same_adapter,
     assert_same_run,
@@ -37,7 +38,9 @@ from torch import Tensor
 
 import vader
 from vader.plugins import registry
+from vader.runs import checkpoint
 from vader.runs import engine as device
+from vader.runs.step_shares import step_shares
 
 WINDOWS = {
     "last, recomputed": {"mode": "last", "recompute": True},
@@ -115,11 +118,25 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in steps:
             made = spec(folder / name, 1, train={"steps": step}, **dropout)
             runs.append({"name": f"{name}{step}", "spec": made, "resume": step > steps[0]})
+    vader.train(counted(folder / "1-to-2", 6, 5))
+    runs.append({"name": "1-to-2", "spec": counted(folder / "1-to-2", 6, 10), "resume": True})
+    runs.append({"name": "2-to-2", "spec": counted(folder / "2-to-2", 3, 10), "resume": False})
+    runs.append({"name": "2-to", "spec": counted(folder / "2-to", 3, 5), "resume": False})
+    launched(2, runs, folder)
+    return folder
+
+
+def launched(processes: int, runs: list[dict[str, Any]], folder: Path) -> None:
     (folder / "runs.json").write_text(json.dumps(runs))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = python([*launcher, "-m", "tests.integration.rank_runner", str(folder / "runs.json"), str(folder)])
     assert done.returncode == 0, done.stderr[-6000:]
-    return folder
+
+
+def counted(output: Path, accumulation: int, steps: int) -> dict[str, Any]:
+    """A run of six batches in an optimizer step, each with a window and a frame of its own draw, over ten of them."""
+    train = {"steps": steps, "gradient_accumulation": accumulation, "checkpoint_every": 5}
+    return spec(output, 1, gradient={"mode": "rand"}, frames={"mode": "random"}, train=train, validation={"clips": 0})
 
 
 def read(folder: Path, name: str) -> list[list[list[Tensor]]]:
@@ -207,11 +224,51 @@ def test_two_processes_resume_bit_equal(pair: Path) -> None:
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_another_number_of_processes_cannot_resume(pair: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(pair / "unbroken", tmp_path / "run")
-    made = spec(folder, 1, backbone={"adapter": {"dropout": 0.2}})
-    with pytest.raises(vader.CheckpointError, match=r"written by 2 processes; this run has 1.*--processes 2"):
-        vader.train(made, resume=True)
+def assert_alike(one: Path, other: Path) -> None:
+    """Ten optimizer steps with equal metrics, but for rounding."""
+    first, second = records(one), records(other)
+    assert len(first) == len(second) == 10
+    for a, b in zip(first, second, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+    assert first[0]["gradient/k"] != first[1]["gradient/k"], "windows are drawn"
+
+
+def test_one_process_goes_on_for_two(pair: Path, tmp_path: Path) -> None:
+    folder, notices = shutil.copytree(pair / "2-to", tmp_path / "run"), Notices()
+    vader.train(counted(folder, 3, 10), resume=True, listeners=[notices])
+    assert "step-000005 was written by 2 processes, and 1 go on. An optimizer step has 6 clips as before" in str(
+        notices
+    )
+    assert "with 6 micro-steps in each process" in str(notices)
+    assert_alike(folder, pair / "2-to-2")
+    assert json.loads((folder / "environment.json").read_text())["clips_per_step"] == 6
+
+
+def test_two_processes_go_on_for_one(pair: Path, tmp_path: Path) -> None:
+    vader.train(counted(tmp_path / "one", 6, 10))
+    assert_alike(pair / "1-to-2", tmp_path / "one")
+
+
+def test_three_processes_go_on_for_two(pair: Path, tmp_path: Path) -> None:
+    """Each draw of a micro-step is for two batches; three processes have their micro-steps' draws from two of them."""
+    folder = shutil.copytree(pair / "2-to", tmp_path / "run")
+    launched(3, [{"name": "2-to-3", "spec": counted(folder, 3, 10), "resume": True}], tmp_path)
+    assert_alike(folder, pair / "2-to-2")
+
+
+def test_a_number_of_processes_that_cannot_go_on(pair: Path, tmp_path: Path) -> None:
+    """Six batches are no four processes'; and what is between two optimizer steps on the same clips stays theirs."""
+    found = checkpoint.verify(pair / "2-to" / "checkpoints" / "step-000005")
+    train = vader.RunSpec.model_validate(counted(tmp_path / "run", 3, 10)).train
+    said = r"step-000005 is of a run with 6 batches.*4 processes cannot have equally many.*one of 1, 2, 3, 6 processes"
+    with pytest.raises(vader.CheckpointError, match=said):
+        step_shares(train, 4, found)
+    folder = shutil.copytree(pair / "dpo-resumed", tmp_path / "dpo")
+    shutil.rmtree(folder / "adapter")
+    for later in ("step-000004",):
+        shutil.rmtree(folder / "checkpoints" / later)
+    with pytest.raises(vader.CheckpointError, match="step-000003 lies between two of the 2 optimizer steps"):
+        vader.train(method_spec(folder, 1, "dpo"), resume=True)
 
 
 # -- through the command line

@@ -67,7 +67,7 @@ def written(folder: Path) -> checkpoint.Checkpoint:
 
     assert other.collect(send, main=False).keys() == {"memory", "chance"}, "the rest is the main process's alone"
     state = main.collect(lambda values: [*values, sent.pop(0)], main=True)
-    path = checkpoint.save(folder, 12, digest="d", processes=2, registry=main, state=state)
+    path = checkpoint.save(folder, 12, digest="d", processes=2, first_processes=2, registry=main, state=state)
     return checkpoint.verify(path)
 
 

@@ -195,7 +195,8 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
         yield "Left, without validations", f"about {duration(left)}"
     if run.spec:
         train, processes = run.spec.train, run.spec.train.processes or finite(run.environment.get("processes")) or 1
-        yield "Clips per optimizer step", f"{train.batch_size * train.gradient_accumulation * processes:.0f}"
+        clips = train.batch_size * train.gradient_accumulation * processes
+        yield "Clips per optimizer step", f"{finite(run.environment.get('clips_per_step')) or clips:.0f}"
     peak = max((value for _, value in run.series("memory/peak_bytes")), default=0.0)
     if peak:
         yield "Peak memory", size(peak)

@@ -45,13 +45,25 @@ class Checkpoint:
     manifest: Mapping[str, Any]
 
     @property
+    def first_processes(self) -> int:
+        """Processes of the run as it began; in versions that did not write it, a run kept their number."""
+        return int(self.manifest.get("first_processes", self.processes))
+
+    @property
     def adapter(self) -> Path:
         """Folder of the adapter, in peft's layout."""
         return self.path / ADAPTER
 
 
 def save(
-    checkpoints: Path, step: int, *, digest: str, processes: int, registry: Registry, state: Mapping[str, Any]
+    checkpoints: Path,
+    step: int,
+    *,
+    digest: str,
+    processes: int,
+    first_processes: int,
+    registry: Registry,
+    state: Mapping[str, Any],
 ) -> Path:
     """Write a checkpoint under a temporary name, flush it, rename it.
 
@@ -60,6 +72,7 @@ def save(
         step: optimizer steps done.
         digest: of the run spec.
         processes: of the run.
+        first_processes: of the run as it began.
         registry: of what is kept.
         state: what :meth:`Registry.collect` gave the main process.
 
@@ -78,7 +91,8 @@ def save(
         for name, values in placed["process"].items():
             for rank, value in enumerate(values):
                 (folder / _process_file(name, rank)).write_text(json.dumps(value), encoding="utf-8")
-        sealed.seal(folder, {"step": step, "digest": digest, "processes": processes, **placed["manifest"]})
+        counts = {"processes": processes, "first_processes": first_processes}
+        sealed.seal(folder, {"step": step, "digest": digest, **counts, **placed["manifest"]})
 
     final = checkpoints / step_folder(step)
     replace_folder(final, write, f"checkpoint of step {step}")
@@ -87,6 +101,8 @@ def save(
 
 def restore(found: Checkpoint, registry: Registry, rank: int) -> None:
     """Restore everything that is registered, in order.
+
+    A process that the checkpoint does not know takes the method's state of one that it knows, and keeps its own chance.
 
     Args:
         found: a verified checkpoint.
@@ -98,11 +114,11 @@ def restore(found: Checkpoint, registry: Registry, rank: int) -> None:
         match kept.place:
             case "folder":
                 kept.restore(found.path / kept.name)
-            case "process":
+            case "process" if rank < found.processes:
                 kept.restore(json.loads((found.path / _process_file(kept.name, rank)).read_text(encoding="utf-8")))
             case "training" | "manifest":
                 value = (training if kept.place == "training" else found.manifest)[kept.name]
-                kept.restore(value[rank] if kept.by_process else value)
+                kept.restore(value[rank % found.processes] if kept.by_process else value)
 
 
 def take_average(found: Checkpoint, parameters: Sequence[nn.Parameter]) -> bool:

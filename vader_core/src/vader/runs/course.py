@@ -18,6 +18,7 @@ from vader.runs.folder import RunFolder
 from vader.runs.keeping import AdapterKeeper
 from vader.runs.retention import Checkpoints
 from vader.runs.signals import StopSignals
+from vader.runs.step_shares import StepShares
 from vader.runs.train_step import Counters, TrainStep
 from vader.runs.validator import Validator
 
@@ -40,6 +41,7 @@ class Course:
         checkpoints: of the run.
         counters: of skipped optimizer steps.
         step: optimizer steps done.
+        shares: how the batches of an optimizer step are shared out.
         emit: fires events.
     """
 
@@ -52,6 +54,7 @@ class Course:
         checkpoints: Checkpoints,
         counters: Counters,
         step: int,
+        shares: StepShares,
         emit: Emit,
     ) -> None:
         self._spec, self._engine, self._folder, self._live = plan.spec, engine, folder, live
@@ -72,6 +75,7 @@ class Course:
             counters,
             live.context.timer,
             live.context.objective,
+            shares,
         )
         self._validator = Validator(
             plan,

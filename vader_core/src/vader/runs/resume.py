@@ -194,16 +194,11 @@ def take_up(found: Checkpoint | None, registry: Registry, spec: RunSpec, engine:
         Optimizer steps done.
 
     Raises:
-        CheckpointError: it was written by another number of processes, or for another spec.
+        CheckpointError: it was written for another spec.
     """
+    torch.manual_seed(derive(spec.train.seed, "global", engine.process_index))
     if found is None:
-        torch.manual_seed(derive(spec.train.seed, "global", engine.process_index))
         return 0
-    if found.processes != engine.num_processes:
-        raise CheckpointError(
-            f"{found.path.name} was written by {found.processes} processes; this run has {engine.num_processes}. "
-            f"Resume with --processes {found.processes}, or with a launcher that starts as many."
-        )
     if not _made_for(found, spec):
         raise CheckpointError(
             f"{found.path.name} was written for another spec than this folder's. "

@@ -26,10 +26,20 @@ class Checkpoints:
         folder: of the run.
         lock: of the folder; the main process's alone is held.
         registry: what a checkpoint keeps.
+        first_processes: of the run as it began.
     """
 
-    def __init__(self, spec: RunSpec, engine: Engine, folder: RunFolder, lock: RunLock, registry: Registry) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        engine: Engine,
+        folder: RunFolder,
+        lock: RunLock,
+        registry: Registry,
+        first_processes: int,
+    ) -> None:
         self._spec, self._engine, self._folder, self._lock, self._registry = spec, engine, folder, lock, registry
+        self._first_processes = first_processes
 
     def save(self, step: int, validations: Callable[[int], Sequence[Validation]], saved: Callable[..., None]) -> None:
         """Write the checkpoint after ``step`` optimizer steps. Every process calls it, together.
@@ -52,6 +62,7 @@ class Checkpoints:
                 step,
                 digest=spec.digest(),
                 processes=engine.num_processes,
+                first_processes=self._first_processes,
                 registry=self._registry,
                 state=state,
             )

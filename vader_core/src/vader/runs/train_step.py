@@ -18,6 +18,7 @@ from vader.methods.context import PhaseTimer
 from vader.methods.objective import Objective
 from vader.prompts import drawn
 from vader.protocols import Batch, Loss, Method, PromptSource
+from vader.runs.step_shares import StepShares
 from vader.spec import TrainSpec
 from vader.weights.lora import dropouts
 
@@ -93,6 +94,7 @@ class TrainStep:
         counters: from an interrupted run, or new.
         timer: measures phases.
         objective: whose scales follow the scores.
+        shares: how the batches of an optimizer step are shared out.
     """
 
     def __init__(
@@ -108,11 +110,12 @@ class TrainStep:
         counters: Counters,
         timer: PhaseTimer,
         objective: Objective,
+        shares: StepShares,
     ) -> None:
         self._spec, self._engine, self._denoiser = spec, engine, denoiser
         self._optimizer, self._parameters, self._method = optimizer, parameters, method
         self._prompts, self._encode, self.counters, self._timer = prompts, encode, counters, timer
-        self._objective, self._dropouts = objective, dropouts(denoiser)
+        self._objective, self._dropouts, self._shares = objective, dropouts(denoiser), shares
 
     def step(self, step: int) -> tuple[dict[str, float], str | None]:
         """Optimizer step ``step``, counted from 0.
@@ -144,20 +147,22 @@ class TrainStep:
         spec, engine = self._spec, self._engine
         size, world, rank = spec.batch_size, engine.num_processes, engine.process_index
         shared, start = self._method.group_size, step - step % self._method.inner_epochs
-        clips = size * world * spec.gradient_accumulation
+        clips = size * world * self._shares.accumulation
         chosen = drawn(self._prompts, clips // shared, stream(spec.seed, "prompts", start))
         prompts = [prompt for prompt in chosen for _ in range(shared)]
         batches: list[Batch] = []
-        for micro in range(spec.gradient_accumulation):
-            first = (micro * world + rank) * size
+        for micro in range(self._shares.accumulation):
+            batch = micro * world + rank
+            first = batch * size
             mine = tuple(prompts[first : first + size])
             seeds = tuple(derive(spec.seed, "clip", start, first + row) for row in range(size))
-            batches.append(Batch(mine, self._encode(mine), seeds, stream(spec.seed, "draw", step, micro)))
+            chance = stream(spec.seed, "draw", step, self._shares.draw(batch))
+            batches.append(Batch(mine, self._encode(mine), seeds, chance))
         return batches
 
     def _backward(self, step: int) -> list[Loss]:
         """Every loss, back-propagated; gradients are synchronised in the very last pass."""
-        engine, method, accumulation = self._engine, self._method, self._spec.gradient_accumulation
+        engine, method, accumulation = self._engine, self._method, self._shares.accumulation
         passes = method.losses(self._batches(step), step % method.inner_epochs)
         total = accumulation * method.passes
         losses: list[Loss] = []
@@ -170,7 +175,7 @@ class TrainStep:
         return losses
 
     def _gather(self, losses: list[Loss], norm: Tensor, *, fresh: bool) -> dict[str, float]:
-        """Means over micro-steps and processes; the method's own metrics are means over micro-steps.
+        """Means over micro-steps and processes.
 
         Here an optimizer step waits for its device, and nowhere else: all figures are read at once.
 
@@ -181,18 +186,18 @@ class TrainStep:
         """
         shared = {"loss": [loss.value for loss in losses], "reward": [loss.reward for loss in losses]}
         shared |= {f"score/{key}": [loss.scores[key] for loss in losses] for key in losses[0].scores}
-        own: dict[str, list[Any]] = {key: [loss.metrics[key] for loss in losses] for key in losses[0].metrics}
-        unread = {key: values for key, values in own.items() if isinstance(values[0], Tensor)}
-        read = self._read({**shared, **unread, "grad_norm": [norm]})
-        metrics = {key: float(read[key].mean()) for key in shared}
+        device = losses[0].value.device
+        shared |= {
+            key: [torch.as_tensor(loss.metrics[key], device=device) for loss in losses] for key in losses[0].metrics
+        }
+        read = self._read({**shared, "grad_norm": [norm]})
+        metrics = {key: float(series.mean()) for key, series in read.items()}
         metrics["loss"] *= self._method.passes
         for key, scale in self._objective.scales.items():
             metrics[f"normalized/{key}"] = (metrics[f"score/{key}"] - scale.mean) / scale.spread
             if fresh:
                 scale.follow(read[f"score/{key}"].reshape(-1).tolist())
-        metrics |= {key: sum(values) / len(values) for key, values in own.items() if key not in unread}
-        mine = self._engine.process_index
-        return metrics | {key: float(read[key][mine].mean()) for key in (*unread, "grad_norm")}
+        return metrics
 
     def _read(self, series: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
         """Numbers by name, ``(processes, n)`` float32 on the CPU: one gathering, one copy."""

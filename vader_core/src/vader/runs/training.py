@@ -15,7 +15,6 @@ from vader.paths import user_path
 from vader.resolve import code_record
 from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
-from vader.runs import checkpoint
 from vader.runs.assembly import assemble, register
 from vader.runs.course import Course
 from vader.runs.engine import Engine
@@ -28,6 +27,7 @@ from vader.runs.lock import RunLock
 from vader.runs.resume import Entry, take_up
 from vader.runs.retention import Checkpoints, room
 from vader.runs.source import to_resume
+from vader.runs.step_shares import StepShares, require_whole_round, said, step_shares
 from vader.runs.train_step import Counters
 
 
@@ -104,31 +104,32 @@ def _start(plan: Plan, resume: bool, listeners: Sequence[object]) -> RunResult:
 def _run(plan: Plan, engine: Engine, entry: Entry, notices: list[str], listeners: Sequence[object]) -> RunResult:
     """Judge the folder, load, begin, take up a checkpoint, train."""
     folder, spec = entry.folder, plan.spec
-    found = entry.look() if engine.is_main else None
-    engine.wait()
-    if not engine.is_main:
-        found = checkpoint.newest(folder.checkpoints, lambda _: None)
+    found = engine.from_main([entry.look() if engine.is_main else None])[0]
+    shares = step_shares(spec.train, engine.num_processes, found)
     step, there = found.step if found else 0, len(step_folders(folder.checkpoints))
     live = assemble(plan, engine, lambda parameters: folder.require_space(room(spec, parameters, step, there)))
+    require_whole_round(found, engine.num_processes, live.method.inner_epochs)
     counters = Counters()
     registry = register(live, counters, engine)
     if engine.is_main:
         entry.begin(found)
-        notices += _describe(plan, engine, folder)
+        notices += _describe(plan, engine, folder, shares)
+        notices += [text for text in [said(spec.train, engine.num_processes, found, shares)] if text]
     engine.wait()
     step = take_up(found, registry, spec, engine)
     run = Run(folder.path, spec, step, engine.num_processes, plan.video.fps or 8.0)
     emit = partial(_listeners(folder, engine, plan, listeners).emit, run=run)
-    checkpoints = Checkpoints(spec, engine, folder, entry.lock, registry)
-    course = Course(plan, engine, folder, live, checkpoints, counters, step, emit)
+    checkpoints = Checkpoints(spec, engine, folder, entry.lock, registry, shares.first_processes)
+    course = Course(plan, engine, folder, live, checkpoints, counters, step, shares, emit)
     return course.run(notices)
 
 
-def _describe(plan: Plan, engine: Engine, folder: RunFolder) -> list[str]:
+def _describe(plan: Plan, engine: Engine, folder: RunFolder, shares: StepShares) -> list[str]:
     """Write down what the run is made with; notices."""
     here = {"device": str(engine.device), "processes": engine.num_processes, "threads": torch.get_num_threads()}
+    clips = shares.accumulation * engine.num_processes * plan.spec.train.batch_size
     with folder.writing(folder.path):
-        folder.write_environment({**environment(), **here})
+        folder.write_environment({**environment(), **here, "clips_per_step": clips})
         named = {reward.key for reward in plan.spec.rewards}
         passed = {key: part.component for key, part in plan.rewards.items() if key not in named}
         return code_record.record(folder.path, plan.spec, passed)
