@@ -236,9 +236,8 @@ def assert_alike(one: Path, other: Path) -> None:
 def test_one_process_goes_on_for_two(pair: Path, tmp_path: Path) -> None:
     folder, notices = shutil.copytree(pair / "2-to", tmp_path / "run"), Notices()
     vader.train(counted(folder, 3, 10), resume=True, listeners=[notices])
-    assert "step-000005 was written by 2 processes, and 1 go on. An optimizer step has 6 clips as before" in str(
-        notices
-    )
+    assert "step-000005 was written by 2 processes" in str(notices)
+    assert "6 clips as before" in str(notices)
     assert "with 6 micro-steps in each process" in str(notices)
     assert_alike(folder, pair / "2-to-2")
     assert json.loads((folder / "environment.json").read_text())["clips_per_step"] == 6
@@ -265,8 +264,7 @@ def test_a_number_of_processes_that_cannot_go_on(pair: Path, tmp_path: Path) -> 
         step_shares(train, 4, found)
     folder = shutil.copytree(pair / "dpo-resumed", tmp_path / "dpo")
     shutil.rmtree(folder / "adapter")
-    for later in ("step-000004",):
-        shutil.rmtree(folder / "checkpoints" / later)
+    shutil.rmtree(folder / "checkpoints" / "step-000004")
     with pytest.raises(vader.CheckpointError, match="step-000003 lies between two of the 2 optimizer steps"):
         vader.train(method_spec(folder, 1, "dpo"), resume=True)
 
