@@ -81,7 +81,7 @@ def said(spec: TrainSpec, processes: int, found: Checkpoint | None, shares: Step
         return None
     clips = shares.accumulation * processes * spec.batch_size
     return (
-        f"{found.path.name} was written by {found.processes} process{'es' if found.processes > 1 else ''}; the run goes "
-        f"on with {processes}. An optimizer step has {clips} clips as before, the same ones, with "
+        f"{found.path.name} was written by {found.processes} process{'es' if found.processes > 1 else ''}; the run "
+        f"goes on with {processes}. An optimizer step has {clips} clips as before, the same ones, with "
         f"{shares.accumulation} micro-steps in each process. What dropout leaves out is drawn anew."
     )
