@@ -18,7 +18,6 @@ from vader.diffusion.guidance import Recompute
 from vader.methods import scoring
 from vader.methods.context import PhaseTimer, RolloutContext
 from vader.methods.reward_gradient import RewardGradient, RewardGradientOptions
-from vader.runs.step_shares import StepShares
 from vader.runs.train_step import Counters, TrainStep
 from vader.spec import TrainSpec
 
@@ -92,7 +91,7 @@ def step_of(made: FakeBackbone, where: RolloutContext, **options: Any) -> tuple[
     prompts = FakePrompts(FakePrompts.Options())
     encode([Prompt(text) for text in prompts.texts])
     arguments = (spec, engine, made.denoiser, optimizer, parameters, method, prompts, encode, Counters(), where.timer)
-    return TrainStep(*arguments, where.objective, StepShares(2, 1)), engine
+    return TrainStep(*arguments, where.objective), engine
 
 
 @pytest.mark.parametrize("recompute", ["auto", True, False])

@@ -20,7 +20,6 @@ from vader.methods.context import RolloutContext
 from vader.protocols import Backbone, Branch, Conditioning, DecodePlan, LatentReward, Prompt, Reward
 from vader.resolve import build
 from vader.resolve.plan import Plan
-from vader.runs.step_shares import StepShares
 from vader.runs.train_step import Counters, TrainStep
 from vader.runs.validation import chosen, score_clips
 from vader.shapes import Frames, Latents
@@ -220,7 +219,6 @@ def _optimizer_step(
         Counters(),
         context.timer,
         context.objective,
-        StepShares(spec.gradient_accumulation, 1),
     )
     with live.running(UPDATE):
         if single:

@@ -94,7 +94,7 @@ class TrainStep:
         counters: from an interrupted run, or new.
         timer: measures phases.
         objective: whose scales follow the scores.
-        shares: how the batches of an optimizer step are shared out.
+        shares: how the batches of an optimizer step are shared out; None for a run that begins.
     """
 
     def __init__(
@@ -110,12 +110,13 @@ class TrainStep:
         counters: Counters,
         timer: PhaseTimer,
         objective: Objective,
-        shares: StepShares,
+        shares: StepShares | None = None,
     ) -> None:
         self._spec, self._engine, self._denoiser = spec, engine, denoiser
         self._optimizer, self._parameters, self._method = optimizer, parameters, method
         self._prompts, self._encode, self.counters, self._timer = prompts, encode, counters, timer
-        self._objective, self._dropouts, self._shares = objective, dropouts(denoiser), shares
+        self._objective, self._dropouts = objective, dropouts(denoiser)
+        self._shares = shares or StepShares(spec.gradient_accumulation, engine.num_processes)
 
     def step(self, step: int) -> tuple[dict[str, float], str | None]:
         """Optimizer step ``step``, counted from 0.
