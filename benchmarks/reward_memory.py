@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from vader.estimation.components import dress, meta_init, networks
+from vader.estimation.components import dress, meta_init
 from vader.estimation.fake_device import STAGE, Machine
 from vader.estimation.memory_tracker import LiveBytes, storages
 from vader.plugins import registry
 from vader.protocols import Prompt, Runtime, Video
 from vader.resolve.components import ResolvedComponent
+from vader.resolve.networks import networks
 
 FPS = 8.0
 CASES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from torch import Tensor
 
 import vader
 from vader.cli.output import Unfailing, printable
-from vader.runs import launch
+from vader.runs import launch, watch
 from vader.runs.folder import RunFolder
 
 ME = str(Path(__file__).resolve())
@@ -202,6 +203,10 @@ def test_a_killed_child_is_named(tmp_path: Path, rank: int) -> None:
     assert launcher.returncode == 128 + signal.SIGKILL
     assert err.count("error: ") == 1, err
     assert f"error: process {rank} of 2 was killed by SIGKILL" in err
+    said = (
+        r"when memory runs out\) in optimizer step \d+, (begin|rollout|decode|reward|backward|optimizer), which ended"
+    )
+    assert re.search(said, err), err
     assert "--resume" in err
     assert "gloo" not in err.lower()
 
@@ -273,10 +278,69 @@ def test_the_launchers_verdict(
 ) -> None:
     (tmp_path / "one").write_bytes(b"said by 1")
     with (tmp_path / "one").open("rb") as file:
-        assert launch._verdict(codes, hung, [None, file], "Go on with --resume.") == code
+        assert launch._verdict(codes, hung, [None, file], ["", ""], "Go on with --resume.") == code
     err = capsys.readouterr().err
     assert said in err
     assert bool(said) == bool(err)
+
+
+def test_the_launcher_says_where_one_hung_that_could_not(capsys: pytest.CaptureFixture[str]) -> None:
+    positions = [" in optimizer step 3, backward", " in optimizer step 3, rollout"]
+    code = launch._verdict([launch.STALLED, -9], {1}, [None, None], positions, "")
+    assert code == launch.STALLED
+    assert capsys.readouterr().err == ("error: process 1 of 2 was ended in optimizer step 3, rollout, where it hung.\n")
+
+
+class Hangs:
+    """Brightness; the second process does not come back from its third call."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def score(self, frames: Tensor, prompts: Sequence[vader.Prompt]) -> Tensor:
+        """``(b f c h w)`` -> ``(b,)``."""
+        self._calls += 1
+        if os.environ.get("RANK") == "1" and self._calls == 3:
+            time.sleep(600)
+        return frames.mean(dim=(1, 2, 3, 4))
+
+
+def test_a_process_that_hangs_ends_the_run(tmp_path: Path) -> None:
+    made = slow(tmp_path / "run", train={"timeout": 8})
+    made["rewards"] = [{"name": f"{ME}:Hangs", "label": "hangs"}]
+    file = write(tmp_path / "run.yaml", made)
+    with started(file, "--processes", "2") as launcher:
+        _, err = launcher.communicate(timeout=300)
+        assert processes_of(file) == []
+    assert launcher.returncode == launch.STALLED, err
+    assert "process 1 of 2 has made no progress for 8 s (train.timeout) in optimizer step 3, reward" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_a_watch_ends_a_process_that_gets_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: bool
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(watch.os, "_exit", lambda code: ended.set() if code == launch.STALLED else None)
+    if file:
+        monkeypatch.setenv(launch.STORE, str(tmp_path / "store"))
+    watched = watch.Watch(1, 2, 0.6)
+    try:
+        for _ in range(8):
+            watched.phase("reward")
+            time.sleep(0.1)
+        assert not ended.is_set(), "it has made progress all the time"
+        watched.step(7)
+        watched.phase("backward")
+        assert ended.wait(20)
+        assert watched.position == "in optimizer step 7, backward"
+        if file:
+            assert launch._position(tmp_path, 1) == " in optimizer step 7, backward"
+    finally:
+        watched.end()
+    assert "process 1 of 2 has made no progress for 0.6 s" in capsys.readouterr().err
+    assert launch._position(tmp_path, 0) == "", "it never said where it was"
 
 
 # -- whoever raises is named

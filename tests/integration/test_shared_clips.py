@@ -63,8 +63,8 @@ def test_evaluate_in_two_processes(run: Path, tmp_path: Path) -> None:
 class Crew:
     """One process of several: what it makes is kept, the others' is not there."""
 
-    def __init__(self, num_processes: int, process_index: int) -> None:
-        self.num_processes, self.process_index = num_processes, process_index
+    def __init__(self, num_processes: int, process_index: int, *, in_step: bool = False) -> None:
+        self.num_processes, self.process_index, self.in_step = num_processes, process_index, in_step
         self.batches: list[list[int]] = []
 
     def to_main(self, values: list[int]) -> list[int]:
@@ -82,3 +82,15 @@ def test_shares_are_whole_batches(count: int, size: int, processes: int) -> None
     assert len(meetings) == 1
     together = [batch for meeting in zip(*(crew.batches for crew in crews), strict=True) for batch in meeting if batch]
     assert together == [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+def test_processes_in_step_make_as_many_batches() -> None:
+    """Where weights are shared out, one that has no batch left runs along; what it makes does not count."""
+    calls = []
+    for rank in (0, 1):
+        made: list[range] = []
+        crew = Crew(2, rank, in_step=True)
+        list(in_shares(crew, 5, 2, lambda rows, made=made: made.append(rows) or list(rows)))
+        calls.append(made)
+    assert calls == [[range(2), range(4, 5)], [range(2, 4), range(4, 5)]]
+    assert crew.batches == [[2, 3], []]

@@ -6,11 +6,15 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from vader.runs.common_folder import START, mark_of_start, require_common
 
+from vader.errors import LaunchError
 from vader.runs.events import Alarm, ClipSize, Validation, ValidationClip
 from vader.runs.folder import RunFolder, step_folder
 
@@ -97,3 +101,34 @@ def test_steps_have_folders_that_sort() -> None:
 def test_the_format_is_known_without_torch() -> None:
     code = "import sys, vader.runs.folder; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Engine:
+    """A process of two, and what it is told."""
+
+    num_processes, process_index = 2, 1
+
+    def __init__(self, main: str) -> None:
+        self.main = main
+
+    def from_main(self, values: list[Any]) -> list[Any]:
+        return [self.main]
+
+    def gather_objects(self, values: list[Any]) -> list[Any]:
+        return [None, *values]
+
+
+def test_a_folder_that_another_machine_does_not_see(tmp_path: Path) -> None:
+    """It sees none, or one of an earlier start; in time it may see that of this one."""
+    folder, engine = RunFolder(tmp_path), cast(Any, Engine("ab"))
+    said = "is not one folder for all processes.*process 1 on .*absolute path"
+    with pytest.raises(LaunchError, match=said):
+        require_common(folder, engine, 0.1)
+    folder.write_environment({START: mark_of_start()})
+    with pytest.raises(LaunchError, match=said):
+        require_common(folder, engine, 0.1)
+    late = threading.Timer(0.5, lambda: folder.write_environment({START: "ab"}))
+    late.start()
+    require_common(folder, engine, 20.0)
+    late.join()
+    assert mark_of_start() != mark_of_start()

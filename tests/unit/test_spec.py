@@ -242,6 +242,8 @@ class TestDigest:
             {"train": {"validate_every": 7}},
             {"train": {"keep_checkpoints": 2}},
             {"train": {"processes": 2}},
+            {"train": {"timeout": 60}},
+            {"train": {"sharding": {"strategy": "full"}}},
             {"train": {"max_nonfinite": 7}},
         ],
     )
@@ -256,7 +258,7 @@ class TestDigest:
         assert load_run_spec(golden).digest({"train.processes": None, "gradient.recompute": True}) == manifest["digest"]
 
     def test_free_fields_are_pinned(self) -> None:
-        assert len(FREE_ON_RESUME) == 12
+        assert len(FREE_ON_RESUME) == 14
 
     @pytest.mark.parametrize(
         ("sections", "says"),

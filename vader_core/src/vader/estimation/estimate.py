@@ -13,7 +13,6 @@ from vader.estimation.components import (
     NotCounted,
     backbone_of,
     first_line,
-    networks,
     reward_of,
     without_network,
 )
@@ -22,6 +21,7 @@ from vader.estimation.memory_tracker import Account, LiveBytes, storages
 from vader.estimation.watched_step import watch_step
 from vader.protocols import Backbone, LatentReward, Reward, Runtime, Video
 from vader.resolve.components import ResolvedComponent
+from vader.resolve.networks import networks
 from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
 from vader.runs.device import DTYPES

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import OnStep
-from vader.estimation.components import networks
 from vader.estimation.memory_tracker import Account, LiveBytes, is_fake, storages
 from vader.estimation.optimizers import InPlaceAdamW
 from vader.methods.context import RolloutContext
 from vader.protocols import Backbone, Branch, Conditioning, DecodePlan, LatentReward, Prompt, Reward
 from vader.resolve import build
+from vader.resolve.networks import networks
 from vader.resolve.plan import Plan
 from vader.runs.train_step import Counters, TrainStep
 from vader.runs.validation import chosen, score_clips

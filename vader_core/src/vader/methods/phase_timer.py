@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,10 +18,13 @@ class PhaseTimer:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self.told: Callable[[str], None] = lambda phase: None
+        """Told of every phase that begins."""
         self._phases: list[tuple[str, Any, Any]] = []
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        self.told(phase)
         start = self._now()
         try:
             yield

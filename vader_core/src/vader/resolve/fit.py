@@ -37,6 +37,21 @@ def clip_fits(spec: RunSpec, backbone: ResolvedComponent, video: Video) -> Itera
         yield "train.gradient_checkpointing", f"backbone {backbone.name!r} has none; set it to false."
 
 
+def sharding_fits(spec: RunSpec, backbone: ResolvedComponent, method: ResolvedComponent | None) -> Iterator[Finding]:
+    """Where weights are shared out, all processes call the same expert, and its weights are not elsewhere too."""
+    if spec.train.sharding.strategy == "none":
+        return
+    if getattr(backbone.options, "expert_offload", None) == "cpu":
+        message = "weights that are shared out cannot lie on shelves too. Use keep, or train.sharding.offload: cpu."
+        yield "backbone.options.expert_offload", message
+    if method is not None and method.name == "dpo" and backbone.capability("experts"):
+        message = (
+            f"dpo draws a timestep for each pair of clips, so processes would call different experts of "
+            f"{backbone.name!r}, whose weights they share. Use another method, or strategy: none."
+        )
+        yield "train.sharding.strategy", message
+
+
 def expert_fits(backbone: ResolvedComponent, expert: str | None, path: str) -> Iterator[Finding]:
     """An adapter that is fused says which expert it is for, where there are experts, and only there."""
     experts = backbone.capability("experts")

@@ -20,6 +20,8 @@ def machine_fits(spec: RunSpec) -> Iterator[Finding]:
     if spec.train.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
         message = "'adamw_8bit' needs bitsandbytes, which is not installed."
         yield "train.optimizer", f"{message} Run `{install_command('vader-core[quantize]')}`, or use adamw."
+    if spec.train.sharding.offload == "cpu" and on_cpu(spec):
+        yield "train.sharding.offload", "this run is on the CPU: there is nothing to take weights away from. Use none."
     for index, name in enumerate(spec.trackers):
         if find_spec(name) is None:
             yield f"trackers.{index}", f"{name!r} is not installed. Run `{install_command(f'vader-core[{name}]')}`."

@@ -20,7 +20,7 @@ from vader.prompts import drawn
 from vader.protocols import GivesNotices, HoldsPrompts, PromptSource, Video
 from vader.resolve import adapter_source
 from vader.resolve.components import ComponentResolver, ResolvedComponent
-from vader.resolve.fit import clip_fits, expert_fits, method_fits, prompts_fit, rewards_fit, sampler_fits
+from vader.resolve.fit import clip_fits, expert_fits, method_fits, prompts_fit, rewards_fit, sampler_fits, sharding_fits
 from vader.resolve.machine import machine_fits
 from vader.resolve.plan import Plan
 from vader.spec import RunSpec
@@ -153,6 +153,8 @@ class _Walk:
         video = self._video(spec, backbone)
         rewards = self._rewards(("rewards",), spec.rewards, extra)
         held_out = self._rewards(("validation", "rewards"), spec.validation.rewards, ())
+        if backbone is not None:
+            self._say(sharding_fits(spec, backbone, method if training else None))
         if training:
             self._say(rewards_fit(spec, rewards, method, video))
         if training and method is not None and sampler is not None:

@@ -66,6 +66,7 @@ def assemble(plan: Plan, engine: Engine, require_room: Callable[[int], None]) ->
         rewards = build.assemble_rewards(plan.rewards, device, dtype, plan.video, backbone)
         others = {key: part for key, part in plan.held_out.items() if key not in rewards}
         held_out = build.assemble_rewards(others, device, dtype, plan.video, backbone)
+    engine.shard_rewards({**rewards, **held_out}, backbone)
     parameters = _inject(plan, backbone)
     require_room(sum(parameter.numel() for parameter in parameters))
     if spec.train.compile:
@@ -74,6 +75,9 @@ def assemble(plan: Plan, engine: Engine, require_room: Callable[[int], None]) ->
     denoiser, optimizer = engine.prepare(backbone.denoiser, adamw(spec.train, parameters, device))
     ema = Average(parameters, spec.train.ema_decay) if spec.train.ema_decay is not None else None
     context = build.assemble_context(plan, backbone, denoiser, rewards, device, engine.gather_objects)
+    context.timer.told = engine.watch.phase
+    if engine.in_step:
+        context = replace(context, recompute=False)
     method: Method = plan.method.build(context=context)
     validating = replace(context, rewards={**rewards, **held_out}, shortcuts=None)
     return Assembly(backbone, denoiser, parameters, optimizer, ema, method, context, validating, encode)

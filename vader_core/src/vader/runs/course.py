@@ -120,7 +120,9 @@ class Course:
     def _one_step(self) -> None:
         start = time.perf_counter()
         try:
-            metrics, notice = self._train_step.step(self._step)
+            self._engine.watch.step(self._step + 1)
+            with self._engine.together():
+                metrics, notice = self._train_step.step(self._step)
         except NonFiniteError:
             self._live.context.timer.read()
             raise
@@ -141,13 +143,15 @@ class Course:
             self._emit("notice", text=notice)
 
     def _save(self) -> None:
+        self._engine.watch.phase("checkpoint")
         self._checkpoints.save(self._step, self._validator.done, partial(self._emit, "checkpoint_saved"))
         self._saved = self._step
 
     def _validate_if_due(self) -> None:
         if not self._validator.due(self._step):
             return
-        with self._keeper.weights():
+        self._engine.watch.phase("validation")
+        with self._keeper.weights(), self._engine.together():
             done = self._validator.at(self._step)
             self._learnt = self._keeper.after_validation(self._step, self._validator.done)
         self._start_scales(done)

@@ -9,17 +9,22 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs
+from accelerate import Accelerator, AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
+from vader.backbones.kernels import blocks_of
 from vader.errors import ComponentError, LaunchError, PeerLost, blame
 from vader.resolve.machine import on_cpu
+from vader.resolve.networks import networks
 from vader.runs.launch import STORE, require_world, started
+from vader.runs.sharding import ShardedDenoiser, Sharder, asked_by_accelerate
+from vader.runs.watch import Watch
 from vader.spec import RunSpec
 
 Value = TypeVar("Value")
@@ -43,17 +48,29 @@ class Engine:
         arguments: dict[str, Any] = {}
         if spec.trackers:
             arguments = {"log_with": list(spec.trackers), "project_dir": spec.output}
+        longest = timedelta(seconds=spec.train.timeout + _MORE)
         arguments["kwargs_handlers"] = [
+            InitProcessGroupKwargs(timeout=longest),
             DistributedDataParallelKwargs(broadcast_buffers=False),
             AutocastKwargs(enabled=False),
         ]
+        theirs = asked_by_accelerate(os.environ)
+        self.sharding = theirs or spec.train.sharding
+        self.configured = theirs is not None
         try:
-            _join(spec)
-            self._accelerator = Accelerator(mixed_precision=spec.train.mixed_precision, cpu=on_cpu(spec), **arguments)
+            _join(spec, longest)
+            with _without_plugins():
+                precision = spec.train.mixed_precision
+                self._accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu(spec), **arguments)
         except ValueError as error:
             raise LaunchError(f"accelerate cannot join {started() or 1} processes: {error}.") from error
         self._trackers, self._logging = spec.trackers, False
         require_world(self._accelerator.num_processes)
+        self.watch = Watch(self.process_index, self.num_processes, spec.train.timeout)
+        shared = self.sharding.strategy != "none" and self.num_processes > 1
+        self._sharder = Sharder(self.sharding, self.device, self.num_processes) if shared else None
+        self._sharded: ShardedDenoiser | None = None
+        self._recompute = spec.gradient.recompute is not False and not spec.train.gradient_checkpointing
         _leave_at_exit()
 
     # -- where and who
@@ -79,13 +96,18 @@ class Engine:
         """Whether this is the process that writes files and fires events."""
         return bool(self._accelerator.is_main_process)
 
+    @property
+    def in_step(self) -> bool:
+        """Whether all must call the same networks as often, because they share out their weights."""
+        return self._sharder is not None
+
     def wait(self) -> None:
         """Until every process has come here."""
-        with self._together():
+        with self.together():
             self._accelerator.wait_for_everyone()
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
         """Processes talk to each other in the block.
 
         Raises:
@@ -94,9 +116,25 @@ class Engine:
         try:
             yield
         except RuntimeError as error:
-            if self.num_processes > 1 and _LOST.search(str(error)):
-                raise PeerLost("another process of the run has ended, or cannot be reached any more.") from error
+            if self.num_processes > 1 and not isinstance(error, PeerLost) and _LOST.search(str(error)):
+                raise PeerLost(
+                    "another process of the run has ended, or cannot be reached any more; "
+                    f"process {self.process_index} of {self.num_processes} waited for it {self.watch.position}."
+                ) from error
             raise
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Processes work together in the block; after it, none is watched any more.
+
+        Raises:
+            PeerLost: one of them is gone.
+        """
+        try:
+            with self.together():
+                yield
+        finally:
+            self.watch.end()
 
     def main_first(self) -> AbstractContextManager[None]:
         """The main process runs the block before the others do."""
@@ -106,17 +144,40 @@ class Engine:
     # -- what is prepared
 
     def prepare(self, denoiser: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
-        """Denoiser and optimizer for training in these processes and this precision."""
+        """Denoiser and optimizer for training in these processes and this precision.
+
+        Where weights are shared out, a prepared denoiser makes its calls again in backward by itself.
+        """
+        if self._sharder is not None:
+            self._sharded = self._sharder.shard_denoiser(denoiser, recompute=self._recompute)
+            return self._sharded, self._accelerator.prepare(optimizer)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-            with self._together():
+            with self.together():
                 prepared, stepper = self._accelerator.prepare(denoiser, optimizer)
         return prepared, stepper
 
     def prepare_for_inference(self, denoiser: nn.Module) -> nn.Module:
         """A denoiser that does not train."""
+        if self._sharder is not None:
+            return self._sharder.shard_denoiser(denoiser, recompute=False)
         prepared: nn.Module = self._accelerator.prepare_model(denoiser, evaluation_mode=True)
         return prepared
+
+    def shard_rewards(self, rewards: Mapping[str, object], backbone: object) -> None:
+        """Share out the networks of rewards, if that is asked for; those without blocks that repeat stay whole.
+
+        Args:
+            rewards: by key.
+            backbone: whose networks are not theirs, though they may know it.
+        """
+        if self._sharder is None or not self.sharding.rewards:
+            return
+        others = {id(module) for network in networks(backbone).values() for module in network.modules()}
+        for key, reward in rewards.items():
+            for network in networks(reward).values():
+                if id(network) not in others and blocks_of(network):
+                    self._sharder.shard(network, f"train.sharding.rewards, {key}")
 
     # -- an optimizer step: see vader.runs.train_step.StepEngine
 
@@ -128,8 +189,10 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagate, scaled in fp16."""
-        with self._together():
+        with self.together():
             self._accelerator.backward(loss)
+            if self._sharded is not None:
+                self._sharded.synchronise()
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
         """Gradients stay in their processes for as long as the context lasts."""
@@ -143,13 +206,13 @@ class Engine:
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all processes, one after the other."""
-        with self._together():
+        with self.together():
             gathered: Tensor = self._accelerator.gather(tensor)
         return gathered
 
     def gather_objects(self, values: list[Value]) -> list[Value]:
         """The small values of all processes, by rank."""
-        with self._together():
+        with self.together():
             gathered: list[Value] = gather_object(values)
         return gathered
 
@@ -158,13 +221,13 @@ class Engine:
         if self.num_processes == 1:
             return values
         parts: list[Any] | None = [None] * self.num_processes if self.is_main else None
-        with self._together():
+        with self.together():
             torch.distributed.gather_object(values, parts)
         return [value for part in parts or () for value in part]
 
     def from_main(self, values: list[Value]) -> list[Value]:
         """The main process's values, in every process."""
-        with self._together():
+        with self.together():
             return list(broadcast_object_list([values])[0])
 
     # -- trackers
@@ -209,7 +272,19 @@ class Engine:
             warnings.warn(f"{str(error).rstrip('.')}. The run goes on without it.", stacklevel=2)
 
 
-def _join(spec: RunSpec) -> None:
+@contextmanager
+def _without_plugins() -> Iterator[None]:
+    """accelerate does not see the sharding that its own configuration asks for: the run does it, on every device."""
+    name = "ACCELERATE_USE_FSDP"
+    said = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if said is not None:
+            os.environ[name] = said
+
+
+def _join(spec: RunSpec, longest: timedelta) -> None:
     """Meet the processes that our launcher has started, through its file; others meet as accelerate does it."""
     path = os.environ.get(STORE)
     if path is None or torch.distributed.is_initialized() or not (on_cpu(spec) or torch.cuda.is_available()):
@@ -217,9 +292,11 @@ def _join(spec: RunSpec) -> None:
     world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     store = torch.distributed.FileStore(path, world)  # type: ignore[attr-defined]
     backend = "gloo" if on_cpu(spec) else "nccl"
-    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=longest)
 
 
+_MORE = 60.0
+"""Seconds that processes go on waiting for each other after a run's own watch should have ended it."""
 _LOST = re.compile(r"gloo|nccl|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
 """What torch says when processes cannot talk."""
 

@@ -60,10 +60,11 @@ def evaluate(
         session.set_scale(scale)
         return _score(session, folder / name if folder is not None else None, lambda n: progress(done + n, total))
 
-    base = scored("base", 0.0, 0)
-    if session.adapter is None:
-        return Evaluation(base, None)
-    return Evaluation(base, scored("adapted", adapter_scale, len(base.clips)))
+    with session.engine.watched():
+        base = scored("base", 0.0, 0)
+        if session.adapter is None:
+            return Evaluation(base, None)
+        return Evaluation(base, scored("adapted", adapter_scale, len(base.clips)))
 
 
 def _score(session: Session, folder: Path | None, progress: Callable[[int], None]) -> Validation:

@@ -130,13 +130,14 @@ def generate(
         return [clip.clone() for clip in context.decode(latents, None).cpu()]
 
     made = Clips()
-    for index, clip in enumerate(in_shares(session.engine, len(wanted), batch_size, make)):
-        prompt, seed = wanted[index]
-        file = folder / f"clip-{index:03d}-seed-{seed}.{file_type}" if folder is not None else None
-        if file is not None:
-            write_clip(file, clip, fps, scale=enlarge)
-        made.append(Generated(prompt.text, seed, clip, file, prompt.image, fps))
-        progress(len(made), len(wanted))
+    with session.engine.watched():
+        for index, clip in enumerate(in_shares(session.engine, len(wanted), batch_size, make)):
+            prompt, seed = wanted[index]
+            file = folder / f"clip-{index:03d}-seed-{seed}.{file_type}" if folder is not None else None
+            if file is not None:
+                write_clip(file, clip, fps, scale=enlarge)
+            made.append(Generated(prompt.text, seed, clip, file, prompt.image, fps))
+            progress(len(made), len(wanted))
     if grid and folder is not None and made:
         write_clip(folder / f"grid.{file_type}", tile([clip.frames for clip in made], len(seeds)), fps, scale=enlarge)
     return made

@@ -21,6 +21,8 @@ from vader.runs.signals import ENDINGS
 
 STORE = "VADER_STORE"
 """Environment variable: the file through which the processes that :func:`relaunch` starts find each other."""
+STALLED = 75
+"""Exit code of a process that ended because it made no progress."""
 PEER_LOST = 76
 """Exit code of a process that ended because another one had."""
 
@@ -106,13 +108,29 @@ def relaunch(arguments: Sequence[str], processes: int, advice: str) -> int:
             environment = {**common, "RANK": rank, "LOCAL_RANK": rank}
             workers.append(subprocess.Popen(command, env=environment, stderr=err, start_new_session=True))
         hung = _wait(workers)
-        return _verdict([worker.returncode for worker in workers], hung, [None, *said], advice)
+        positions = [_position(Path(meeting), rank) for rank in range(processes)]
+        return _verdict([worker.returncode for worker in workers], hung, [None, *said], positions, advice)
+
+
+def position_file(meeting: Path, rank: int) -> Path:
+    """Where a process writes which optimizer step and phase it is in."""
+    return meeting / f"position-{rank}"
+
+
+def _position(meeting: Path, rank: int) -> str:
+    """Where a process was, for the end of a sentence; empty when it never said."""
+    with suppress(OSError):
+        return " " + position_file(meeting, rank).read_text(encoding="utf-8", errors="replace").strip()
+    return ""
 
 
 _EXPLAINED = (2, *(128 + number for number in ENDINGS))
 """Exit codes after which a process has said all there is to say."""
 _GRACE = 20.0
 """Seconds in which the others may notice that one has failed; some would wait for it for ever."""
+
+_GRACE_OF_THE_STALLED = 2.0
+"""The same, when the one that failed has waited for long already."""
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> set[int]:
@@ -124,7 +142,8 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> set[int]:
     deadline, hung = math.inf, set[int]()
     while None in (codes := [worker.poll() for worker in workers]):
         if any(code not in (None, 0, *_EXPLAINED[1:]) for code in codes):
-            deadline = min(deadline, time.monotonic() + _GRACE)
+            grace = _GRACE_OF_THE_STALLED if STALLED in codes else _GRACE
+            deadline = min(deadline, time.monotonic() + grace)
         if time.monotonic() > deadline:
             for rank, worker in enumerate(workers):
                 if worker.poll() is None:
@@ -134,16 +153,22 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> set[int]:
     return hung
 
 
-def _verdict(codes: Sequence[int], hung: set[int], said: Sequence[IO[bytes] | None], advice: str) -> int:
+def _verdict(
+    codes: Sequence[int], hung: set[int], said: Sequence[IO[bytes] | None], positions: Sequence[str], advice: str
+) -> int:
     """Say what ended the run, if no process has said it, and give the exit code."""
     killed = {rank: -code for rank, code in enumerate(codes) if code < 0 and rank not in hung}
     for rank, number in killed.items():
         name = signal.Signals(number).name
         why = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
         print(
-            f"error: process {rank} of {len(codes)} was killed by {name}{why}, which ended the run. {advice}",
+            f"error: process {rank} of {len(codes)} was killed by {name}{why}{positions[rank]}, which ended the run. "
+            f"{advice}",
             file=sys.stderr,
         )
+    if STALLED in codes:
+        for rank in sorted(hung):
+            print(f"error: process {rank} of {len(codes)} was ended{positions[rank]}, where it hung.", file=sys.stderr)
     failed = [rank for rank, code in enumerate(codes) if code not in (0, PEER_LOST) and rank not in (*killed, *hung)]
     if any(codes) and not killed and not (failed and failed[0] == 0):
         for file in (said[rank] for rank in failed or range(len(codes))):

@@ -123,6 +123,7 @@ def open_session(
     backbone = build.assemble_backbone(plan, device, dtype)
     judges = {**plan.rewards, **plan.held_out} if scored else {}
     rewards = build.assemble_rewards(judges, device, dtype, plan.video, backbone)
+    engine.shard_rewards(rewards, backbone)
     if shape is not None and init is not None:
         tensors = adapter_source.tensors(plan.backbone, init)
         seed = derive(plan.spec.train.seed, "adapter")
@@ -131,4 +132,5 @@ def open_session(
             _take_average(path, parameters)
     denoiser = engine.prepare_for_inference(backbone.denoiser)
     context = replace(build.assemble_context(plan, backbone, denoiser, rewards, device), shortcuts=None)
+    context.timer.told = engine.watch.phase
     return Session(plan, context, ConditioningCache(backbone, device, home=cache_home()), init, engine)

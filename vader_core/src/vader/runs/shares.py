@@ -24,6 +24,11 @@ class Crew(Protocol):
         """Which of them this one is, from 0."""
         ...
 
+    @property
+    def in_step(self) -> bool:
+        """Whether all must call the same networks as often, because they share out their weights."""
+        ...
+
     def to_main(self, values: list[Value]) -> list[Value]:
         """The values of all processes, by rank, in the main process; none in the others. All call it, together."""
         ...
@@ -32,7 +37,7 @@ class Crew(Protocol):
 class Alone:
     """A crew of one."""
 
-    num_processes, process_index = 1, 0
+    num_processes, process_index, in_step = 1, 0, False
 
     def to_main(self, values: list[Value]) -> list[Value]:
         """See :class:`Crew`."""
@@ -51,4 +56,6 @@ def in_shares(crew: Crew, count: int, batch_size: int, make: Callable[[range], l
     for first in range(0, count, batch_size * crew.num_processes):
         start = first + batch_size * crew.process_index
         rows = range(start, min(start + batch_size, count))
+        if not rows and crew.in_step:
+            make(range(first, min(first + batch_size, count)))
         yield from crew.to_main(make(rows) if rows else [])

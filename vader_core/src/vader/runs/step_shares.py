@@ -31,16 +31,17 @@ class StepShares:
         return batch // self.first_processes
 
 
-def step_shares(spec: TrainSpec, processes: int, found: Checkpoint | None) -> StepShares:
+def step_shares(spec: TrainSpec, processes: int, found: Checkpoint | None, *, in_step: bool = False) -> StepShares:
     """How the batches are shared out now.
 
     Args:
         spec: of the run.
         processes: of the run now.
         found: the checkpoint it goes on from; None to begin.
+        in_step: all processes must have the same draw at a time, because they share out weights.
 
     Raises:
-        CheckpointError: this number of processes cannot share them evenly.
+        CheckpointError: this number of processes cannot share them evenly, or not in step.
     """
     if found is None:
         return StepShares(spec.gradient_accumulation, processes)
@@ -52,6 +53,12 @@ def step_shares(spec: TrainSpec, processes: int, found: Checkpoint | None) -> St
             f"{found.path.name} is of a run with {batches} batches of train.batch_size = {spec.batch_size} in an "
             f"optimizer step ({first} processes, train.gradient_accumulation = {spec.gradient_accumulation}); "
             f"{processes} processes cannot have equally many of them. Resume with one of {fitting} processes."
+        )
+    if in_step and first % processes:
+        raise CheckpointError(
+            f"{found.path.name} is of a run begun by {first} processes, which drew their windows together; of "
+            f"{processes} processes some would have another window than others, and those that share out weights "
+            f"(train.sharding) cannot. Resume with a number that divides {first}, or with strategy: none."
         )
     return StepShares(batches // processes, first)
 

@@ -16,6 +16,7 @@ from vader.resolve import code_record
 from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
 from vader.runs.assembly import assemble, register
+from vader.runs.common_folder import START, mark_of_start, require_common
 from vader.runs.course import Course
 from vader.runs.engine import Engine
 from vader.runs.environment import environment
@@ -97,6 +98,7 @@ def _start(plan: Plan, resume: bool, listeners: Sequence[object]) -> RunResult:
     try:
         return _run(plan, engine, Entry(folder, plan.spec, resume, lock, notices.append), notices, listeners)
     finally:
+        engine.watch.end()
         engine.finish_trackers()
         lock.release()
 
@@ -105,7 +107,7 @@ def _run(plan: Plan, engine: Engine, entry: Entry, notices: list[str], listeners
     """Judge the folder, load, begin, take up a checkpoint, train."""
     folder, spec = entry.folder, plan.spec
     found = engine.from_main([entry.look() if engine.is_main else None])[0]
-    shares = step_shares(spec.train, engine.num_processes, found)
+    shares = step_shares(spec.train, engine.num_processes, found, in_step=engine.in_step)
     step, there = found.step if found else 0, len(step_folders(folder.checkpoints))
     live = assemble(plan, engine, lambda parameters: folder.require_space(room(spec, parameters, step, there)))
     require_whole_round(found, engine.num_processes, live.method.inner_epochs)
@@ -114,8 +116,11 @@ def _run(plan: Plan, engine: Engine, entry: Entry, notices: list[str], listeners
     if engine.is_main:
         entry.begin(found)
         notices += _describe(plan, engine, folder, shares)
+        if engine.configured:
+            notices.append(f"accelerate's own configuration decides the sharding: {engine.sharding.model_dump()}.")
         notices += [text for text in [said(spec.train, engine.num_processes, found, shares)] if text]
     engine.wait()
+    require_common(folder, engine)
     step = take_up(found, registry, spec, engine)
     run = Run(folder.path, spec, step, engine.num_processes, plan.video.fps or 8.0)
     emit = partial(_listeners(folder, engine, plan, listeners).emit, run=run)
@@ -127,9 +132,12 @@ def _run(plan: Plan, engine: Engine, entry: Entry, notices: list[str], listeners
 def _describe(plan: Plan, engine: Engine, folder: RunFolder, shares: StepShares) -> list[str]:
     """Write down what the run is made with; notices."""
     here = {"device": str(engine.device), "processes": engine.num_processes, "threads": torch.get_num_threads()}
+    sharding = engine.sharding.model_dump()
     clips = shares.accumulation * engine.num_processes * plan.spec.train.batch_size
     with folder.writing(folder.path):
-        folder.write_environment({**environment(), **here, "clips_per_step": clips})
+        folder.write_environment(
+            {**environment(), **here, "clips_per_step": clips, "sharding": sharding, START: mark_of_start()}
+        )
         named = {reward.key for reward in plan.spec.rewards}
         passed = {key: part.component for key, part in plan.rewards.items() if key not in named}
         return code_record.record(folder.path, plan.spec, passed)

@@ -18,6 +18,7 @@ def inconsistencies(spec: RunSpec) -> Iterator[Finding]:
     yield from _gradient(spec)
     yield from _rollout(spec)
     yield from _early_stop(spec)
+    yield from _sharding(spec)
     yield from _frames(spec)
     if spec.train.warmup_steps >= spec.train.steps and spec.train.warmup_steps > 0:
         yield "train.warmup_steps", f"{spec.train.warmup_steps} is not less than train.steps = {spec.train.steps}."
@@ -104,6 +105,21 @@ def _rollout(spec: RunSpec) -> Iterator[Finding]:
     if rollout.guidance_every > 1 and spec.sampler.guidance_scale == 1:
         message = "there is no guidance at sampler.guidance_scale 1. Remove it, or set a scale."
         yield "rollout.guidance_every", message
+
+
+def _sharding(spec: RunSpec) -> Iterator[Finding]:
+    """What weights that are shared out do not go with: all processes must call every block, together."""
+    sharding = spec.train.sharding
+    if sharding.strategy == "none":
+        for name in ("offload", "rewards"):
+            if getattr(sharding, name) not in ("none", False):
+                yield f"train.sharding.{name}", "nothing is shared out. Set strategy to full or hybrid, or remove it."
+        return
+    if spec.rollout.cache is not None:
+        message = "what it leaves out depends on the clip, and blocks that are shared out are called by all processes."
+        yield "rollout.cache", f"{message} Remove it, or train.sharding; rollout.reuse saves calls too."
+    if spec.train.compile:
+        yield "train.compile", "compiled blocks cannot be shared out (train.sharding). Remove one of the two."
 
 
 def _early_stop(spec: RunSpec) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field
 from vader.spec.components import BackboneSpec, ComponentField, ComponentSpec, RewardField, named
 from vader.spec.options import Options
 from vader.spec.rollout import FramesSpec, GradientSpec, RolloutSpec, SamplerSpec, VideoSpec
-from vader.spec.train import TrainSpec
+from vader.spec.train import ShardingSpec, TrainSpec
 from vader.spec.validation import ValidationSpec
 from vader.spec.yaml_text import load
 
@@ -79,7 +79,7 @@ class RunSpec(Options):
             *parents, last = path.split(".")
             for parent in parents:
                 section = section[parent]
-            section.pop(last)
+            section.pop(last, None)
             if path in earlier:
                 section[last] = earlier[path]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
@@ -102,6 +102,8 @@ FREE_ON_RESUME = (
     "train.steps",
     "train.device",
     "train.processes",
+    "train.timeout",
+    "train.sharding",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.validate_every",
@@ -123,6 +125,8 @@ ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
         "train.compile": False,
         "train.optimizer": "adamw",
         "train.offload_activations": False,
+        "train.timeout": 1800.0,
+        "train.sharding": ShardingSpec().model_dump(mode="json"),
     }
 )
 """Fields that earlier versions did not have, with the value that does as they did. Digests leave them out then, so that

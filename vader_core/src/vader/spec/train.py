@@ -16,6 +16,17 @@ class EarlyStopSpec(Options):
     patience: int = Field(3, ge=1, description="Validations without a new best after which the run ends.")
 
 
+class ShardingSpec(Options):
+    """Weights that are shared out among processes, each of which has a block of a network whole only while it runs."""
+
+    strategy: Literal["none", "full", "hybrid"] = Field(
+        "none",
+        description="Share out the denoiser's blocks: not, among all processes, or among those of each machine.",
+    )
+    offload: Literal["none", "cpu"] = Field("none", description="Where the shares lie while they are not used.")
+    rewards: bool = Field(False, description="Share out the blocks of the rewards' networks too.")
+
+
 def _unswitched(value: Any) -> Any:
     """YAML reads a bare ``no`` as false."""
     return "no" if value is False else value
@@ -54,6 +65,14 @@ class TrainSpec(Options):
         "auto", description="Device; auto takes what accelerate finds."
     )
     processes: int | None = Field(None, ge=1, description="Processes asked for. Null: as many as the launcher started.")
+    timeout: float = Field(
+        1800.0,
+        gt=0,
+        description="Seconds in one phase of an optimizer step, or of loading, that end a run of several processes.",
+    )
+    sharding: ShardingSpec = Field(
+        default_factory=ShardingSpec, description="Weights shared out among processes, for models that fit no GPU."
+    )
     checkpoint_every: int = Field(50, ge=1, description="Optimizer steps between checkpoints.")
     keep_checkpoints: int | None = Field(
         None, ge=1, description="The newest checkpoints that are kept, besides the best validation's. Null: all."

@@ -1,0 +1,121 @@
+"""Two processes that share out weights do what one does that holds them whole, with two micro-steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.golden_sets import GoldenSet
+from tests.integration.harness import adapter, merged, python, records
+from tests.integration.shard_runner import watched
+from torch import Tensor
+
+import vader
+from vader_diffusers import tiny
+
+VLM = GoldenSet.read("videoalign_a")
+LAYERS = 10
+RUNS: dict[str, dict[str, Any]] = {
+    "last": {"gradient": {"mode": "last"}},
+    "tail-4": {"gradient": {"mode": "tail", "k": 4}},
+    "tail-4-kept": {"gradient": {"mode": "tail", "k": 4, "recompute": False}},
+    "tail-4-by-block": {"gradient": {"mode": "tail", "k": 4}, "train": {"gradient_checkpointing": True}},
+}
+"""Four steps, the first two of them the high expert's."""
+
+
+def spec(output: Path, weights: Path, *changes: dict[str, Any]) -> dict[str, Any]:
+    """Two experts, guidance, a vision-language model as reward, nothing clipped."""
+    judge: dict[str, Any] = {"weights": str(VLM.folder("ckpt")), "base": str(VLM.folder("base"))}
+    judge |= {"min_pixels": 3136, "max_pixels": 6272}
+    made: dict[str, Any] = {
+        "backbone": {"name": "wan22", "options": {"weights": str(weights)}, "adapter": {"rank": 2}},
+        "prompts": {"name": "list", "options": {"prompts": ["a fox", "a boat"]}},
+        "video": {"frames": 5, "height": 32, "width": 32, "fps": 8},
+        "sampler": {"steps": 4, "guidance_scale": 3.0},
+        "rewards": [{"name": "videoreward", "options": judge}],
+        "frames": {"mode": "all"},
+        "train": {"steps": 1, "device": "cpu", "learning_rate": 0.01, "max_grad_norm": 1e9},
+        "validation": {"clips": 0},
+        "output": str(output),
+    }
+    for change in changes:
+        made = merged(made, change)
+    return made
+
+
+def sharded(strategy: str = "full") -> dict[str, Any]:
+    return {"train": {"sharding": {"strategy": strategy, "rewards": True}}}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("wan22") / "tiny", 0, "wan22", num_layers=LAYERS)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    """All runs of two processes, in one start."""
+    folder = tmp_path_factory.mktemp("pair")
+    runs = [
+        {"name": name, "spec": spec(folder / name, weights, change, sharded()), "resume": False}
+        for name, change in RUNS.items()
+    ]
+    runs.append({"name": "whole", "spec": spec(folder / "whole", weights, RUNS["last"]), "resume": False})
+    validation = {"validation": {"clips": 3, "save_clips": 1, "batch_size": 1}}  # one more than the processes share
+    hybrid = spec(folder / "hybrid", weights, RUNS["last"], sharded("hybrid"), validation)
+    runs.append({"name": "hybrid", "spec": hybrid, "resume": False})
+    (folder / "runs.json").write_text(json.dumps(runs))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = python([*launcher, "-m", "tests.integration.shard_runner", str(folder / "runs.json"), str(folder)])
+    assert done.returncode == 0, done.stderr[-6000:]
+    return folder
+
+
+def read(folder: Path, name: str) -> list[dict[str, Any]]:
+    """By rank."""
+    return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def distance(one: list[Tensor], other: list[Tensor]) -> float:
+    """Relative to the whole gradient's norm."""
+    first, second = (torch.cat([tensor.double().flatten() for tensor in tensors]) for tensors in (one, other))
+    return float((first - second).norm() / second.norm())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_gradients_are_those_of_one_process(pair: Path, weights: Path, tmp_path: Path, name: str) -> None:
+    first, second = read(pair, name)
+    assert all(torch.equal(a, b) for a, b in zip(first["gradients"][0], second["gradients"][0], strict=True))
+    alone = watched(spec(tmp_path / "one", weights, RUNS[name], {"train": {"gradient_accumulation": 2}}))
+    assert alone["whole"] == alone["peak"] == first["whole"]
+    assert distance(first["gradients"][0], alone["gradients"][0]) <= 1e-5
+    assert first["gradients"][0]
+    assert first["peak"] <= 0.6 * first["whole"], (first["peak"], first["whole"])
+    for two, one in zip(records(pair / name), records(tmp_path / "one"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+
+
+def test_the_adapter_is_that_of_whole_weights(pair: Path) -> None:
+    """The same names and numbers, for peft and for diffusers; so are hybrid sharding's, and its validation's clips."""
+    for file in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"):
+        whole = load_file(pair / "whole" / "adapter" / file)
+        for name in ("last", "hybrid"):
+            found = load_file(pair / name / "adapter" / file)
+            assert found.keys() == whole.keys()
+            for key, tensor in whole.items():
+                torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
+    assert read(pair, "whole")[0]["peak"] == read(pair, "whole")[0]["whole"]
+
+
+def test_either_resumes_the_other(pair: Path, weights: Path, tmp_path: Path) -> None:
+    """What two processes with shares have written, one with whole weights takes up."""
+    made = spec(pair / "last", weights, RUNS["last"], {"train": {"steps": 2}})
+    result = vader.train(made, resume=True)
+    assert result.step == 2
+    assert len(records(pair / "last")) == 2
+    assert adapter(pair / "last" / "adapter").keys()
