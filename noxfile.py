@@ -111,6 +111,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def nodes(session: nox.Session) -> None:
+    """Train on two machines, as two agents on the loopback interface, and kill five workers (VADER_NODE_KILLS)."""
+    session.env.setdefault("VADER_NODE_KILLS", os.environ.get("VADER_NODE_KILLS", "5"))
+    run(session, "python", "-m", "pytest", "-q", "tests/nodes", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting with ruff."""
     run(session, "ruff", "check", ".")

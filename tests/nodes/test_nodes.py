@@ -1,0 +1,118 @@
+"""Two machines, as two agents of torchrun on the loopback interface: workers that are killed cost no optimizer step.
+
+``VADER_NODE_KILLS`` says how many are; the nox session ``nodes`` kills five.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.integration.harness import HERE, environment, merged, records, tiny
+
+import vader
+
+KILLS = int(os.environ.get("VADER_NODE_KILLS", "1"))
+SECONDS = 120 + 90 * KILLS
+STEPS, EVERY = 40, 4
+
+
+def spec(output: Path, **changes: Any) -> dict[str, Any]:
+    """Nothing is drawn but prompts and noise, so that one process with two micro-steps makes the same."""
+    train = {"steps": STEPS, "checkpoint_every": EVERY, "gradient_accumulation": 1, "keep_checkpoints": 2}
+    made = tiny(output, backbone={"adapter": {"dropout": 0.0}}, gradient={"mode": "last"}, frames={"mode": "all"})
+    made["rewards"] = [{"name": f"{HERE}:Slow", "label": "slow", "options": {"seconds": 0.1}}]
+    return merged(merged(made, {"train": train}), changes)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def workers(file: Path, rank: int | None = None) -> list[int]:
+    """Living processes that train by this file."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            mine = os.fsencode(file) in command and b"torch.distributed.run" not in command
+            marked = rank is None or f"\0RANK={rank}\0".encode() in (folder / "environ").read_bytes()
+            if mine and marked and "\nState:\tZ" not in (folder / "status").read_text():
+                found.append(int(folder.name))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+@contextmanager
+def machines(file: Path, homes: list[Path]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """An agent for each machine, with a working folder of its own."""
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "nodes"]
+    agent = ["-m", "torch.distributed.run", "--nnodes", str(len(homes)), "--nproc-per-node", "1", *meeting]
+    agent += ["--local-addr", "127.0.0.1", "--monitor-interval", "0.5", "--max-restarts", str(2 * KILLS + 2)]
+    command = [sys.executable, *agent, "-m", "vader", "train", str(file), "--resume", "--trust-code"]
+    started = []
+    try:
+        for home in homes:
+            home.mkdir()
+            with (home / "log").open("wb") as log:
+                started.append(subprocess.Popen(command, cwd=home, env=environment(), stdout=log, stderr=log))
+        yield started
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
+        for pid in workers(file):
+            os.kill(pid, signal.SIGKILL)
+
+
+def logs(homes: list[Path]) -> str:
+    return "\n".join((home / "log").read_text(errors="replace")[-5000:] for home in homes)
+
+
+def done(folder: Path) -> int:
+    return len(records(folder)) if (folder / "metrics.jsonl").exists() else 0
+
+
+def until(condition: Any, deadline: float) -> bool:
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_killed_workers_cost_nothing(tmp_path: Path) -> None:
+    folder, file, chance = tmp_path / "run", tmp_path / "run.yaml", random.Random(0)
+    file.write_text(yaml.safe_dump(spec(folder)))
+    homes, deadline = [tmp_path / "one", tmp_path / "two"], time.monotonic() + SECONDS
+    with machines(file, homes) as agents:
+        for kill in range(KILLS):
+            wanted = (kill + 1) * STEPS // (KILLS + 1) + chance.randint(-2, 2)
+            rank = chance.randrange(2)
+            assert until(lambda wanted=wanted: done(folder) >= wanted, deadline), logs(homes)
+            victims = workers(file, rank)
+            assert len(victims) == 1, logs(homes)
+            os.kill(victims[0], signal.SIGKILL)
+            assert until(lambda victims=victims, rank=rank: victims != workers(file, rank), deadline)
+        assert until(lambda: all(agent.poll() is not None for agent in agents), deadline), logs(homes)
+        assert [agent.returncode for agent in agents] == [0, 0], logs(homes)
+        assert workers(file) == []
+    alone = tmp_path / "alone"
+    vader.train(spec(alone, train={"gradient_accumulation": 2}, rewards=[{"name": f"{HERE}:Slow", "label": "slow"}]))
+    assert done(folder) == STEPS
+    for ours, unbroken in zip(records(folder), records(alone), strict=True):
+        assert ours == pytest.approx(unbroken, rel=1e-3, abs=1e-5)
