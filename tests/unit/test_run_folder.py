@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from vader.runs.common_folder import START, mark_of_start, require_common
 
 from vader.errors import LaunchError
+from vader.runs.common_folder import START, mark_of_start, require_common
 from vader.runs.events import Alarm, ClipSize, Validation, ValidationClip
 from vader.runs.folder import RunFolder, step_folder
 

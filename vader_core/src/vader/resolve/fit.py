@@ -44,6 +44,9 @@ def sharding_fits(spec: RunSpec, backbone: ResolvedComponent, method: ResolvedCo
     if getattr(backbone.options, "expert_offload", None) == "cpu":
         message = "weights that are shared out cannot lie on shelves too. Use keep, or train.sharding.offload: cpu."
         yield "backbone.options.expert_offload", message
+    if getattr(backbone.options, "quantize", "none") != "none":
+        message = "quantised weights are not shared out. Use none, or train.sharding.strategy: none."
+        yield "backbone.options.quantize", message
     if method is not None and method.name == "dpo" and backbone.capability("experts"):
         message = (
             f"dpo draws a timestep for each pair of clips, so processes would call different experts of "
