@@ -94,6 +94,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tools / "pip").write_text(PIP.format(python=sys.executable, site=str(site), root=str(ROOT)))
     for name in ("vader", "pytest"):
         (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {name} "$@"\n')
+    (tools / "srun").write_text('#!/bin/sh\nexec "$@"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
     (work / "examples").symlink_to(ROOT / "examples")
@@ -116,6 +117,8 @@ def execute(page: str, block: Block) -> None:
         tomllib.loads(block.text)
     elif block.language == "json":
         json.loads(block.text)
+    elif block.title == "sky.yaml":
+        sky(block, where)
     elif block.language == "yaml":
         judge(yaml.safe_load(block.text))
     elif block.language == "sh":
@@ -126,6 +129,15 @@ def execute(page: str, block: Block) -> None:
             run([sys.executable, "-W", "error::SyntaxWarning", "-c", block.text], where)
     else:
         raise AssertionError(f"{where}: a block of {block.language or 'no language'} is not executed")
+
+
+def sky(block: Block, where: str) -> None:
+    """A task of SkyPilot: what it runs, on one machine."""
+    task = yaml.safe_load(block.text)
+    assert task.keys() == {"num_nodes", "resources", "setup", "run"}
+    said = {"SKYPILOT_NUM_NODES": "1", "SKYPILOT_NUM_GPUS_PER_NODE": "2", "SKYPILOT_NODE_IPS": "127.0.0.1"}
+    exported = "".join(f"export {name}={value}\n" for name, value in said.items())
+    run(["bash", "-euo", "pipefail", "-c", exported + task["run"]], where)
 
 
 def judge(part: Any) -> None:

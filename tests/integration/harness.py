@@ -104,9 +104,11 @@ def command(
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` without what no two runs share: times and memory."""
+    """The lines of ``metrics.jsonl`` without what no two runs share: times, memory, what processes sent each other."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "memory/", "communication/"))} for line in lines
+    ]
 
 
 def adapter(folder: Path) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 from tests.integration.rank_runner import gradients
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vader.backbones.kernels import blocks_of
 from vader.resolve.networks import networks as networks_of
@@ -52,6 +53,19 @@ class Weights:
                     layer.register_full_backward_pre_hook(look)
 
 
+class Gathers(TorchDispatchMode):
+    """Counts gatherings of weights, and adds up the bytes that they gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.c10d._allgather_base_.default:
+            self.count, self.bytes = self.count + 1, self.bytes + args[0].numel() * args[0].element_size()
+        return func(*args, **(kwargs or {}))
+
+
 def watched(spec: dict[str, Any], *, resume: bool = False) -> dict[str, Any]:
     """Train: gradients by optimizer step, and the bytes."""
     weights = Weights()
@@ -71,10 +85,11 @@ def watched(spec: dict[str, Any], *, resume: bool = False) -> dict[str, Any]:
 
     Engine.shard_rewards, Engine.prepare = note_rewards, note_denoiser  # type: ignore[method-assign]
     try:
-        found: list[list[Tensor]] = gradients(spec, resume=resume)
+        with Gathers() as gathers:
+            found: list[list[Tensor]] = gradients(spec, resume=resume)
     finally:
         Engine.shard_rewards, Engine.prepare = shard_rewards, prepare  # type: ignore[method-assign]
-    return {"gradients": found, "whole": weights.whole, "peak": weights.peak}
+    return {"gradients": found, "whole": weights.whole, "peak": weights.peak, "gathers": (gathers.count, gathers.bytes)}
 
 
 def main() -> None:

@@ -119,3 +119,16 @@ def test_either_resumes_the_other(pair: Path, weights: Path, tmp_path: Path) -> 
     assert result.step == 2
     assert len(records(pair / "last")) == 2
     assert adapter(pair / "last" / "adapter").keys()
+
+
+def test_what_processes_send(pair: Path) -> None:
+    """Gradients go once, all adapters in float32. The ten blocks of an expert are gathered once in a call without
+    gradient, three times in one that is made again in backward, and twice in one that is kept."""
+    lines = [json.loads(line) for line in (pair / "last" / "metrics.jsonl").read_text().splitlines()]
+    sizes = [tensor.numel() * 4 for tensor in adapter(pair / "whole" / "adapter").values()]
+    assert lines[0]["communication/gradient_bytes"] == sum(sizes)
+    judge = read(pair, "last")[0]["gathers"][0] - LAYERS * (3 + 3)
+    assert 0 < judge < LAYERS, "the reward's blocks, forward and backward"
+    assert read(pair, "tail-4")[0]["gathers"][0] == LAYERS * 12 + judge
+    assert read(pair, "tail-4-kept")[0]["gathers"][0] == LAYERS * 8 + judge
+    assert read(pair, "whole")[0]["gathers"] == (0, 0)

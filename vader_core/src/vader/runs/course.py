@@ -136,6 +136,7 @@ class Course:
         phases = self._live.context.timer.read()
         metrics.update({f"time/{phase}": seconds for phase, seconds in phases.items()})
         metrics["time/step"] = time.perf_counter() - start
+        metrics.update(self._engine.sent())
         metrics["memory/peak_bytes"] = float(peak_bytes(self._engine.device))
         self._metrics = metrics
         self._emit("step_finished", step=self._step, metrics=metrics)

@@ -70,6 +70,7 @@ class Engine:
         shared = self.sharding.strategy != "none" and self.num_processes > 1
         self._sharder = Sharder(self.sharding, self.device, self.num_processes) if shared else None
         self._sharded: ShardedDenoiser | None = None
+        self._synchronising, self._sent, self._gradient_bytes = True, 0, 0
         self._recompute = spec.gradient.recompute is not False and not spec.train.gradient_checkpointing
         _leave_at_exit()
 
@@ -148,6 +149,8 @@ class Engine:
 
         Where weights are shared out, a prepared denoiser makes its calls again in backward by itself.
         """
+        trained = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        self._gradient_bytes = sum(parameter.numel() * parameter.element_size() for parameter in trained)
         if self._sharder is not None:
             self._sharded = self._sharder.shard_denoiser(denoiser, recompute=self._recompute)
             return self._sharded, self._accelerator.prepare(optimizer)
@@ -191,13 +194,24 @@ class Engine:
         """Back-propagate, scaled in fp16."""
         with self.together():
             self._accelerator.backward(loss)
+            self._sent += self._gradient_bytes if self._synchronising else 0
             if self._sharded is not None:
                 self._sharded.synchronise()
 
-    def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
+    @contextmanager
+    def no_sync(self, module: nn.Module) -> Iterator[None]:
         """Gradients stay in their processes for as long as the context lasts."""
-        context: AbstractContextManager[None] = self._accelerator.no_sync(module)
-        return context
+        self._synchronising = False
+        try:
+            with self._accelerator.no_sync(module):
+                yield
+        finally:
+            self._synchronising = True
+
+    def sent(self) -> dict[str, float]:
+        """Bytes of gradients that a process has averaged with the others since the last call; none in one process."""
+        sent, self._sent = self._sent, 0
+        return {"communication/gradient_bytes": float(sent)} if self.num_processes > 1 else {}
 
     def clip_grad_norm(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
         """Clip the norm of all gradients together; the norm before."""

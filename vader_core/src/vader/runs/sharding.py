@@ -159,10 +159,10 @@ class ShardedDenoiser(nn.Module):
         finally:
             self._synchronised = True
 
-    def synchronise(self) -> int:
-        """Average the gradients of what trains over all processes, unless :meth:`no_sync` holds; bytes sent."""
+    def synchronise(self) -> None:
+        """Average the gradients of what trains over all processes, unless :meth:`no_sync` holds."""
         if not self._synchronised:
-            return 0
+            return
         parameters = [parameter for parameter in self.denoiser.parameters() if parameter.requires_grad]
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
         joined = torch.cat([gradient.reshape(-1) for gradient in gradients])
@@ -171,7 +171,6 @@ class ShardedDenoiser(nn.Module):
         parts = torch.split(joined, [one.numel() for one in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter).clone()
-        return joined.numel() * joined.element_size()
 
 
 def _let_go(block: nn.Module, arguments: Any, output: Any) -> None:
