@@ -27,6 +27,7 @@ def test_fields_that_do_not_go_together() -> None:
     assert "train.sharding.rewards: nothing is shared out" in problems(train={"sharding": {"rewards": True}})
     full = {"sharding": {"strategy": "full"}}
     assert "train.compile: compiled blocks" in problems(train={**full, "compile": True})
+    assert "train.offload_activations: calls" in problems(train={**full, "offload_activations": True})
     cache = {"cache": {"name": "FirstBlockCacheConfig"}}
     assert "rollout.cache: what it leaves out depends on the clip" in problems(train=full, rollout=cache)
 

@@ -118,6 +118,9 @@ def _sharding(spec: RunSpec) -> Iterator[Finding]:
     if spec.rollout.cache is not None:
         message = "what it leaves out depends on the clip, and blocks that are shared out are called by all processes."
         yield "rollout.cache", f"{message} Remove it, or train.sharding; rollout.reuse saves calls too."
+    if spec.train.offload_activations:
+        message = "calls of a denoiser that is shared out are made again in backward, so little is kept."
+        yield "train.offload_activations", f"{message} Remove it, or train.sharding."
     if spec.train.compile:
         yield "train.compile", "compiled blocks cannot be shared out (train.sharding). Remove one of the two."
 
