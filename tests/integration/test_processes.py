@@ -285,7 +285,7 @@ def test_the_command_starts_two_processes(pair: Path, tmp_path: Path) -> None:
     done = python(["-m", "vader", "train", str(file), "--trust-code", "--processes", "2", "--set", "train.device=cpu"])
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
-    assert done.stdout.count("report.html") == 1, "every process prints"
+    assert done.stdout.count("\nreport  ") == 1, "every process prints"
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
     assert records(tmp_path / "run") == records(pair / slug(window))
     assert_same_adapter(tmp_path / "run" / "adapter", pair / slug(window) / "adapter")
