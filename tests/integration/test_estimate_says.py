@@ -223,7 +223,7 @@ def test_changes_are_offered_by_what_they_cost_and_of_an_option_only_what_follow
     )
     monkeypatch.setattr(plan.backbone.component, "memory_options", options)
     found = [(str(change), change.costs) for change in changes(plan)]
-    order = ["time", "rounding", "gradient", "task"]
+    order = ["once", "time", "rounding", "gradient", "task"]
     assert [order.index(costs) for _, costs in found] == sorted(order.index(costs) for _, costs in found)
     assert ("train.batch_size=1, train.gradient_accumulation=6", "time") in found
     assert ("backbone.options.text_encoder_offload=cpu", "gradient") in found

@@ -61,12 +61,13 @@ def test_large_tensors_are_moved_and_parameters_and_small_ones_are_not(monkeypat
 @pytest.mark.parametrize("recompute", ["auto", True, False])
 def test_a_step_has_the_same_gradient(monkeypatch: pytest.MonkeyPatch, recompute: Any) -> None:
     monkeypatch.setattr(offload, "LEAST", 0)
-    plan = resolve({**spec(), "gradient": {"mode": "tail", "k": 2, "recompute": recompute}})
+    plan = resolve({**spec(offload_activations=True), "gradient": {"mode": "tail", "k": 2, "recompute": recompute}})
     backbone = build.assemble_backbone(plan, CPU, DTYPES["no"])
     rewards = build.assemble_rewards(plan.rewards, CPU, DTYPES["no"])
     targets = plan.backbone.capability("lora_target_modules")
     parameters = lora.inject(backbone.denoiser, plan.spec.backbone.adapter, targets, 0)
     context = build.assemble_context(plan, backbone, backbone.denoiser, rewards, CPU)
+    assert context.host is None  # nothing is moved on the CPU
     gradients = []
     for host in (None, CPU):
         object.__setattr__(context, "host", host)
@@ -86,8 +87,6 @@ def test_an_estimate_leaves_out_what_waits_on_the_host(monkeypatch: pytest.Monke
     row = "gradient window"
     kept, moved = (estimate(spec(offload_activations=one), device="cuda").training.most[row] for one in (False, True))
     assert moved < 0.9 * kept
-    on_cpu = [estimate(spec(offload_activations=one), device="cpu").training.most[row] for one in (False, True)]
-    assert on_cpu[0] == on_cpu[1]
 
 
 def test_it_wants_block_checkpointing() -> None:

@@ -74,7 +74,7 @@ class OpenSora:
     lora_target_modules: ClassVar[tuple[str, ...]] = ("qkv", "q_linear", "kv_linear")
     gradient_checkpointing: ClassVar[bool] = True
     denoiser_name: ClassVar[str | None] = None
-    memory_options: ClassVar[tuple[sdk.MemoryOption, ...]] = (sdk.MemoryOption("text_encoder_offload=cpu"),)
+    memory_options: ClassVar[tuple[sdk.MemoryOption, ...]] = (sdk.MemoryOption("text_encoder_offload=cpu", "once"),)
     Options = OpenSoraOptions
 
     denoiser: STDiT3

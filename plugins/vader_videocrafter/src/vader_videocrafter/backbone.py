@@ -67,7 +67,7 @@ class VideoCrafter2:
     lora_target_modules: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v")
     gradient_checkpointing: ClassVar[bool] = True
     denoiser_name: ClassVar[str | None] = None
-    memory_options: ClassVar[tuple[sdk.MemoryOption, ...]] = (sdk.MemoryOption("text_encoder_offload=cpu"),)
+    memory_options: ClassVar[tuple[sdk.MemoryOption, ...]] = (sdk.MemoryOption("text_encoder_offload=cpu", "once"),)
     video: ClassVar[Video] = Video(16, 320, 512, 24.0)
     spatial_multiple: ClassVar[int] = 16
     Options = VideoCrafter2Options

@@ -61,7 +61,7 @@ class FamilyBackbone:
     gradient_checkpointing: ClassVar[bool] = True
     denoiser_name: ClassVar[str | None] = "transformer"
     memory_options: ClassVar[tuple[MemoryOption, ...]] = (
-        MemoryOption("text_encoder_offload=cpu"),
+        MemoryOption("text_encoder_offload=cpu", "once"),
         MemoryOption("block_offload=cpu"),
         MemoryOption("quantize=torchao_int8", "rounding"),
         MemoryOption("quantize=bnb_nf4", "rounding"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 _COSTS = {
+    "once": "time outside of training steps",
     "time": "time",
     "rounding": "rounded numbers",
     "gradient": "parts of the gradient",

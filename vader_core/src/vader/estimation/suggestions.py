@@ -71,7 +71,7 @@ def _of_training(plan: Plan) -> Iterator[_Offer]:
     able = plan.backbone.capability("gradient_checkpointing")
     train, gradient, init = spec.train, spec.gradient, spec.backbone.adapter.init
     several = train.batch_size * train.gradient_accumulation
-    yield spec.validation.clips > 0 and (spec.validation.batch_size or 2) > 1, "time", ("validation.batch_size=1",)
+    yield spec.validation.clips > 0 and (spec.validation.batch_size or 2) > 1, "once", ("validation.batch_size=1",)
     yield gradient.recompute is not True, "time", ("gradient.recompute=true",)
     yield able and not train.gradient_checkpointing, "time", ("train.gradient_checkpointing=true",)
     moved = ("train.gradient_checkpointing=true", "train.offload_activations=true")

@@ -50,8 +50,9 @@ class Video:
     fps: float | None = None
 
 
-Cost = Literal["time", "rounding", "gradient", "task"]
-"""What saving memory costs, the least first: seconds, rounded numbers, parts of the gradient, what is learnt."""
+Cost = Literal["once", "time", "rounding", "gradient", "task"]
+"""What saving memory costs, the least first: seconds outside of training steps, seconds in each, rounded numbers, parts
+of the gradient, what is learnt."""
 
 
 @dataclass(frozen=True)
