@@ -141,6 +141,24 @@ def test_narrow_page_does_not_scroll_sideways(name: str, request: pytest.Fixture
     assert int(widths[1]) <= int(widths[2]) == 360
 
 
+def test_a_history_plays_and_its_link_gives_the_same_video(tmp_path: Path) -> None:
+    for step in (0, 1, 2):
+        samples = tmp_path / "run" / "samples" / f"step-{step:06d}"
+        samples.mkdir(parents=True)
+        write_clip(samples / "clip-000.mp4", square(GREEN, 2 + 2 * step), 8)
+        clip = {"index": 0, "prompt": "a square", "seed": 1, "scores": {"s": step}, "file": "clip-000.mp4"}
+        (samples / "validation.json").write_text(json.dumps({"step": step, "clips": [clip]}))
+    dom, log = browse(write_report(tmp_path / "run"), tmp_path / "profile", "--dump-dom")
+    row = dom.split('class="card history"')[1].split("</figure>")[0]
+    link, video = re.search(r"<a [^>]*>", row), re.search(r"<video [^>]*>", row)
+    assert link is not None
+    assert video is not None
+    assert "hidden" not in link[0]
+    assert re.findall(r'href="([^"]+)"', link[0]) == re.findall(r'src="([^"]+)"', video[0])
+    assert 'class="frame" data-state="playing"' in row
+    assert "CONSOLE" not in log
+
+
 def test_a_live_page_reloads_itself(page: Path, tmp_path: Path) -> None:
     """From a server, because the page of an unfinished run is made anew at every look there."""
     asked: list[str] = []
