@@ -12,6 +12,7 @@ import yaml
 from tests.integration.harness import FAKES, environment
 
 from vader.errors import RunFolderError, SpecError
+from vader.installing import Checkout, Git
 from vader.scaffold import KINDS, write
 
 SPEC = {
@@ -107,6 +108,28 @@ def test_what_it_writes_is_in_good_style(kind: str, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", "."]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        (
+            Git("git+https://example.org/o/vader", "v1"),
+            '"vader-core @ git+https://example.org/o/vader@v1#subdirectory=',
+        ),
+        (Checkout(Path("/src"), editable=True), '"vader-core @ git+ADDRESS#subdirectory=vader_core" --editable'),
+        (None, 'whl/cpu --editable ".[test]"'),
+    ],
+)
+def test_its_checks_elsewhere_install_the_core_from_where_it_came(
+    source: Git | Checkout | None, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vader.scaffold.origin", lambda: source)
+    text = (write("reward", "mine", tmp_path) / ".github" / "workflows" / "ci.yml").read_text()
+    assert wanted in text
+    assert ("put the address" in text) == isinstance(source, Checkout)
+    steps = yaml.safe_load(text)["jobs"]["tests"]["steps"]
+    assert [step["run"].split()[0] for step in steps if "run" in step] == ["pip", "pytest", "vader"]
 
 
 class TestRefusals:

@@ -21,18 +21,18 @@ _PART = re.compile(r"(<!-- table: ([\w-]+) -->\n)(?:.*?)(<!-- end -->)", re.DOTA
 
 
 def table(name: str) -> str:
-    """A table in Markdown: the setting, its default there, its place in the spec, and what is to know."""
+    """A table in Markdown: the setting, its place in the spec, and what is to know, with the default there."""
     form, keys = TABLES[name]
     rows = [
-        f"| `{form.format(key.name)}` | {_default(key)} | {f'`{key.place}`' if key.place else 'none'} | {key.meaning} |"
+        f"| `{form.format(key.name)}` | {f'`{key.place}`' if key.place else 'none'} | {key.meaning}{_default(key)} |"
         for key in keys
     ]
-    head = ["| there | default there | in the spec | |", "|---|---|---|---|"]
+    head = ["| there | in the spec | how |", "|---|---|---|"]
     return "\n".join([*head, *rows]) + "\n"
 
 
 def _default(key: Key) -> str:
-    return "" if key.default in (None, "") else f"`{key.default}`"
+    return "" if key.default in (None, "") else f"{' ' if key.meaning else ''}(`{key.default}`)"
 
 
 def renewed(text: str) -> str:

@@ -11,6 +11,7 @@ import jinja2
 
 from vader import __version__
 from vader.errors import Problem, RunFolderError, SpecError
+from vader.installing import CORE, FOLDERS, Checkout, Git, origin
 from vader.plugins import registry
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -48,6 +49,7 @@ def write(kind: str, name: str, into: Path) -> Path:
         "kind": kind,
         "group": GROUPS[kind],
         "core": _core_range(),
+        "core_source": _core_source(),
     }
     templates = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     folder = into / values["distribution"]
@@ -95,6 +97,16 @@ def _core_range() -> str:
     """The versions of vader-core that a plugin written now works with."""
     major, minor = map(int, __version__.split(".")[:2])
     return f">={major}.{minor},<{major}.{minor + 1}" if major == 0 else f">={major}.{minor},<{major + 1}"
+
+
+def _core_source() -> str:
+    """What a machine elsewhere is to install vader-core from; empty where its name is enough."""
+    match origin():
+        case Git(address, revision):
+            return f"vader-core @ {address}@{revision}#subdirectory={FOLDERS[CORE]}"
+        case Checkout():
+            return f"vader-core @ git+ADDRESS#subdirectory={FOLDERS[CORE]}"
+    return ""
 
 
 def _place(name: str, values: dict[str, str]) -> str:
