@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vader import RunSpec, SpecError, WeightsError
+from vader.backbones.kernels import compile_blocks
 from vader.estimation import estimate
 from vader.resolve.validate import check
 from vader.spec import AdapterSpec
@@ -80,6 +81,13 @@ def test_an_estimate_counts_the_blocks_on_the_host(folder):
 def test_weights_are_held_in_one_way(name, options, said):
     with pytest.raises(SpecError, match=said):
         check(spec("/not/there", name, block_offload="cpu", **options))
+
+
+def test_such_blocks_are_not_compiled(load):
+    with pytest.raises(
+        SpecError, match=r"train\.compile: blocks whose weights are fetched as they run cannot be compiled"
+    ):
+        compile_blocks(load(block_offload="cpu").denoiser)
 
 
 def test_a_frozen_adapter_is_refused(load):

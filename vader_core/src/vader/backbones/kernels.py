@@ -35,12 +35,15 @@ def compile_blocks(denoiser: nn.Module, **options: Any) -> None:
         options: for :func:`torch.compile`.
 
     Raises:
-        SpecError: the denoiser does not say which blocks repeat.
+        SpecError: the denoiser does not say which blocks repeat, or they fetch their weights.
     """
     blocks = blocks_of(denoiser)
     if not blocks:
         message = f"{type(denoiser).__name__} does not say which of its blocks repeat. Set it to false."
         raise SpecError([Problem("train.compile", message)])
+    if any(block._forward_pre_hooks for block in blocks):
+        message = "blocks whose weights are fetched as they run cannot be compiled. Set it to false, or "
+        raise SpecError([Problem("train.compile", f"{message}backbone.options.block_offload to keep.")])
     for block in blocks:
         block.compile(**options)
 
