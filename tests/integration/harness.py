@@ -225,6 +225,19 @@ class Faulty:
         return mean * self._value
 
 
+class FaultyInOne:
+    """Mean brightness; the second process's third call is NaN."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def score(self, frames: Tensor, prompts: Sequence[vader.Prompt]) -> Tensor:
+        """``(b f c h w)`` -> ``(b,)``."""
+        self._calls += 1
+        wrong = os.environ.get("RANK") == "1" and self._calls == 3
+        return frames.mean(dim=(1, 2, 3, 4)) * (float("nan") if wrong else 1.0)
+
+
 class Slow:
     """Brightness that takes its time."""
 

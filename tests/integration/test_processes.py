@@ -121,6 +121,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vader.train(counted(folder / "1-to-2", 6, 5))
     runs.append({"name": "1-to-2", "spec": counted(folder / "1-to-2", 6, 10), "resume": True})
     runs.append({"name": "2-to-2", "spec": counted(folder / "2-to-2", 3, 10), "resume": False})
+    faulty = spec(folder / "faulty", 1, validation={"clips": 0})
+    faulty["rewards"] = [{"name": f"{HERE}:FaultyInOne", "label": "faulty"}]
+    runs.append({"name": "faulty", "spec": faulty, "resume": False})
     runs.append({"name": "2-to", "spec": counted(folder / "2-to", 3, 5), "resume": False})
     launched(2, runs, folder)
     return folder
@@ -267,6 +270,15 @@ def test_a_number_of_processes_that_cannot_go_on(pair: Path, tmp_path: Path) -> 
     shutil.rmtree(folder / "checkpoints" / "step-000004")
     with pytest.raises(vader.CheckpointError, match="step-000003 lies between two of the 2 optimizer steps"):
         vader.train(method_spec(folder, 1, "dpo"), resume=True)
+
+
+def test_all_processes_skip_an_optimizer_step_or_none(pair: Path) -> None:
+    """The reward of the second one is NaN in the second of three optimizer steps."""
+    assert [record["skipped"] for record in records(pair / "faulty")] == [0.0, 1.0, 0.0]
+    first, second = read(pair, "faulty")
+    assert len(first) == len(second) == 2
+    for one, other in zip(first, second, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 # -- through the command line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
         for name, change in RUNS.items()
     ]
     runs.append({"name": "whole", "spec": spec(folder / "whole", weights, RUNS["last"]), "resume": False})
+    other, two = folder / "other-way", {"train": {"steps": 2}}
+    runs.append({"name": "begun", "spec": spec(other, weights, RUNS["last"]), "resume": False})
+    runs.append({"name": "other-way", "spec": spec(other, weights, RUNS["last"], two, sharded()), "resume": True})
     validation = {"validation": {"clips": 3, "save_clips": 1, "batch_size": 1}}  # one more than the processes share
     hybrid = spec(folder / "hybrid", weights, RUNS["last"], sharded("hybrid"), validation)
     runs.append({"name": "hybrid", "spec": hybrid, "resume": False})
@@ -113,12 +117,15 @@ def test_the_adapter_is_that_of_whole_weights(pair: Path) -> None:
 
 
 def test_either_resumes_the_other(pair: Path, weights: Path, tmp_path: Path) -> None:
-    """What two processes with shares have written, one with whole weights takes up."""
-    made = spec(pair / "last", weights, RUNS["last"], {"train": {"steps": 2}})
-    result = vader.train(made, resume=True)
+    """What two processes with shares have written, one with whole weights takes up, and the other way round."""
+    folder = shutil.copytree(pair / "last", tmp_path / "run")
+    result = vader.train(spec(folder, weights, RUNS["last"], {"train": {"steps": 2}}), resume=True)
     assert result.step == 2
-    assert len(records(pair / "last")) == 2
-    assert adapter(pair / "last" / "adapter").keys()
+    one, other = records(folder), records(pair / "other-way")
+    assert len(one) == len(other) == 2
+    for a, b in zip(one, other, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+    assert one[0]["reward"] != one[1]["reward"]
 
 
 def test_what_processes_send(pair: Path) -> None:

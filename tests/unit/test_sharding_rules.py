@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.integration.harness import tiny
+from tests.integration.harness import Notices, tiny
 from torch import nn
 
 import vader
 from vader.resolve.validate import resolve
 from vader.runs import sharding
+from vader.runs.checkpoint import Checkpoint
 from vader.runs.sharding import ShardedDenoiser, Sharder, asked_by_accelerate
+from vader.runs.step_shares import StepShares, step_shares
+from vader.spec import TrainSpec
 from vader.spec.train import ShardingSpec
 
 
@@ -125,3 +131,26 @@ def test_calls_made_again_in_backward_have_the_gradient_of_those_that_are_kept(r
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
     assert net.calls == (6 if recompute else 3)
+
+
+def test_a_configuration_of_accelerate_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It wins over the spec; accelerate itself does not see it, or it would refuse the CPU."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    notices = Notices()
+    made = tiny(tmp_path / "run", train={"steps": 1, "warmup_steps": 0, "sharding": {"strategy": "hybrid"}})
+    vader.train(made, listeners=[notices])
+    assert "accelerate's own configuration decides the sharding: {'strategy': 'full'" in str(notices)
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["sharding"]["strategy"] == "full"
+    assert os.environ["ACCELERATE_USE_FSDP"] == "true"
+
+
+def test_processes_that_share_out_weights_have_the_same_draw_at_a_time() -> None:
+    """A micro-step of two processes has one window; of three that go on for two it may have two: they are refused."""
+    shares = StepShares(3, 2)
+    assert [[shares.draw(2 * micro + rank) for rank in (0, 1)] for micro in range(3)] == [[0, 0], [1, 1], [2, 2]]
+    found = Checkpoint(Path("step-000004"), 4, "", 2, {"first_processes": 2})
+    train = TrainSpec(gradient_accumulation=3)
+    assert step_shares(train, 1, found, in_step=True) == StepShares(6, 2)
+    assert step_shares(train, 3, found) == StepShares(2, 2)
+    with pytest.raises(vader.CheckpointError, match="some would have another window than others"):
+        step_shares(train, 3, found, in_step=True)
