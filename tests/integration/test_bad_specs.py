@@ -417,7 +417,7 @@ def test_there_are_enough() -> None:
 
 FILES = {
     "missing": (None, "cannot read the spec file: No such file or directory.*vader init"),
-    "a folder": ("/", "cannot read the spec file: Is a directory"),
+    "a folder": ("/", "is not the folder of a run: it has no spec.yaml"),
     "not YAML": ("train: [1, 2\nrewards: {", r"not valid YAML"),
     "tabs": ("train:\n\tsteps: 3\n", r"\(line 2\).*not valid YAML"),
     "a list": ("- a\n- b\n", "expected a mapping.*found list"),
