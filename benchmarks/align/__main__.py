@@ -27,9 +27,13 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="folder of the docs, to renew their tables and plots")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one processor (default: 2)")
     parser.add_argument("--only", nargs="*", metavar="VARIANT", help="run these variants alone")
+    parser.add_argument("--cost", action="store_true", help="only count what the plan will take")
     parser.add_argument("--report", action="store_true", help="only write the results of the runs that are done")
     options = parser.parse_args()
-    plan = planning.load(options.plan)
+    plan = running.equalised(planning.load(options.plan), options.runs)
+    if options.cost:
+        print(running.costs(plan, options.runs))
+        return
     if not options.report:
         run_all(plan, options.runs, options.jobs, options.only)
     print(reporting.write(plan, options.runs, options.results, options.docs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ class PlanOptions(Options):
     seeds: tuple[int, ...] = Field(min_length=1)
     milestones: tuple[int, ...] = Field(min_length=1)
     evaluation: GridOptions
+    equal_to: str | None = Field(
+        None,
+        description="Variant whose operations and seconds in the common number of queries are budgets too: each "
+        "variant is also evaluated after as many operations. Null: queries alone.",
+    )
     base: dict[str, Any] = Field(default_factory=dict, description="Changes of base.yaml.")
     variants: dict[str, VariantOptions]
 
@@ -80,10 +85,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The benchmark, whole. ``base`` is the spec that variants change."""
+    """The benchmark, whole.
+
+    Args:
+        options: of the plan.
+        base: the spec that variants change.
+        equal: by variant, the queries after which it has taken the operations of ``equal_to``, as far as known.
+    """
 
     options: PlanOptions
     base: dict[str, Any]
+    equal: Mapping[str, int] = field(default_factory=dict)
 
     def runs(self) -> list[Run]:
         """Every run, seed by seed, the longest first."""
@@ -103,8 +115,9 @@ class Plan:
         variant = self.options.variants[name]
         spec = merged(self.base, variant.spec)
         steps = {}
-        end = self.options.queries * variant.times
-        for queries in sorted({*(variant.milestones or self.options.milestones), end}):
+        equal = {self.equal[name]} if name in self.equal else set()
+        end = max({self.options.queries * variant.times} | equal)
+        for queries in sorted({*(variant.milestones or self.options.milestones), end} | equal):
             clips = clips_per_step(spec)
             if queries % clips:
                 raise ValueError(f"variant {name}: {queries} queries are no whole number of steps of {clips} queries.")
@@ -115,10 +128,21 @@ class Plan:
 
 
 def clips_per_step(spec: Mapping[str, Any]) -> float:
-    """Reward queries of an optimizer step: each scored clip is one."""
-    options = spec.get("method", {}).get("options", {})
+    """Reward queries of an optimizer step: each scored clip is one, and one more for the other phrase of a contrast."""
+    method = spec.get("method", {})
+    options = method.get("options", {})
     repeats = spec.get("gradient", {}).get("renoise") or 1
-    return float(spec["train"]["batch_size"] * repeats / options.get("inner_epochs", 1))
+    if method.get("name") == "srpo":
+        directions = 2 if options.get("direction", "both") == "both" else 1
+        repeats = 2 * directions * options.get("reuse", 1)
+    return float(spec["train"]["batch_size"] * repeats / updates_per_round(spec))
+
+
+def updates_per_round(spec: Mapping[str, Any]) -> int:
+    """Optimizer steps on the same clips."""
+    method = spec.get("method", {})
+    name = "reuse" if method.get("name") in ("nft", "awm", "mixgrpo") else "inner_epochs"
+    return int(method.get("options", {}).get(name, 1))
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,7 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
     kept = ("versions", "python", "cpus", "threads")
     return {
         "queries": plan.options.queries,
+        **({"equal_to": plan.options.equal_to, "equal": dict(plan.equal)} if plan.equal else {}),
         "evaluation": plan.options.evaluation.model_dump(),
         "environment": {key: environment[key] for key in kept if key in environment},
         "base": {
@@ -144,7 +145,35 @@ def _ends(interval: Interval | None) -> list[float] | None:
 
 def tables(data: Mapping[str, Any]) -> dict[str, str]:
     """Markdown tables by name."""
-    return {"main": _main(data), "ten": _ten(data), "kl": _kl(data)}
+    made = {"main": _main(data), "ten": _ten(data), "kl": _kl(data)}
+    if data.get("equal_to") in data["variants"]:
+        made |= {"operations": _equal(data, _at_operations), "seconds": _equal(data, _at_seconds)}
+    return made
+
+
+def _at_operations(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A variant's point after the reference's operations."""
+    found: Mapping[str, Any] = data["variants"][name]["points"][str(data["equal"][name])]
+    return found
+
+
+def _at_seconds(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A variant's last point within the reference's processor seconds; its first where none is."""
+    limit = data["variants"][data["equal_to"]]["points"][str(data["queries"])]["cpu"]
+    points = sorted(data["variants"][name]["points"].values(), key=lambda point: float(point["queries"]))
+    found: Mapping[str, Any] = ([point for point in points if point["cpu"] <= limit] or points[:1])[-1]
+    return found
+
+
+def _equal(data: Mapping[str, Any], at: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> str:
+    """Every variant after as much of something as the reference took."""
+    head = ["variant", "queries", "reward gain [95 % CI]", "by seed", "exact accuracy", "diversity"]
+    rows = []
+    for name, variant in data["variants"].items():
+        point = at(data, name)
+        figures = _figures(point, variant, data["base"], point["queries"])
+        rows.append([variant["title"], f"{point['queries']:.0f}", *figures[:4], *figures[5:]])
+    return _table([*head, "CPU s", "TFLOP"], rows)
 
 
 def _main(data: Mapping[str, Any]) -> str:

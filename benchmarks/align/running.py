@@ -6,11 +6,12 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.align.evaluating import Evaluator, Grid
-from benchmarks.align.planning import Plan, Run, clips_per_step, merged
+from benchmarks.align.planning import Plan, Run, clips_per_step, merged, updates_per_round
 
 import vader
 from vader.runs.folder import ADAPTER, RunFolder, step_folder
@@ -165,10 +166,10 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
     path = home / "operations" / f"{name}.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["spec"] == json.loads(json.dumps(run.spec)):
+        if _lengthless(found["spec"]) == _lengthless(json.loads(json.dumps(run.spec))):
             return float(found["per_query"])
     options = run.spec.get("method", {}).get("options", {})
-    inner_epochs, clips = options.get("inner_epochs", 1), max(2, options.get("group_size", 1))
+    inner_epochs, clips = updates_per_round(run.spec), max(2, options.get("group_size", 1))
     steps = -(-8 // inner_epochs) * inner_epochs
     train = {"steps": steps, "batch_size": clips, "checkpoint_every": steps, "early_stop": None}
     small = merged(run.spec, {"train": train, "validation": {"clips": 0}})
@@ -182,3 +183,47 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
     per_query: float = counter.get_total_flops() / (steps * clips_per_step(small))
     write_json(path, {"spec": run.spec, "per_query": per_query})
     return per_query
+
+
+def _lengthless(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec whatever its number of optimizer steps, to which operations are proportional."""
+    return merged(spec, {"train": {"steps": None, "checkpoint_every": None}})
+
+
+def equalised(plan: Plan, home: Path) -> Plan:
+    """The plan with each variant's queries for the operations of its ``equal_to``, counted or found.
+
+    They are rounded to ten optimizer steps, so that checkpoints are not too many; results say what was really taken.
+    """
+    reference = plan.options.equal_to
+    if reference is None:
+        return plan
+    budget = count_operations(plan, reference, home) * plan.options.queries
+    equal = {}
+    for name in plan.options.variants:
+        unit = 10 * clips_per_step(plan.run(name, plan.seeds(name)[0]).spec)
+        equal[name] = round(unit * max(1, round(budget / count_operations(plan, name, home) / unit)))
+    return replace(plan, equal=equal)
+
+
+SPEED = 0.045e12
+"""Operations a second of one core, as the committed results have it (0.37 TFLOP of the last two steps in 8 s)."""
+
+
+def costs(plan: Plan, home: Path) -> str:
+    """What a plan will take, as a table: operations are counted, seconds follow from :data:`SPEED`."""
+    counted = {name: count_operations(plan, name, home) for name in plan.options.variants}
+    clips, cheapest = plan.options.evaluation.prompts * plan.options.evaluation.seeds, min(counted.values())
+    lines, total = (
+        ["| variant | queries of a run | GFLOP a query | runs | TFLOP in all | core minutes |", "| --- " * 6 + "|"],
+        0.0,
+    )
+    for name, per_query in counted.items():
+        runs = [plan.run(name, seed) for seed in plan.seeds(name)]
+        taken = sum(run.queries * per_query + len(_seen(run)) * clips * cheapest for run in runs)
+        total += taken
+        minutes = f"{taken / SPEED / 60:.1f}"
+        cells = [name, str(runs[0].queries), f"{per_query / 1e9:.2f}", str(len(runs)), f"{taken / 1e12:.1f}", minutes]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append(f"\nIn all {total / 1e12:.0f} TFLOP: about {total / SPEED / 3600 / 2:.1f} hours on two cores.")
+    return "\n".join(lines)

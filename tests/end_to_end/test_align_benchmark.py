@@ -13,6 +13,7 @@ from benchmarks.align import planning, reporting, running
 from benchmarks.align.__main__ import run_all
 from benchmarks.align.figures import REWARD, kl_points
 
+import vader
 from vader.report.statistics import mean
 from vader.runs.folder import RunFolder
 
@@ -101,10 +102,63 @@ def test_results_of_other_settings_are_refused(toy: tuple[planning.Plan, Path]) 
         ({"train": {"batch_size": 16}}, 16),
         ({"train": {"batch_size": 16}, "gradient": {"renoise": 2}}, 32),
         ({"train": {"batch_size": 16}, "method": {"name": "ddpo", "options": {"inner_epochs": 4}}}, 4),
+        ({"train": {"batch_size": 16}, "method": {"name": "awm", "options": {"reuse": 4}}}, 4),
+        ({"train": {"batch_size": 16}, "method": {"name": "flowbp", "options": {"reuse": 4}}}, 16),
+        ({"train": {"batch_size": 4}, "method": {"name": "srpo", "options": {"reuse": 2}}}, 32),
+        ({"train": {"batch_size": 4}, "method": {"name": "srpo", "options": {"direction": "denoising"}}}, 8),
     ],
 )
 def test_queries_are_scored_clips(spec: dict[str, Any], queries: float) -> None:
     assert planning.clips_per_step(spec) == queries
+
+
+METHODS = HERE / "benchmarks" / "align" / "methods.yaml"
+
+
+def test_equal_operations_are_a_milestone_of_every_variant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A variant of half the operations is evaluated after twice the queries, and of twice after half."""
+    counted = {"tail_2": 2.0, "last": 1.0, "full": 4.0}
+    monkeypatch.setattr(running, "count_operations", lambda plan, name, home: counted.get(name, 2.0))
+    plan = running.equalised(planning.load(METHODS), tmp_path)
+    assert {name: plan.equal[name] for name in counted} == {"tail_2": 1600, "last": 3200, "full": 800}
+    assert list(plan.run("last", 1).milestones) == [320, 800, 1600, 3200]
+    assert list(plan.run("full", 1).milestones) == [320, 800, 1600]
+    assert all(
+        10 * planning.clips_per_step(run.spec) >= 1 and plan.equal[run.name] in run.milestones for run in plan.runs()
+    )
+    assert "| last | 3200 | 0.00 | 3 |" in running.costs(plan, tmp_path)
+
+
+def test_the_plans_of_methods_fit_and_the_sweep_is_of_their_settings() -> None:
+    """Every run is a spec that works, and the sweep changes the rate alone."""
+    plan = planning.load(METHODS)
+    for name in plan.options.variants:
+        vader.check({**plan.run(name, 1).spec, "output": "unused"})
+    sweep = planning.load(METHODS.with_name("methods_sweep.yaml"))
+    for name, variant in sweep.options.variants.items():
+        of, rate = name.rsplit("_", 1)
+        made = planning.merged(variant.spec, {"train": {"learning_rate": None}})
+        assert made == planning.merged(plan.options.variants[of].spec, {"train": {"learning_rate": None}}), name
+        assert variant.spec["train"]["learning_rate"] == {"low": 5e-4, "middle": 1e-3, "high": 2e-3}[rate]
+
+
+def test_budgets_are_read_off_at_equal_operations_and_seconds() -> None:
+    change = {"gain": 0.1, "mean": 1.0, "interval": [0.0, 0.2], "by_seed": [0.1], "seed_interval": None}
+
+    def point(queries: int, cpu: float) -> dict[str, Any]:
+        figures = {REWARD: change, "shapes_accuracy": change, "diversity": change, "divergence": 0.0}
+        return {"queries": queries, "cpu": cpu, **figures}
+
+    def variant(title: str, *points: dict[str, Any]) -> dict[str, Any]:
+        found = {str(one["queries"]): one for one in points}
+        return {"title": title, "operations_per_query": 1e9, "points": found, "compared": True, "kl": False}
+
+    variants = {"a": variant("A", point(10, 5.0)), "b": variant("B", point(10, 2.0), point(20, 4.0), point(40, 8.0))}
+    base = {REWARD: 1.0, "shapes_accuracy": 0.9, "diversity": 1.0}
+    data = {"queries": 10, "equal_to": "a", "equal": {"a": 10, "b": 40}, "variants": variants, "base": base}
+    made = reporting.tables(data)
+    assert "| B | 40 |" in made["operations"]
+    assert "| B | 20 |" in made["seconds"]
 
 
 @pytest.mark.parametrize("page", reporting.PAGES)

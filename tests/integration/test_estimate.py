@@ -104,6 +104,27 @@ def test_is_within_15_percent_of_what_is_measured(
     }
 
 
+OF_METHODS: dict[str, dict[str, Any]] = {
+    "flowbp": {"variant": "sparse", "active": 3},
+    "leapalign": {"reuse": 2},
+    "srpo": {},
+    "nft": {"group_size": 2, "decay_rate": 0.1},
+    "awm": {"group_size": 2, "reuse": 2, "draws": 2},
+    "mixgrpo": {"group_size": 2, "window": 1},
+}
+
+
+@pytest.mark.parametrize("method", OF_METHODS)
+def test_so_is_every_method(method: str) -> None:
+    spec = spec_of("shapes", {}, 4, True, False, 2, "no")
+    spec |= {"method": {"name": method, "options": OF_METHODS[method]}, "gradient": {"branches": "both"}}
+    spec["sampler"] |= {"eta": 1.0 if method == "mixgrpo" else 0.0}
+    if method == "srpo":
+        phrases = {"positive": "a sharp", "negative": "a dull"}
+        spec["rewards"] = [{"name": "shapes_alignment", "contrast": phrases}]
+    assert estimate(spec).total == pytest.approx(measure(spec).total, rel=TOLERANCE)
+
+
 @pytest.mark.parametrize(
     ("window", "precision", "tiles", "small"),
     [(None, "bf16", 1, 0), (1, "float32", 1, 0), (2, "bf16", 2, streaming.SMALL), (None, "float32", 2, 0)],

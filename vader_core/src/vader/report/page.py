@@ -228,6 +228,14 @@ _OF_METHODS = {
     "ddpo/ratio_deviation": "deviation of ratios from 1",
     "ddpo/clip_fraction": "share of clipped ratios",
     "dpo/agreement": "share of pairs in the right order",
+    "mixgrpo/ratio_deviation": "deviation of ratios from 1",
+    "mixgrpo/clip_fraction": "share of clipped ratios",
+    "awm/ratio_deviation": "deviation of ratios from 1",
+    "awm/clip_fraction": "share of clipped ratios",
+    "nft/drift": "squared distance from the old policy",
+    "leap/middle": "how far the first leap misses the rollout",
+    "leap/end": "how far the second leap misses the clip",
+    "srpo/recovery": "how far the recovered clip is from the clip",
 }
 """What methods log besides, and what it is called."""
 
