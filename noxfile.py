@@ -18,7 +18,7 @@ nox.options.default_venv_backend = "none"
 
 ROOT = Path(__file__).parent
 DISTRIBUTIONS = {
-    "vader_core": "",
+    "vader_core": "[quantize]",
     "plugins/vader_diffusers": "",
     "plugins/vader_shapes": "",
     "plugins/vader_modelscope": "",
