@@ -78,10 +78,10 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
-def python(arguments: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]:
+def python(arguments: Sequence[str], seconds: float = 600, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run this Python in a subprocess, output captured."""
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, check=False, **more)
+    options: dict[str, Any] = {"env": environment(), "capture_output": True, "text": True, "timeout": seconds, **more}
+    return subprocess.run([sys.executable, *arguments], check=False, **options)
 
 
 def command(
