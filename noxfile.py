@@ -105,7 +105,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Kill, fill, flip and start twice: 200 rounds of mishaps (VADER_CHAOS_ROUNDS, VADER_CHAOS_SEED)."""
+    """Kill, fill, flip, start twice: 200 rounds of mishaps, 500 bad inputs (VADER_CHAOS_ROUNDS, VADER_CHAOS_SEED)."""
     session.env.setdefault("VADER_CHAOS_ROUNDS", os.environ.get("VADER_CHAOS_ROUNDS", "200"))
     run(session, "python", "-m", "pytest", "-q", "tests/chaos", *session.posargs)
 

@@ -15,7 +15,7 @@ from unittest import mock
 from tests.chaos.forks import ended, fork
 
 from vader.cli import app
-from vader.runs import launch
+from vader.runs import launch, lifeline
 
 
 def names_of(processes: int) -> list[str]:
@@ -93,7 +93,8 @@ def launched(file: Path, said: Path, prepare: Callable[[str], object] = str) -> 
         return Forked(command, **rest, said=said, prepare=prepare)
 
     def run() -> None:
-        with mock.patch.object(launch, "subprocess", SimpleNamespace(Popen=start)):
+        patient = mock.patch.object(launch, "_SAVING", 20.0), mock.patch.object(lifeline, "_GRACE", 20.0)
+        with mock.patch.object(launch, "subprocess", SimpleNamespace(Popen=start)), patient[0], patient[1]:
             command_line(["train", str(file), "--trust-code", "--resume", "--processes", "2"], int)
 
     code = ended(fork(run, said))

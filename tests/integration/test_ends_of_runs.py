@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +34,7 @@ from torch import Tensor
 
 import vader
 from vader.cli.output import Unfailing, printable
+from vader.diffusion import rollout
 from vader.runs import launch, watch
 from vader.runs.folder import RunFolder
 
@@ -343,6 +344,24 @@ def test_a_watch_ends_a_process_that_gets_no_further(
     assert launch._position(tmp_path, 0) == "", "it never said where it was"
 
 
+@pytest.mark.parametrize(
+    ("code", "patient"), [(1, "_GRACE"), (-signal.SIGTERM, "_GRACE"), (128 + signal.SIGINT, "_SAVING")]
+)
+def test_no_process_waits_for_ever_for_one_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch, code: int, patient: str
+) -> None:
+    """As when one is interrupted while it is loading, and the other waits to meet it."""
+    monkeypatch.setattr(launch, "_GRACE", 60.0)
+    monkeypatch.setattr(launch, "_SAVING", 60.0)
+    monkeypatch.setattr(launch, patient, 0.2)
+    end = f"exit {code}" if code > 0 else f"kill -{-code} $$"
+    workers: list[Any] = [subprocess.Popen(["sleep", "30"]), subprocess.Popen(["sh", "-c", end])]
+    begun = time.monotonic()
+    assert launch._wait(workers) == {0}
+    assert time.monotonic() - begun < 15
+    assert [worker.returncode for worker in workers] == [-signal.SIGKILL, code]
+
+
 # -- whoever raises is named
 
 
@@ -450,6 +469,26 @@ def test_a_component_that_raises_is_named(
     code, _, err = command(monkeypatch, capsys, "train", write(tmp_path / "run.yaml", made))
     assert (code, err.count("error: ")) == (2, 1)
     assert "not a known mistake" not in err
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda: torch.empty(2**58, dtype=torch.uint8),
+        lambda: bytearray(2**58),
+        lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")),
+    ],
+)
+def test_memory_that_runs_out_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fill: Callable[[], object]
+) -> None:
+    file = write(tmp_path / "run.yaml", tiny(tmp_path / "run"))
+    for owner, name, expected in ((rollout.ClipNoise, "draw", 2), (RunFolder, "require_writable", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda self: fill())
+            code, _, err = command(monkeypatch, capsys, "train", file)
+        assert (code, err.count("Memory ran out: `vader estimate SPEC`")) == (expected, 1), err
+        assert "not a known mistake" not in err
 
 
 def test_a_second_run_in_a_thread_is_refused(tmp_path: Path) -> None:

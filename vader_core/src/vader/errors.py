@@ -25,6 +25,7 @@ Broken promises of our own code are ``assert`` statements.
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -139,6 +140,15 @@ class ComponentError(VaderError, RuntimeError):
     """A component, a listener or a tracker raised, or gave what it must not. Its error, the cause, says where."""
 
 
+NO_MEMORY = "Memory ran out: `vader estimate SPEC` says what a run needs, and which change of the spec saves most."
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whichever device."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
 class _Blame(AbstractContextManager[None]):
     """See :func:`blame`. No generator, for which a ``StopIteration`` would mean something else."""
 
@@ -149,7 +159,8 @@ class _Blame(AbstractContextManager[None]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and not isinstance(error, VaderError | KeyboardInterrupt | GeneratorExit):
-            raise ComponentError(f"{self._what} raised {type(error).__name__}: {error}") from error
+            said = f"{self._what} raised {type(error).__name__}: {error}"
+            raise ComponentError(f"{said.rstrip('.')}. {NO_MEMORY}" if out_of_memory(error) else said) from error
 
 
 def blame(what: str) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ from vader.cli import reward as cli_reward
 from vader.cli import spec as cli_spec
 from vader.cli import train as cli_train
 from vader.cli.output import lost, unfailing
-from vader.errors import PeerLost, VaderError
+from vader.errors import NO_MEMORY, PeerLost, VaderError, out_of_memory
 from vader.runs.launch import PEER_LOST
 from vader.runs.lifeline import LAUNCHER
 
@@ -71,6 +71,8 @@ def _main(arguments: list[str]) -> None:
     except Exception as error:
         if debug:
             raise
+        if out_of_memory(error):
+            _fail(f"{type(error).__name__}: {error}\n{NO_MEMORY}", 1)
         _fail(
             f"{type(error).__name__}: {error}\nThis is not a known mistake of use; --debug shows where it comes from.",
             1,

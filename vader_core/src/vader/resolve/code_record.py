@@ -62,19 +62,27 @@ def record(folder: Path, spec: RunSpec, passed: Mapping[str, Any]) -> list[str]:
     return notices
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The index of a run folder; empty when it has none that can be read."""
+def read(folder: Path) -> dict[str, dict[str, str]]:
+    """The index of a run folder, without entries that are none; empty when it has no index that can be read."""
     try:
         found = json.loads((folder / FOLDER / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {title: entry for title, entry in found.items() if _sound(entry)} if isinstance(found, dict) else {}
+
+
+def _sound(entry: object) -> bool:
+    """Whether an entry says what one says: which file and its digest, or which distribution and version."""
+    return isinstance(entry, dict) and any(
+        all(isinstance(entry.get(key), str) for key in keys)
+        for keys in (("file", "sha256"), ("distribution", "version"))
+    )
 
 
 def remembered(folder: Path, kind: str, name: str) -> str:
     """What a run folder knows of a component that cannot be found: a sentence for the error, or nothing."""
     entry = read(folder).get(f"{kind} {name}")
-    if not isinstance(entry, dict):
+    if entry is None:
         return ""
     if "file" in entry:
         return f" The run in {str(folder)!r} keeps its source: {folder / FOLDER / entry['file']}."

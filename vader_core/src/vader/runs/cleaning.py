@@ -49,7 +49,7 @@ def _temporary(folder: RunFolder) -> Iterator[Path]:
     for parent, pattern in ((folder.path, _ROOT), *((step, _SAMPLE) for step in step_folders(folder.samples))):
         yield from (parent / name for name in _names(parent) if pattern.fullmatch(name))
     code, kept = _code(folder), code_record.read(folder.path).values()
-    files = {code_record.INDEX, *(entry["file"] for entry in kept if isinstance(entry, dict) and "file" in entry)}
+    files = {code_record.INDEX, *(entry["file"] for entry in kept if "file" in entry)}
     yield from (code / name for name in _names(code) if name in {f".{file}.partial" for file in files})
 
 

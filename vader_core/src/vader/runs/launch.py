@@ -126,8 +126,9 @@ def _position(meeting: Path, rank: int) -> str:
 
 _EXPLAINED = (2, *(128 + number for number in ENDINGS))
 """Exit codes after which a process has said all there is to say."""
-_GRACE = 20.0
-"""Seconds in which the others may notice that one has failed; some would wait for it for ever."""
+_GRACE, _SAVING = 20.0, 120.0
+"""Seconds in which the others may notice that one has failed, or may save when one was stopped; one that was stopped
+while it was loading leaves others that would wait for it for ever."""
 
 _GRACE_OF_THE_STALLED = 2.0
 """The same, when the one that failed has waited for long already."""
@@ -141,8 +142,10 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> set[int]:
     """
     deadline, hung = math.inf, set[int]()
     while None in (codes := [worker.poll() for worker in workers]):
-        if any(code not in (None, 0, *_EXPLAINED[1:]) for code in codes):
-            grace = _GRACE_OF_THE_STALLED if STALLED in codes else _GRACE
+        ends = [code for code in codes if code]
+        if ends:
+            failed = any(code not in _EXPLAINED[1:] for code in ends)
+            grace = _GRACE_OF_THE_STALLED if STALLED in ends else _GRACE if failed else _SAVING
             deadline = min(deadline, time.monotonic() + grace)
         if time.monotonic() > deadline:
             for rank, worker in enumerate(workers):

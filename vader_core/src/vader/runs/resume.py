@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from yaml import YAMLError
+from pydantic import ValidationError
 
 from vader.diffusion.seeding import derive
-from vader.errors import CheckpointError, RunFolderError
+from vader.errors import CheckpointError, RunFolderError, SpecError
 from vader.runs import checkpoint, cleaning
 from vader.runs.changes import changes
 from vader.runs.checkpoint import Checkpoint
@@ -21,7 +21,9 @@ from vader.runs.folder import CHECKPOINTS, METRICS, SPEC, RunFolder
 from vader.runs.lock import RunLock
 from vader.runs.metrics_file import ASIDE
 from vader.runs.stateful import Registry
-from vader.spec import RunSpec, differences, load_run_spec
+from vader.spec import RunSpec, differences
+from vader.spec.form import form_problems
+from vader.spec.reading import read_source
 
 _SPARE_BYTES = 64 * 2**20
 
@@ -165,10 +167,18 @@ def _failed(folder: RunFolder, error: OSError) -> RunFolderError:
 
 
 def _started_with(folder: RunFolder) -> RunSpec:
+    """The spec that a run was started with; read as any other, since it may have been edited."""
     try:
-        return load_run_spec(folder.path)
-    except (ValueError, YAMLError) as error:
-        raise RunFolderError(f"output: {str(folder.spec)!r} has been changed and is no spec now: {error}") from error
+        source = read_source(folder.spec)
+        return RunSpec.model_validate(source.data)
+    except ValidationError as error:
+        problem = form_problems(source, error, RunSpec)[0]
+    except SpecError as error:
+        problem = error.problems[0]
+    raise RunFolderError(
+        f"output: {str(folder.spec)!r} is not what the run wrote, and no spec now: {problem} "
+        "Put it back as it was, or begin in another folder."
+    )
 
 
 def _made_for(found: Checkpoint, spec: RunSpec) -> bool:

@@ -11,7 +11,6 @@ from vader.spec.rollout import RolloutSpec as RolloutSpec
 from vader.spec.run import FREE_ON_RESUME as FREE_ON_RESUME
 from vader.spec.run import RunSpec as RunSpec
 from vader.spec.run import differences as differences
-from vader.spec.run import load_run_spec as load_run_spec
 from vader.spec.train import EarlyStopSpec as EarlyStopSpec
 from vader.spec.train import TrainSpec as TrainSpec
 from vader.spec.validation import HackingSpec as HackingSpec

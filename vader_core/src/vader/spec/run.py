@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -21,7 +20,6 @@ from vader.spec.options import Options
 from vader.spec.rollout import FramesSpec, GradientSpec, RolloutSpec, SamplerSpec, VideoSpec
 from vader.spec.train import ShardingSpec, TrainSpec
 from vader.spec.validation import ValidationSpec
-from vader.spec.yaml_text import load
 
 
 class RunSpec(Options):
@@ -160,8 +158,3 @@ def _differ(a: Any, b: Any, path: str, found: list[str]) -> None:
             _differ(a.get(key), b.get(key), f"{path}.{key}".lstrip("."), found)
     else:
         found.append(f"{path}: {a!r} then, {b!r} now")
-
-
-def load_run_spec(folder: Path) -> RunSpec:
-    """The resolved spec of a run folder. It was valid when written; an edited one fails like any other spec."""
-    return RunSpec.model_validate(load((folder / "spec.yaml").read_text(encoding="utf-8")))

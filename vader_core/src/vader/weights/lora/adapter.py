@@ -73,8 +73,20 @@ def _judge(layer: str, down: Tensor, up: Tensor, source: str) -> None:
     if down.ndim < 2 or up.ndim < 2 or not 0 < len(down) == up.shape[1]:
         shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
         raise WeightsError(f"{source}: the factors of {layer} have shapes {shapes}, which do not fit. Copy it again.")
-    if not (down.isfinite().all() and up.isfinite().all()):
-        raise WeightsError(f"{source}: {layer} holds numbers that are not finite, so it is damaged. Use another.")
+    for factor in (down, up):
+        require_numbers(factor, layer, source)
+
+
+def require_numbers(tensor: Tensor, name: str, source: str) -> None:
+    """A tensor of an adapter holds finite real numbers.
+
+    Raises:
+        WeightsError: it does not.
+    """
+    if not tensor.is_floating_point():
+        raise WeightsError(f"{source}: {name} is of {tensor.dtype}; expected floating-point numbers. Use another.")
+    if not tensor.float().isfinite().all():
+        raise WeightsError(f"{source}: {name} holds numbers that are not finite, so it is damaged. Use another.")
 
 
 def _filled(tensor: Tensor, dim: int, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from vader.spec import AdapterSpec
 from vader.weights.compare import compare_shapes, shapes_of
 from vader.weights.files import first_line, shown
 from vader.weights.lora import peft_config
-from vader.weights.lora.adapter import Adapter, uniform
+from vader.weights.lora.adapter import Adapter, require_numbers, uniform
 from vader.weights.lora.formats import Found, LayerNames, parse
 from vader.weights.lora.names import DIFFUSERS_FILE, METADATA, NAME, PEFT_CONFIG, PEFT_FILE
 from vader.weights.sealed import check_file
@@ -57,17 +57,16 @@ def read(path: Path, layers: LayerNames = MappingProxyType({})) -> Adapter:
     source = repr(str(file))
     tensors, metadata = _opened(file)
     found = parse(tensors, layers, source)
-    ranks = {layer: len(first) for layer, first in found.down.items()}
+    ranks = {layer: len(first) if first.ndim else 0 for layer, first in found.down.items()}
     config, where = _config(file, metadata, found)
     alpha, targets = {layer: found.alpha.get(layer, rank or 1) for layer, rank in ranks.items()}, None
     if config is not None:
         alpha, targets = peft_config.alphas(config, ranks, where), peft_config.targets(config, list(ranks))
-    wrong = [layer for layer, value in alpha.items() if not 0 < value < float("inf")]
+    wrong = [layer for layer, value in alpha.items() if not peft_config.is_alpha(value)]
     if wrong:
         raise WeightsError(f"{source}: alpha of {len(wrong)} layers is no number above 0{shown(wrong)}. Use another.")
-    broken = [name for name, tensor in found.whole.items() if not tensor.isfinite().all()]
-    if broken:
-        raise WeightsError(f"{source}: {shown(broken)[2:-1]} holds numbers that are not finite. Use another.")
+    for name, tensor in found.whole.items():
+        require_numbers(tensor, name, source)
     rank, common, state = uniform(found.down, found.up, alpha, source)
     spec = AdapterSpec(rank=rank, alpha=common, target_modules=targets or tuple(sorted(ranks)) or None, init=str(path))
     return Adapter(spec, state, found.whole)

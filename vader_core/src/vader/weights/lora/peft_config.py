@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vader.errors import WeightsError
+from vader.errors import WeightsError, cut
 
+_ALPHA = (1e-9, 1e9)
+"""No adapter has a smaller or a larger one; far beyond, the ratio of two is no number."""
 _INITS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Ways to begin that leave the base weights as they are."""
 _HONOURED = {
@@ -29,7 +32,7 @@ def judged(config: Any, where: str) -> Mapping[str, Any]:
     """
 
     def wrong(key: str, expected: str) -> WeightsError:
-        said = f"{where} says {key}: {config.get(key)!r}"
+        said = f"{where} says {key}: {cut(config.get(key))}"
         return WeightsError(f"{said}; expected {expected}. Correct it, or export the adapter again.")
 
     if not isinstance(config, Mapping):
@@ -38,12 +41,14 @@ def judged(config: Any, where: str) -> Mapping[str, Any]:
         raise wrong("peft_type", "LORA")
     if not _whole(config.get("r")) or config["r"] < 1:
         raise wrong("r", "the rank, a whole number of at least 1")
-    if not _above_0(config.get("lora_alpha")):
-        raise wrong("lora_alpha", "a number above 0")
-    for key, fits in (("rank_pattern", lambda v: _whole(v) and v >= 1), ("alpha_pattern", _above_0)):
+    if not is_alpha(config.get("lora_alpha")):
+        raise wrong("lora_alpha", "a number above 0 (1e-9 to 1e9)")
+    for key, fits in (("rank_pattern", lambda v: _whole(v) and v >= 1), ("alpha_pattern", is_alpha)):
         pattern = config.get(key) or {}
         if not isinstance(pattern, Mapping) or not all(map(fits, pattern.values())):
             raise wrong(key, "numbers by layer")
+        if not all(map(_soon_matched, pattern)):
+            raise wrong(key, "layers' names, or regular expressions with at most 3 of * + { and none after a bracket")
     if config.get("init_lora_weights", True) not in _INITS:
         raise wrong("init_lora_weights", "true or gaussian, since this one has changed the base weights as well")
     for key, value in config.items():
@@ -68,8 +73,8 @@ def alphas(config: Mapping[str, Any], ranks: Mapping[str, int], where: str) -> d
         said = _matching(config.get("rank_pattern") or {}, layer, config["r"])
         if said != rank:
             raise WeightsError(
-                f"{where} says rank {said} for {layer}, whose tensors have rank {rank}: they are of another model, "
-                "rank or configuration. Copy the adapter again."
+                f"{where} says rank {cut(said)} for {layer}, whose tensors have rank {rank}: they are of another "
+                "model, rank or configuration. Copy the adapter again."
             )
         alpha = float(_matching(config.get("alpha_pattern") or {}, layer, config["lora_alpha"]))
         found[layer] = alpha * rank**0.5 if config.get("use_rslora") else alpha
@@ -95,7 +100,8 @@ def targets(config: Mapping[str, Any], layers: Sequence[str]) -> tuple[str, ...]
 def _matching(pattern: Mapping[str, Any], layer: str, default: Any) -> Any:
     """The value for a layer. Source: ``get_pattern_key`` of peft, whose keys are regular expressions."""
     try:
-        return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", layer)), default)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of what brackets may once mean
+            return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", layer)), default)
     except re.error as error:
         raise WeightsError(f"the adapter's pattern of layers is no regular expression: {error}.") from error
 
@@ -104,5 +110,11 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _above_0(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+def is_alpha(value: Any) -> bool:
+    """Whether a value can be an adapter's alpha."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and _ALPHA[0] <= value <= _ALPHA[1]
+
+
+def _soon_matched(pattern: str) -> bool:
+    """Whether a regular expression cannot take for ever: time grows with the name's length to the power of repeats."""
+    return len(pattern) < 1000 and len(re.findall(r"[*+{]", pattern)) <= 3 and not re.search(r"\)[*+{]", pattern)
