@@ -54,6 +54,18 @@ def test_schedule(wan):
 
 @torch.no_grad()
 @pytest.mark.parametrize("length", [512, 7])
+def test_the_end_of_a_long_prompt_that_is_not_read(load, length):
+    """One token is a byte in the tiny model, and one is the end's."""
+    wan = load(max_sequence_length=length)
+    kept, end = "x" * (length - 1), "and more"
+    assert wan.cut_off(kept + end) == end
+    assert wan.cut_off(kept) == ""
+    whole, other = (wan.encode([Prompt(kept + one)]).positive["encoder_hidden_states"] for one in (end, "or less"))
+    assert torch.equal(whole, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [512, 7])
 def test_encode_equals_the_pipeline(load, pipeline, length):
     wan = load(negative_prompt="dull", max_sequence_length=length)
     conditioning = wan.encode([*map(Prompt, PROMPTS)])

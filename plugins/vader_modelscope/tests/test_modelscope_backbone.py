@@ -66,6 +66,20 @@ def test_a_long_prompt_is_cut_and_a_tokenizer_without_length_is_bounded(load):
 
 
 @torch.no_grad()
+def test_the_end_of_a_long_prompt_that_is_not_read(modelscope):
+    text = "word " * 30 + "and more"
+    end = modelscope.cut_off(text)
+    kept = text.removesuffix(end)
+    assert (kept + end, end.split()[-1]) == (text, "more")
+    assert modelscope.cut_off(kept) == modelscope.cut_off("a fox") == ""
+    whole, other, short = (
+        modelscope.encode([Prompt(one)]).positive["encoder_hidden_states"] for one in (text, kept + "x" * 99, kept[:-3])
+    )
+    assert torch.equal(whole, other)
+    assert not torch.equal(whole, short)
+
+
+@torch.no_grad()
 def test_text_encoder_on_the_cpu_gives_the_same(modelscope, load):
     offloaded = load(text_encoder_offload="cpu")
     assert torch.equal(

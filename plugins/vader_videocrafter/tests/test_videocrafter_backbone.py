@@ -141,6 +141,16 @@ def test_a_long_prompt_is_cut(backbone):
 
 
 @torch.no_grad()
+def test_the_end_of_a_long_prompt_that_is_not_read(backbone):
+    """76 words are one more than there is room for between begin and end."""
+    text = " ".join(["fox"] * 75 + ["jumps", "high"])
+    assert backbone.cut_off(text) == "jumps high"
+    assert backbone.cut_off(text.removesuffix(" jumps high")) == ""
+    whole, other = (backbone.encode([Prompt(one)]).positive["embeds"] for one in (text, text + " and far"))
+    assert torch.equal(whole, other)
+
+
+@torch.no_grad()
 def test_negative_prompt(load, backbone):
     negative, calls = load(negative_prompt="dull"), []
     negative.text_encoder.register_forward_hook(lambda *_: calls.append(1))

@@ -80,6 +80,7 @@ class ModelScope(sdk.FamilyBackbone):
         denoiser="unet",
         tokenizers={"tokenizer": "CLIPTokenizer"},
         encode=_encode,
+        text_tokens=77,
         decoder=sdk.PerFrame(),
         schedule=sdk.diffusion_schedule,
         channels=lambda configs: configs["vae"].latent_channels,

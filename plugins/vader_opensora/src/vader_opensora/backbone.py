@@ -135,11 +135,9 @@ class OpenSora:
             which is the unconditional branch; ``mask`` ``(b n)``, true for a prompt's tokens: as in the reference it is
             the same in both branches.
         """
-        options = self._options
-        scores = (options.aesthetic_score, options.motion_score, options.camera_motion)
         empty: Tensor = self.denoiser.y_embedder.y_embedding
         tokens = self.tokenizer(
-            [text.prepare(prompt.text, *scores) for prompt in prompts],
+            [self._prepared(prompt.text) for prompt in prompts],
             padding="max_length",
             max_length=len(empty),
             truncation=True,
@@ -150,6 +148,15 @@ class OpenSora:
         mask = tokens.attention_mask.bool().to(self._device)
         positive = {"embeds": hidden.to(self._device), "mask": mask}
         return Conditioning(positive, {"embeds": empty.expand(len(prompts), -1, -1), "mask": mask})
+
+    def _prepared(self, prompt: str) -> str:
+        """A prompt as the denoiser was trained with."""
+        options = self._options
+        return text.prepare(prompt, options.aesthetic_score, options.motion_score, options.camera_motion)
+
+    def cut_off(self, text: str) -> str:
+        """See :class:`vader.sdk.CutsPrompts`."""
+        return sdk.beyond(self.tokenizer, self._prepared(text), len(self.denoiser.y_embedder.y_embedding))
 
     def predict(self, denoiser: nn.Module, latents: Latents, timestep: Tensor, branch: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - clean``; Open-Sora's own has the other sign. See :meth:`vader.Backbone.predict`.

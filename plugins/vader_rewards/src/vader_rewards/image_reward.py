@@ -98,6 +98,13 @@ class ImageReward:
     def _set_up(self, options: ImageRewardOptions, judge: Judge, tokenizer: Any) -> None:
         self._options, self._judge, self._tokenizer = options, judge, tokenizer
 
+    def cut_off(self, text: str) -> str:
+        """See :class:`vader.sdk.CutsPrompts`."""
+        from vader import sdk
+        from vader_rewards import blip
+
+        return sdk.beyond(self._tokenizer, text, blip.TOKENS)
+
     def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
         import torch

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from vader.sdk import Place
 
+_TOKENS = 77
 HPS_FILES = {"v2.0": "xswu/HPSv2:HPS_v2_compressed.pt", "v2.1": "xswu/HPSv2:HPS_v2.1_compressed.pt"}
 
 
@@ -145,6 +146,10 @@ class Hps:
         reward._tower, reward._how = meta_init.open_clip(architecture, given, runtime, place), options.preprocess
         return reward
 
+    def cut_off(self, text: str) -> str:
+        """See :class:`vader.sdk.CutsPrompts`."""
+        return self._tower.cut_off(text)
+
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
         from vader_rewards import pixels
@@ -185,6 +190,10 @@ class ClipText:
         is_file = given is not None and (options.has_weights or Path(given).suffix or ":" in given)
         source = file(given, "weights") if given is not None and is_file else given
         self._tower = towers.open_clip(_local(options.model), source, runtime)
+
+    def cut_off(self, text: str) -> str:
+        """See :class:`vader.sdk.CutsPrompts`."""
+        return self._tower.cut_off(text)
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
@@ -236,6 +245,12 @@ class PickScore:
         reward._model, reward._tokenizer = meta_init.clip(options.weights, runtime, place)
         return reward
 
+    def cut_off(self, text: str) -> str:
+        """See :class:`vader.sdk.CutsPrompts`."""
+        from vader import sdk
+
+        return sdk.beyond(self._tokenizer, text, _TOKENS)
+
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
         from torch.nn import functional
@@ -260,7 +275,7 @@ class PickScore:
         from vader_rewards import pixels
 
         tokens = self._tokenizer(
-            [prompt.text for prompt in prompts], padding=True, truncation=True, max_length=77, return_tensors="pt"
+            [prompt.text for prompt in prompts], padding=True, truncation=True, max_length=_TOKENS, return_tensors="pt"
         ).to(self._model.device)
         with torch.no_grad():
             embedded = self._model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output

@@ -154,6 +154,17 @@ class OpenClip:
         tokens = self.tokenizer(list(texts)).to(next(self.network.parameters()).device)
         return self._unit(self.network.encode_text(tokens))
 
+    def cut_off(self, text: str) -> str:
+        """The end of a text that is not read."""
+        from open_clip.tokenizer import HFTokenizer
+
+        from vader import sdk
+
+        words: Any = self.tokenizer
+        if isinstance(words, HFTokenizer):
+            return sdk.beyond(words.tokenizer, text, words.context_length)
+        return sdk.beyond_room(text, words.context_length - 2, words.encode, words.decode)
+
     def normalised(self, images: Tensor) -> Tensor:
         """With the mean and deviation that the model was trained with."""
         return pixels.normalise(images, self.preprocess["mean"], self.preprocess["std"])

@@ -82,6 +82,12 @@ class VideoText:
     def _set_up(self, options: VideoTextOptions, judge: Judge, tokenizer: Any) -> None:
         self._options, self._judge, self._tokenizer = options, judge, tokenizer
 
+    def cut_off(self, text: str) -> str:
+        """See :class:`vader.sdk.CutsPrompts`."""
+        from vader import sdk
+
+        return sdk.beyond(self._tokenizer, text, _TOKENS)
+
     def score(self, frames: Frames, prompts: Sequence[Prompt]) -> Scores:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
         from torch.nn import functional

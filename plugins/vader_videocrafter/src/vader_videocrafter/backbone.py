@@ -158,6 +158,11 @@ class VideoCrafter2:
         positive = {"embeds": self._embed([prompt.text for prompt in prompts]), **rate}
         return Conditioning(positive, {"embeds": self._negative.expand(len(prompts), -1, -1), **rate})
 
+    def cut_off(self, text: str) -> str:
+        """See :class:`vader.sdk.CutsPrompts`."""
+        words = self.tokenizer
+        return sdk.beyond_room(text, words.context_length - 2, words.encode, words.decode)
+
     def _embed(self, prompts: Sequence[str]) -> Tensor:
         """``(b n d)``: tokens beyond the encoder's length are cut, shorter prompts padded with token 0."""
         tokens = self.tokenizer(list(prompts))

@@ -169,6 +169,10 @@ class FamilyBackbone:
         self.text.load()
         return self.text.encode([prompt.text for prompt in prompts], encode_images(self, prompts))
 
+    def cut_off(self, text: str) -> str:
+        """See :class:`vader.protocols.CutsPrompts`."""
+        return self.text.cut_off(text)
+
     def predict(self, denoiser: nn.Module, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
         """See :meth:`vader.Backbone.predict`.
 

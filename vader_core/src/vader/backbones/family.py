@@ -234,6 +234,8 @@ class Family:
         layers: where the denoiser keeps its layers; None where they cannot be taken apart.
         encoder: ``(vae, pixels (b 3 f h w) in [-1, 1]) -> latents`` as the denoiser sees them; None for none.
         fixed: ``(configuration by part) -> the only clip that a checkpoint makes``; None for any of the grid.
+        text_tokens: tokens of a text that are taken, without an option ``max_sequence_length``; None: as many as the
+            first tokenizer says.
         published: folder with the configurations of ``hub``, for ``vader estimate``.
     """
 
@@ -259,6 +261,7 @@ class Family:
     layers: Layers | None = None
     encoder: Callable[[Any, Tensor], Latents] | None = None
     fixed: Callable[[Mapping[str, Any]], Video | None] = any_clip
+    text_tokens: int | None = None
     published: Path | None = None
 
     @property

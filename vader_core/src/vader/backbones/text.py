@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from vader.protocols import Branch, Conditioning, Runtime, Video
+from vader.weights.text_limit import beyond
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +91,14 @@ class TextSide:
                 self._negative = self._branch([self._parts.options.negative_prompt])
         negative = {name: row.expand(len(texts), *row.shape[1:]) for name, row in self._negative.items()}
         return Conditioning({**self._branch(texts), **images}, {**negative, **images})
+
+    def cut_off(self, text: str) -> str:
+        """The end of a text that its first encoder is not given."""
+        tokenizer, family = next(iter(self.tokenizers.values()), None), self._parts.family
+        if tokenizer is None:
+            return ""
+        said = getattr(self._parts.options, "max_sequence_length", None)
+        return beyond(tokenizer, text, said or min(tokenizer.model_max_length, family.text_tokens or 10**6))
 
     def _branch(self, texts: Sequence[str]) -> Branch:
         found = self._parts.family.encode(self.pipeline, texts, self._parts.options)

@@ -78,6 +78,7 @@ def generate(
         overrides=set_ or [],
         trust_code=trust_code,
         progress=lambda done, total: typer.echo(f"clip {done} of {total}", err=True),
+        notice=lambda text: typer.echo(text, err=True),
     )
     for clip in made:
         typer.echo(f"{clip.file}  seed {clip.seed}  {clip.prompt}")

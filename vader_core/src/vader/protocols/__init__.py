@@ -4,6 +4,7 @@ from vader.protocols.abilities import ABILITIES as ABILITIES
 from vader.protocols.abilities import CachesConditioning as CachesConditioning
 from vader.protocols.abilities import CombinesGuidance as CombinesGuidance
 from vader.protocols.abilities import Convertible as Convertible
+from vader.protocols.abilities import CutsPrompts as CutsPrompts
 from vader.protocols.abilities import DecodesForReward as DecodesForReward
 from vader.protocols.abilities import EncodesClips as EncodesClips
 from vader.protocols.abilities import ExportsNative as ExportsNative

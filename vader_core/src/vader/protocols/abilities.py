@@ -179,6 +179,15 @@ class GivesNotices(Protocol):
 
 
 @runtime_checkable
+class CutsPrompts(Protocol):
+    """A backbone or a reward that reads no more than the beginning of a long prompt; a run says so."""
+
+    def cut_off(self, text: str) -> str:
+        """The end of a prompt's text that is not read; nothing for one that is read whole."""
+        ...
+
+
+@runtime_checkable
 class NamedPromptSets(Protocol):
     """A prompt source that holds sets of prompts with names; ``vader prompts`` lists and prints them."""
 
@@ -211,6 +220,7 @@ ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
         CachesConditioning: ("backbone",),
         HoldsPrompts: ("prompts",),
         GivesNotices: ("prompts",),
+        CutsPrompts: ("backbone", "reward"),
         DecodesForReward: ("backbone",),
         NamedPromptSets: ("prompts",),
         ValidatesSpec: ("method",),

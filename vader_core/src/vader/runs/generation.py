@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from warnings import warn
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from vader.protocols import Prompt
 from vader.resolve.validate import Spec
 from vader.runs.display import MOST_SHOWN, clips_html, figure
 from vader.runs.folder import written_scale
+from vader.runs.long_prompts import long_prompts
 from vader.runs.session import open_session
 from vader.runs.shares import in_shares
 
@@ -65,6 +67,7 @@ def generate(
     overrides: Sequence[str] = (),
     trust_code: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    notice: Callable[[str], None] = warn,
 ) -> Clips:
     """Make clips: every prompt with every seed. The spec's rewards are not looked at.
 
@@ -87,6 +90,7 @@ def generate(
         overrides: dotted ``path=value`` strings.
         trust_code: run code that a spec in a file, or another user's run folder, names outside its folder.
         progress: called, in the main process, with clips done and clips in all.
+        notice: called, in the main process, with what a user should know of the prompts: that some are cut.
 
     Raises:
         ValueError: no prompt, no seed, or an unknown file type.
@@ -120,6 +124,9 @@ def generate(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot write clips to {str(folder)!r}: {error.strerror}.") from error
+    long = long_prompts(asked, {f"backbone {session.plan.spec.backbone.name}": context.backbone})
+    if long is not None and session.engine.is_main:
+        notice(long)
     fps = session.plan.video.fps or 8.0
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from vader.paths import user_path
 from vader.resolve import code_record
 from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
-from vader.runs.assembly import assemble, register
+from vader.runs.assembly import Assembly, assemble, register
 from vader.runs.common_folder import START, mark_of_start, require_common
 from vader.runs.course import Course
 from vader.runs.engine import Engine
@@ -25,11 +25,13 @@ from vader.runs.folder import RunFolder, step_folders
 from vader.runs.launch import require_processes
 from vader.runs.listeners import MetricsFile, Trackers
 from vader.runs.lock import RunLock
+from vader.runs.long_prompts import long_prompts, prompts_of
 from vader.runs.resume import Entry, take_up
 from vader.runs.retention import Checkpoints, room
 from vader.runs.source import to_resume
 from vader.runs.step_shares import StepShares, require_whole_round, said, step_shares
 from vader.runs.train_step import Counters
+from vader.runs.validation import chosen
 
 
 def train(
@@ -119,6 +121,7 @@ def _run(plan: Plan, engine: Engine, entry: Entry, notices: list[str], listeners
         if engine.configured:
             notices.append(f"accelerate's own configuration decides the sharding: {engine.sharding.model_dump()}.")
         notices += [text for text in [said(spec.train, engine.num_processes, found, shares)] if text]
+        notices += _lost_words(plan, live)
     engine.wait()
     require_common(folder, engine)
     step = take_up(found, registry, spec, engine)
@@ -127,6 +130,17 @@ def _run(plan: Plan, engine: Engine, entry: Entry, notices: list[str], listeners
     checkpoints = Checkpoints(spec, engine, folder, entry.lock, registry, shares.first_processes)
     course = Course(plan, engine, folder, live, checkpoints, counters, step, shares, emit)
     return course.run(notices)
+
+
+def _lost_words(plan: Plan, live: Assembly) -> list[str]:
+    """A notice of prompts that are cut."""
+    asked = list(prompts_of(plan.prompts))
+    if plan.spec.validation.clips:
+        asked += chosen(plan.spec.validation, plan.validation_prompts)[0]
+    readers: dict[str, object] = {f"backbone {plan.spec.backbone.name}": live.backbone}
+    readers |= {f"reward {key!r}": reward for key, reward in live.validating.rewards.items()}
+    said = long_prompts(asked, readers)
+    return [said] if said is not None else []
 
 
 def _describe(plan: Plan, engine: Engine, folder: RunFolder, shares: StepShares) -> list[str]:

@@ -19,6 +19,9 @@ _PUBLIC = {
     "MetaBuildable": "vader.protocols:MetaBuildable",
     "HoldsPrompts": "vader.protocols:HoldsPrompts",
     "GivesNotices": "vader.protocols:GivesNotices",
+    "CutsPrompts": "vader.protocols:CutsPrompts",
+    "beyond": "vader.weights.text_limit:beyond",
+    "beyond_room": "vader.weights.text_limit:beyond_room",
     "DecodePlan": "vader.protocols:DecodePlan",
     "DecodesForReward": "vader.protocols:DecodesForReward",
     "MemoryOption": "vader.protocols:MemoryOption",
@@ -169,6 +172,7 @@ if TYPE_CHECKING:
     from vader.protocols import CachesConditioning as CachesConditioning
     from vader.protocols import CombinesGuidance as CombinesGuidance
     from vader.protocols import Convertible as Convertible
+    from vader.protocols import CutsPrompts as CutsPrompts
     from vader.protocols import DecodePlan as DecodePlan
     from vader.protocols import DecodesForReward as DecodesForReward
     from vader.protocols import EncodesClips as EncodesClips
@@ -210,6 +214,8 @@ if TYPE_CHECKING:
     from vader.weights.meta_init import meta_network as meta_network
     from vader.weights.pipeline_folder import INDEX as INDEX
     from vader.weights.pipeline_folder import PipelineFolder as PipelineFolder
+    from vader.weights.text_limit import beyond as beyond
+    from vader.weights.text_limit import beyond_room as beyond_room
 
     read_adapter = vader.weights.lora.read
     write_adapter = vader.weights.lora.write
