@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -296,3 +298,81 @@ def test_a_reward_gets_prompts_that_it_cannot_change() -> None:
         return mean(frames)
 
     ask_reward("mine", FunctionReward(clear), clips(), prompts)
+
+
+def _spoil(value: Any) -> None:
+    """Change all that can be changed in place."""
+    if isinstance(value, dict | list | set | tuple):
+        for inner in list(value.values() if isinstance(value, dict) else value):
+            _spoil(inner)
+    if isinstance(value, dict | list | set | bytearray):
+        value.clear()
+    elif isinstance(value, Tensor | np.ndarray):
+        value[...] = 0
+
+
+def test_metadata_that_a_reward_changes_reaches_nobody() -> None:
+    def metadata() -> dict[str, Any]:
+        return {
+            "class": "fox", "boxes": [[1, 2], {"at": [3]}], "seen": {"a", "b"}, "pair": ([1], "x"),
+            "raw": bytearray(b"ab"),
+            "target": torch.ones(2), "mask": np.ones(2), "none": None,
+        }  # fmt: skip
+
+    prompts = [Prompt("a", metadata()), Prompt("b", MappingProxyType(metadata()))]
+    seen: list[Any] = []
+
+    def spoil(frames: Tensor, given: Sequence[Prompt]) -> Tensor:
+        seen.append(copy.deepcopy([dict(prompt.metadata) for prompt in given]))
+        for prompt in given:
+            _spoil(dict(prompt.metadata))
+            prompt.metadata["new"] = 1  # type: ignore[index]
+        return mean(frames)
+
+    for _ in range(2):
+        ask_reward("mine", FunctionReward(spoil), clips(), prompts)
+    for made in (*seen[0], *seen[1], *(dict(prompt.metadata) for prompt in prompts)):
+        assert made.keys() == metadata().keys()
+        assert made["boxes"] == [[1, 2], {"at": [3]}]
+        assert (made["seen"], made["pair"], made["raw"]) == ({"a", "b"}, ([1], "x"), bytearray(b"ab"))
+        assert float(made["target"].sum()) == float(made["mask"].sum()) == 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda latents, timestep, conditioning: timestep.mul_(2), "timestep"),
+        (lambda latents, timestep, conditioning: conditioning.positive["text"].add_(1), "conditioning"),
+        (lambda latents, timestep, conditioning: conditioning.negative["text"].numpy().fill(3), "conditioning"),
+        (lambda latents, timestep, conditioning: conditioning.positive["mask"].logical_not_(), "conditioning"),
+    ],
+)
+def test_conditioning_that_a_reward_changes_is_an_error(spoil: Callable[..., Any], what: str) -> None:
+    conditioning = Conditioning(
+        {"text": torch.zeros(2, 1), "mask": torch.ones(2, 1, dtype=torch.bool)}, {"text": torch.ones(2, 1)}
+    )
+
+    class Latent:
+        input = "latents"
+
+        def score(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Any:
+            spoil(latents, timestep, conditioning)
+            return mean(latents)
+
+    with pytest.raises(ComponentError, match=f"reward 'mine' changed the {what}"):
+        ask_latent_reward("mine", Latent(), clips(), torch.ones(2), conditioning)
+
+
+def test_a_branch_that_a_reward_empties_is_its_own() -> None:
+    conditioning = Conditioning({"text": torch.zeros(2, 1)}, {"text": torch.ones(2, 1)})
+
+    class Latent:
+        input = "latents"
+
+        def score(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Any:
+            conditioning.positive.clear()  # type: ignore[attr-defined]
+            conditioning.negative["new"] = latents  # type: ignore[index]
+            return mean(latents)
+
+    ask_latent_reward("mine", Latent(), clips(), torch.ones(2), conditioning)
+    assert (list(conditioning.positive), list(conditioning.negative or {})) == (["text"], ["text"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,14 +30,15 @@ def ask_reward(key: str, reward: Reward, frames: Frames, prompts: Sequence[Promp
         key: what the reward is called.
         reward: is asked.
         frames: ``(b f c h w)`` in [0, 1].
-        prompts: of the ``b`` clips.
+        prompts: of the ``b`` clips; the reward gets copies, with metadata of its own.
 
     Raises:
         ComponentError: it raised, gave no such scores, none with a gradient where one is needed, or changed the frames.
     """
     before = _state(frames)
+    own = tuple(replace(prompt, metadata=_copied(prompt.metadata)) for prompt in prompts)
     with blame(f"reward {key!r}"):
-        given = reward.score(frames, tuple(prompts))
+        given = reward.score(frames, own)
     _require_unchanged(key, "frames", before, frames)
     return _judged(key, reward, given, frames)
 
@@ -52,11 +55,27 @@ def ask_latent_reward(
         timestep: ``(b,)``, theirs.
         conditioning: of the ``b`` prompts.
     """
-    before = _state(latents)
+    branches = [*conditioning.positive.values(), *(conditioning.negative or {}).values()]
+    seen = [("latents", latents), ("timestep", timestep), *(("conditioning", tensor) for tensor in branches)]
+    before = [_state(tensor) for _, tensor in seen]
     with blame(f"reward {key!r}"):
-        given = reward.score(latents, timestep, conditioning)
-    _require_unchanged(key, "latents", before, latents)
+        given = reward.score(latents, timestep, conditioning.map(lambda tensor: tensor))
+    for (what, tensor), state in zip(seen, before, strict=True):
+        _require_unchanged(key, what, state, tensor)
     return _judged(key, reward, given, latents)[SCORE]
+
+
+def _copied(value: Any) -> Any:
+    """Metadata in containers and tensors of its own; what else it holds is the same."""
+    if isinstance(value, Mapping):
+        return {name: _copied(inner) for name, inner in value.items()}
+    if isinstance(value, list | set):
+        return type(value)(map(_copied, value))
+    if type(value) is tuple:
+        return tuple(map(_copied, value))
+    if isinstance(value, Tensor):
+        return value.clone()
+    return value.copy() if isinstance(value, np.ndarray | bytearray) else value
 
 
 def _judged(key: str, reward: Any, given: Any, seen: Tensor) -> Mapping[str, Scores]:
