@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vader import WeightsError
+from vader import WeightsError, sdk
 from vader.resolve import conversion
 from vader.resolve.components import ResolvedComponent
 from vader.spec import AdapterSpec
@@ -94,9 +94,32 @@ def test_lora_of_another_model(folder, file, tmp_path):
         convert(file, tmp_path / "adapter", folder)
 
 
-def test_it_is_not_written_in_the_reference_s_format(small_folder, file, tmp_path):
-    with pytest.raises(WeightsError, match="'modelscope' has no adapter format of its own"):
-        convert(convert(file, tmp_path / "adapter", small_folder), tmp_path / "back.pt", small_folder)
+@pytest.mark.parametrize("alpha", [4, 6])
+def test_it_is_written_in_the_reference_s_format(small_folder, golden, file, tmp_path, alpha):
+    """Tensor by tensor what was read, the second factor with the scale."""
+    folder = convert(file, tmp_path / "adapter", small_folder)
+    adapter = adapters.read(folder)
+    spec = adapter.spec.model_copy(update={"alpha": alpha})
+    (tmp_path / "scaled").mkdir()
+    sdk.write_adapter(tmp_path / "scaled", adapter.state, spec)
+    made = torch.load(convert(tmp_path / "scaled", tmp_path / "back.pt", small_folder))
+    given = golden.lora_list()
+    assert len(made) == len(given)
+    for index, (ours, theirs) in enumerate(zip(made, given, strict=True)):
+        assert torch.equal(ours, theirs if index % 2 else theirs * (alpha / adapter.spec.rank))
+
+
+def test_layers_that_an_adapter_leaves_out_are_zeros(small_folder, golden, file, tmp_path):
+    adapter = adapters.read(convert(file, tmp_path / "adapter", small_folder))
+    state = {name: tensor for name, tensor in adapter.state.items() if not name.startswith("conv_in.")}
+    options = ModelScopeOptions(weights=str(small_folder))
+    made, given = lora.published(adapter.spec, state, ModelScope, options), golden.lora_list()
+    assert [tensor.shape for tensor in made] == [tensor.shape for tensor in given]
+    assert not made[0].any()
+    assert not made[1].any()
+    assert all(map(torch.equal, made[2:], given[2:]))
+    with pytest.raises(WeightsError, match=r"1 tensors of the adapter are for no layer.*\(text_encoder\.x.*split`"):
+        lora.published(adapter.spec, {**state, "text_encoder.x": torch.ones(1)}, ModelScope, options)
 
 
 def test_split(load, tmp_path):

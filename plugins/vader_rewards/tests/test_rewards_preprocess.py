@@ -1,9 +1,12 @@
 """Our preprocessing against each model's own processor, on the same image."""
 
+import json
+
 import pytest
 import torch
 
-from vader_rewards import pixels
+from vader import WeightsError
+from vader_rewards import detectors, pixels
 from vader_rewards.detectors import prepare
 from vader_rewards.towers import ClipVision
 
@@ -130,6 +133,48 @@ def test_detectors(size, kind):
     ours = prepare(image[None], "official", sizes, 16 if kind == "yolos" else 1)
     assert ours.shape == torch.stack(list(theirs)).shape
     assert (ours - torch.stack(list(theirs))).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({"size": 512, "max_size": 864}, (512, 864)),
+        ({"size": 512}, (512, 1333)),
+        ({"size": {"shortest_edge": 512, "longest_edge": 864}}, (512, 864)),
+        ({"size": {"shortest_edge": 512}}, (512, 10**6)),
+        ({}, (800, 1333)),
+    ],
+)
+@pytest.mark.parametrize("asked", [None, 256])
+def test_the_sizes_of_a_detectors_processor(tmp_path, said, wanted, asked):
+    """As transformers reads them, old and new; another shorter side keeps the proportion."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    found = detectors._size(tmp_path, "mine", asked)
+    shortest = asked or wanted[0]
+    assert found == {"shortest_edge": shortest, "longest_edge": shortest * wanted[1] // wanted[0]}
+
+
+@pytest.mark.parametrize("size", [(240, 320), (300, 900)])
+def test_an_old_detectors_pictures_are_those_of_transformers(tmp_path, size):
+    from transformers import YolosImageProcessor
+
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"size": 128, "max_size": 216, "do_pad": False, "image_processor_type": "YolosImageProcessor"})
+    )
+    image = smooth(*size)
+    theirs = torch.stack(list(processed(YolosImageProcessor.from_pretrained(tmp_path), image).pixel_values))
+    ours = prepare(image[None], "official", detectors._size(tmp_path, "mine", None), 16)
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "said", [{"height": 512, "width": 512}, "512", {"shortest_edge": 0}, {"shortest_edge": "x"}, -3]
+)
+def test_sizes_that_are_none_are_refused(tmp_path, said):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": said}))
+    with pytest.raises(WeightsError, match=r"mine: preprocessor_config\.json says size: "):
+        detectors._size(tmp_path, "mine", None)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,6 +1,8 @@
 """Real key lists are consumed to the last tensor; files are found, converted and streamed."""
 
 import gc
+import math
+import re
 import shutil
 import weakref
 from dataclasses import replace
@@ -10,7 +12,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
-from vader import WeightsError
+from vader import Prompt, WeightsError
 from vader_videocrafter import checkpoint, layout, names, tiny, weights
 
 CPU = torch.device("cpu")
@@ -34,6 +36,65 @@ def saved(path, state):
 def state(tiny_file):
     """The tensors of a tiny checkpoint, the test's own."""
     return read_state(tiny_file())
+
+
+# -- tiny sizes, as the reference takes them
+
+KINDS = {"512-v2": "t2v_512_v2.0", "512-v1": "t2v_512_v1.0", "1024": "t2v_1024_v1.0"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tiny_checkpoint_has_the_published_layout(tiny_file, shapes, kind):
+    """The reference loads by name, strictly: every buffer is there, and a convolution of width 1 has its dimensions."""
+    ours, theirs = shapes_of(tiny_file(kind)), shapes(KINDS[kind])
+
+    def patterns(found):
+        return {re.sub(r"\d+", "N", key): len(shape) for key, shape in found.items()}
+
+    assert patterns(ours).items() <= patterns(theirs).items()
+    missing = patterns(theirs).keys() - patterns(ours).keys()
+    assert all("skip_connection" in name or "nin_shortcut" in name for name in missing), missing
+    buffers = {key: shape for key, shape in theirs.items() if "." not in key}
+    assert {key: shape for key, shape in ours.items() if "." not in key} == buffers
+
+
+def shapes_of(path):
+    return {key: tuple(tensor.shape) for key, tensor in read_state(path).items()}
+
+
+def test_the_buffers_are_those_of_the_reference(state, golden):
+    recorded = golden("ddim")
+    for name in ("betas", "alphas_cumprod", "alphas_cumprod_prev", "scale_arr"):
+        torch.testing.assert_close(state[name], recorded[f"buf.{name}"], rtol=1e-6, atol=1e-8)
+    kept, before, betas = (state[name].double() for name in ("alphas_cumprod", "alphas_cumprod_prev", "betas"))
+    torch.testing.assert_close(
+        state["sqrt_recipm1_alphas_cumprod"].double(), (1 / kept - 1).sqrt(), rtol=1e-5, atol=1e-6
+    )
+    variance = state["posterior_variance"].double()
+    torch.testing.assert_close(variance, betas * (1 - before) / (1 - kept), rtol=1e-4, atol=1e-9)
+    mean = state["posterior_mean_coef1"].double() + state["posterior_mean_coef2"].double() * kept.sqrt()
+    torch.testing.assert_close(mean, before.sqrt(), rtol=1e-4, atol=1e-5)
+    assert state["posterior_log_variance_clipped"][0] == pytest.approx(math.log(1e-20), rel=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attention", [True, False])
+def test_a_unet_of_one_level(load, tmp_path, kind, attention):
+    sizes = tiny.layout(kind)
+    sizes = replace(sizes, unet=replace(sizes.unet, channels=(64,), attention=(attention,)))
+    made = tiny.state_dict(sizes, 0, kind)
+    assert weights.read({key: tuple(tensor.shape) for key, tensor in made.items()}, "x") == sizes
+    backbone = load(saved(tmp_path / "model.ckpt", made))
+    latents = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    branch = backbone.encode([Prompt("a fox")]).positive
+    found = backbone.predict(backbone.denoiser, latents, torch.tensor([500.0]), branch)
+    assert found.shape == latents.shape
+    assert found.isfinite().all()
+    assert found.std() > 0.01
+    del made["model.diffusion_model.output_blocks.1.0.in_layers.2.weight"]
+    with pytest.raises(WeightsError, match=r"1 tensors are missing \(model\.diffusion_model\.output_blocks\.1"):
+        load(saved(tmp_path / "model.ckpt", made))
 
 
 # -- real sizes, on the meta device

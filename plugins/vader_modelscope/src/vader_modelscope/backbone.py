@@ -97,3 +97,12 @@ class ModelScope(sdk.FamilyBackbone):
         from vader_modelscope import lora
 
         return lora.read(path, cls, options) if path.suffix.lower() in sdk.PICKLED else None
+
+    @classmethod
+    def export_adapter(
+        cls, options: ModelScopeOptions, spec: sdk.AdapterSpec, state: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        """What the reference loads. See :func:`vader_modelscope.lora.published`."""
+        from vader_modelscope import lora
+
+        return lora.published(spec, state, cls, options)

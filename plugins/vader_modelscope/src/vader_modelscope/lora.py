@@ -3,6 +3,7 @@
 ::
 
     vader convert adapter 450_unet.pt ADAPTER --backbone modelscope --weights FOLDER-OR-HUB-ID
+    vader convert adapter ADAPTER back_unet.pt --backbone modelscope --weights FOLDER-OR-HUB-ID
     python -m vader_modelscope.lora split ADAPTER OUT
 
 The reference saves a LoRA as a flat list ``[up, down, up, down, ...]`` over every linear and convolutional layer of the
@@ -12,7 +13,7 @@ UNet, in the order of its modules; ``output = base + up(down(input))``, which in
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,39 @@ def read(path: Path, backbone: Any, options: Any) -> tuple[sdk.AdapterSpec, dict
         state[f"{name}.lora_A.weight"] = _filled(down, 0, rank)
         state[f"{name}.lora_B.weight"] = _filled(up, 1, rank)
     return sdk.AdapterSpec(rank=rank, alpha=rank, target_modules=tuple(layers), init=str(path)), state
+
+
+def published(spec: sdk.AdapterSpec, state: Mapping[str, Tensor], backbone: Any, options: Any) -> list[Tensor]:
+    """The list that the reference loads: of every layer ``up * alpha / rank`` and ``down``, zeros where there is none.
+
+    Args:
+        spec: of the adapter.
+        state: its tensors, by plain name.
+        backbone: the backbone's class.
+        options: its options, which name the pipeline that it was trained on.
+
+    Raises:
+        vader.WeightsError: it has layers that are not the UNet's.
+    """
+    import torch
+
+    layers, rank, found = _layers(backbone, options), spec.rank, dict(state)
+    scale = (spec.alpha or rank) / rank
+    made: list[Tensor] = []
+    for name, layer in layers.items():
+        weight = layer.get_parameter("weight")
+        ones = tuple(1 for _ in weight.shape[2:])
+        down, up = found.pop(f"{name}.lora_A.weight", None), found.pop(f"{name}.lora_B.weight", None)
+        if down is None or up is None:
+            down, up = torch.zeros(rank, *weight.shape[1:]), torch.zeros(weight.shape[0], rank, *ones)
+        made += [up.float() * scale, down.float()]
+    if found:
+        other = "; the text encoder's part is written apart by `python -m vader_modelscope.lora split`"
+        raise WeightsError(
+            f"{len(found)} tensors of the adapter are for no layer of the UNet of {options.weights}"
+            f"{sdk.shown(list(found))}{other if any(name.startswith(_TEXT) for name in found) else ''}."
+        )
+    return made
 
 
 def split(source: str | Path, output: str | Path) -> dict[str, Path]:

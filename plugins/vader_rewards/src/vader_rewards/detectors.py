@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from vader import Prompt, Runtime
+from vader import Prompt, Runtime, WeightsError
 from vader_rewards import pixels, weights
 from vader_rewards.labels import ClassNames
 
+_UNBOUNDED = 10**6
 DETR_SIDES = {"shortest_edge": 800, "longest_edge": 1333}
 
 
@@ -79,11 +80,27 @@ def sides(own: dict[str, int], shortest: int | None) -> dict[str, int]:
 
 
 def _size(folder: Path, name: str, shortest: int | None) -> dict[str, int]:
-    """The sizes that a checkpoint's processor has, or those of DETR, unless the user wants another."""
-    found = weights.processor(folder, name).get("size")
-    if not (isinstance(found, dict) and {"shortest_edge", "longest_edge"} <= found.keys()):
-        found = DETR_SIDES
-    return sides(found, shortest)
+    """The sizes that a checkpoint's processor has, or those of DETR, unless the user wants another.
+
+    Old files say ``size: 512, max_size: 864``; without a longest side none is too long.
+
+    Raises:
+        vader.WeightsError: the processor wants one size of all pictures.
+    """
+    said = weights.processor(folder, name)
+    size, own = said.get("size"), DETR_SIDES
+    if isinstance(size, int):
+        own = {"shortest_edge": size, "longest_edge": said.get("max_size", DETR_SIDES["longest_edge"])}
+    elif isinstance(size, dict) and "shortest_edge" in size:
+        own = {"shortest_edge": size["shortest_edge"], "longest_edge": size.get("longest_edge") or _UNBOUNDED}
+    elif size is not None and shortest is None:
+        raise WeightsError(
+            f"{name}: preprocessor_config.json says size: {size}, which squeezes every picture into it; expected "
+            "shortest_edge and longest_edge. Set the option `size` to the shorter side that you want."
+        )
+    if not all(isinstance(side, int) and side > 0 for side in own.values()):
+        raise WeightsError(f"{name}: preprocessor_config.json says size: {size}, which is none. Fetch it again.")
+    return sides(own, shortest)
 
 
 class Yolos:

@@ -143,7 +143,7 @@ def read_unet(shapes: Shapes) -> UNetLayout:
     known = _prefixes(shapes)
     layers = _count(known, f"{UNET}input_blocks.{{}}.0.in_layers", first=1)
     stride = layers + 1
-    levels = 1 + _count(known, f"{UNET}input_blocks.{{}}.0.op", first=stride, stride=stride)
+    levels = 1 + _count(known, f"{UNET}input_blocks.{{}}.0.op", first=stride, stride=stride, least=0)
     firsts = [f"{UNET}input_blocks.{1 + level * stride}" for level in range(levels)]
     middle, inner = f"{UNET}middle_block", shapes[f"{UNET}init_attn.0.proj_in.weight"][0]
     if inner < INPUT_HEADS:
@@ -184,15 +184,15 @@ def _prefixes(shapes: Shapes) -> set[str]:
     return {name[:place] for name in shapes for place, letter in enumerate(name) if letter == "."}
 
 
-def _count(known: set[str], pattern: str, first: int = 0, stride: int = 1) -> int:
-    """How many of the numbered places of a pattern there are; at least one is needed.
+def _count(known: set[str], pattern: str, first: int = 0, stride: int = 1, least: int = 1) -> int:
+    """How many of the numbered places of a pattern there are.
 
     Raises:
-        KeyError: there is none.
+        KeyError: there are fewer than ``least``.
     """
     count = 0
     while pattern.format(first + count * stride) in known:
         count += 1
-    if not count:
+    if count < least:
         raise KeyError(f"{pattern.format(first)}.*")
     return count

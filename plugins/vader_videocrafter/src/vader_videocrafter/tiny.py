@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vader_videocrafter.layout import TEXT, Layout, TextLayout, UNetLayout, VAELayout
+from vader_videocrafter.layout import TEXT, UNET, VAE, Layout, TextLayout, UNetLayout, VAELayout
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,15 @@ TRAIN_TIMESTEPS = 1000
 KINDS = ("512-v2", "512-v1", "1024")
 _TEXT = TextLayout(width=16, length=77, vocabulary=49408, layers=2)
 _VAE = VAELayout(latent_channels=4, channels=(32, 64), layers=1)
+_CONVOLUTIONS = {
+    **{f"{UNET}init_attn.0.proj_{end}.weight": (1,) for end in ("in", "out")},
+    **{
+        f"{VAE}{half}.mid.attn_1.{name}.weight": (1, 1)
+        for half in ("encoder", "decoder")
+        for name in ("q", "k", "v", "proj_out")
+    },
+}
+"""Linear layers that are convolutions in the published files: the ends of their shapes."""
 
 
 def write(folder: str | Path, seed: int = 0, kind: str = "512-v2") -> Path:
@@ -63,7 +72,7 @@ def state_dict(sizes: Layout, seed: int, kind: str) -> dict[str, Tensor]:
     def drawn(shape: torch.Size, name: str) -> Tensor:
         noise = torch.randn(shape, generator=generator)
         if len(shape) > 1:
-            return noise.mul(0.7 / math.prod(shape[1:]) ** 0.5)
+            return noise.mul(0.7 / math.prod(shape[1:]) ** 0.5).reshape(*shape, *_CONVOLUTIONS.get(name, ()))
         return 0.1 * noise + (1.0 if name.endswith(".weight") else 0.0)  # a vector called weight scales a norm
 
     parameters = [(name, parameter.shape) for parameter, name in weights.build(sizes).parameters(sizes)]
@@ -81,16 +90,33 @@ def _unused(parameters: list[tuple[str, torch.Size]], sizes: Layout) -> list[tup
 
 
 def buffers(kind: str) -> dict[str, Tensor]:
-    """The noise schedule of every published configuration, and the scale of the signal of the newer ones."""
+    """What every published configuration keeps of its noise schedule (Ho et al. 2020, arXiv 2006.11239, eq. 6 and 7),
+    and the scale of the signal of the newer ones."""
     import torch
 
-    root = torch.linspace(0.00085**0.5, 0.012**0.5, TRAIN_TIMESTEPS, dtype=torch.float64)
-    found = {"betas": root.square().float(), "alphas_cumprod": (1 - root.square()).cumprod(0).float()}
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, TRAIN_TIMESTEPS, dtype=torch.float64).square()
+    kept = (1 - betas).cumprod(0)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
+    variance = betas * (1 - before) / (1 - kept)
+    found = {
+        "betas": betas,
+        "alphas_cumprod": kept,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": kept.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - kept).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - kept).log(),
+        "sqrt_recip_alphas_cumprod": (1 / kept).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / kept - 1).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+        "posterior_mean_coef1": betas * before.sqrt() / (1 - kept),
+        "posterior_mean_coef2": (1 - before) * (1 - betas).sqrt() / (1 - kept),
+    }
     if kind == "512-v2":
         found["scale_arr"] = _scale(0.7, TRAIN_TIMESTEPS)
     elif kind == "1024":
         found["scale_arr"] = _scale(0.3, TRAIN_TIMESTEPS - 400)
-    return found
+    return {name: tensor.float() for name, tensor in found.items()}
 
 
 def _scale(end: float, rest: int) -> Tensor:
