@@ -16,8 +16,9 @@ from vader import Prompt, Runtime, SamplerContext, Video
 from vader.diffusion.gradient import Window
 from vader.diffusion.guidance import classifier_free
 from vader.diffusion.rollout import rollout
+from vader.methods.context import guidance_scale_at
 from vader.plugins import registry
-from vader.protocols import CombinesGuidance, VariesGuidance
+from vader.protocols import CombinesGuidance
 from vader.spec import AdapterSpec
 from vader.weights.lora import inject, save
 
@@ -84,10 +85,7 @@ class Parity:
         backbone, seen = self.backbone, list[torch.Tensor]()
         kind = registry.load("sampler", self.sampler or backbone.default_sampler)
         sampler = kind(kind.Options(), SamplerContext(backbone.schedule, self.steps, 0.0, self.video, CPU))
-        scales = [self.scale] * self.steps
-        if isinstance(backbone, VariesGuidance):
-            times = sampler.timesteps.tolist()
-            scales = [backbone.guidance_scale_at(self.scale, time, self.steps) for time in times]
+        scales = [guidance_scale_at(backbone, self.scale, time, self.steps) for time in sampler.timesteps.tolist()]
         with torch.no_grad():
             conditioning = backbone.encode(self.prompts)
         clean = rollout(

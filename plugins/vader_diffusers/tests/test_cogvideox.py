@@ -27,7 +27,7 @@ def made(request, tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize(("scale", "dynamic"), [(1.0, False), (6.0, False), (6.0, True)])
+@pytest.mark.parametrize(("scale", "dynamic"), [(0.5, True), (1.0, False), (1.0, True), (6.0, False), (6.0, True)])
 @pytest.mark.parametrize("video", [Video(9, 32, 32), Video(1, 48, 32), Video(17, 16, 48)], ids=str)
 def test_latents_and_frames_equal_the_pipeline(made, video, scale, dynamic):
     made(video, scale, dynamic).assert_same_clips()

@@ -93,6 +93,12 @@ def test_latents_and_frames_equal_the_pipeline(made, size, scale):
     made(size, scale).assert_same_clips()
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_guidance_below_1_is_what_the_pipeline_makes_of_it(made, scale):
+    """Off in all but HunyuanVideo 1.5, whose guider mixes both branches."""
+    made(1, scale).assert_same_clips()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("noise", [None, 0.4])
 @pytest.mark.parametrize("inject", [False, True])

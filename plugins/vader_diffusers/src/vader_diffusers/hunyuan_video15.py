@@ -67,6 +67,7 @@ class HunyuanVideo15(sdk.FamilyBackbone):
 
     Options = HunyuanVideo15Options
     predictions: ClassVar[tuple[sdk.Prediction, ...]] = ("flow",)
+    guides_below_1: ClassVar[bool] = True  # its guider is off at 1 alone
     default_sampler: ClassVar[str] = "flow_euler"
     family = sdk.Family(
         title="HunyuanVideo 1.5 text-to-video",

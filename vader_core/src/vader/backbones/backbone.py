@@ -69,6 +69,7 @@ class FamilyBackbone:
     published_layers: ClassVar[dict[str, str]] = {}
     experts: ClassVar[tuple[str, ...]] = ()
     takes_image: ClassVar[TakesImage] = "never"
+    guides_below_1: ClassVar[bool] = False  # diffusers: do_classifier_free_guidance = guidance_scale > 1
     Options: ClassVar[type[FamilyOptions]]
 
     denoiser: nn.Module

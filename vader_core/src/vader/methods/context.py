@@ -73,6 +73,20 @@ def sees_latents(reward: Reward | LatentReward) -> TypeGuard[LatentReward]:
     return bool(capability(reward, "input") == "latents")
 
 
+def guidance_scale_at(backbone: Backbone, scale: float, timestep: float, steps: int) -> float:
+    """The guidance scale of a step: that of the spec, 1 where it is off, or what the backbone makes of it.
+
+    Args:
+        backbone: of the run.
+        scale: ``sampler.guidance_scale``.
+        timestep: what the denoiser receives at that step.
+        steps: of the sampler.
+    """
+    if scale <= 1 and not capability(backbone, "guides_below_1"):
+        return 1.0
+    return backbone.guidance_scale_at(scale, timestep, steps) if isinstance(backbone, VariesGuidance) else scale
+
+
 @dataclass(frozen=True)
 class RolloutContext:
     """What a method works with.
@@ -129,10 +143,8 @@ class RolloutContext:
     @cached_property
     def guidance_scales(self) -> list[float]:
         """The guidance scale of every step."""
-        times = self.sampler.timesteps.tolist()
-        if not isinstance(self.backbone, VariesGuidance):
-            return [self.guidance_scale] * len(times)
-        return [self.backbone.guidance_scale_at(self.guidance_scale, time, len(times)) for time in times]
+        times, scale = self.sampler.timesteps.tolist(), self.guidance_scale
+        return [guidance_scale_at(self.backbone, scale, time, len(times)) for time in times]
 
     @property
     def combine(self) -> Combine:
@@ -284,9 +296,7 @@ class RolloutContext:
         self, conditioning: Conditioning, latents: Latents, timestep: float, *, recompute: Recompute
     ) -> Tensor:
         """The guided prediction for latents ``(b ...)`` at any timestep of training; see :meth:`predict_at`."""
-        scale = self.guidance_scale
-        if isinstance(self.backbone, VariesGuidance):
-            scale = self.backbone.guidance_scale_at(scale, timestep, len(self.sampler.timesteps))
+        scale = guidance_scale_at(self.backbone, self.guidance_scale, timestep, len(self.sampler.timesteps))
         at = torch.full((len(conditioning),), timestep, device=latents.device)
         return guided(self.predict, latents, at, conditioning, scale, self.branches, recompute, self.combine)
 

@@ -78,6 +78,12 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
             "whether the clips begin with an image that their prompts have",
             choices=("never", "optional", "required"),
         ),
+        "guides_below_1": Capability(
+            ("backbone",),
+            (bool,),
+            True,
+            "whether a guidance scale below 1 mixes both branches; else it is off, as 1 is",
+        ),
         "stochastic": Capability(
             ("sampler",), (bool,), False, "whether eta above 0 means anything to it", required=True
         ),

@@ -24,7 +24,11 @@ class SamplerSpec(Options):
 
     name: str | None = Field(None, description="Registered name. Null: the backbone's default.")
     steps: int = Field(25, ge=1, le=1000, description="Denoising steps N.")
-    guidance_scale: float = Field(1.0, ge=0, description="Classifier-free guidance scale; 1 is off.")
+    guidance_scale: float = Field(
+        1.0,
+        ge=0,
+        description="Classifier-free guidance; 1 is off, and below 1 too where the model's pipeline has it so.",
+    )
     eta: float = Field(0.0, ge=0, le=1, description="Scale of the noise added at each step; 0 is deterministic.")
     options: dict[str, Any] = Field(default_factory=dict, description="The sampler's own options.")
 
