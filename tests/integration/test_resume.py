@@ -378,7 +378,10 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, monkeypatch: pyt
         assert records(new)[0] != records(golden)[0], "the branches draw what they drew: compare all again"
         return
     assert_same_run(old, new)
-    assert [one.clips for one in gone_on.validations] == [one.clips for one in whole.validations]
+    for one, other in zip(gone_on.validations, whole.validations, strict=True):  # clips told no statistics then
+        assert [(clip.prompt, clip.seed, clip.scores) for clip in one.clips] == [
+            (clip.prompt, clip.seed, clip.scores) for clip in other.clips
+        ]
     last = torch.load(new / "checkpoints" / "step-000006" / "optimizer.pt")
     assert all(map(torch.equal, states[1]["average"]["average"], last["average"]["average"]))
     assert_same_adapter(golden / "checkpoints" / "step-000004" / "adapter", new / "checkpoints/step-000004/adapter")
