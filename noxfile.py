@@ -18,7 +18,7 @@ nox.options.default_venv_backend = "none"
 
 ROOT = Path(__file__).parent
 DISTRIBUTIONS = {
-    "vader_core": "[quantize]",
+    "vader_core": "",
     "plugins/vader_diffusers": "",
     "plugins/vader_shapes": "",
     "plugins/vader_modelscope": "",
@@ -111,10 +111,16 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests that take minutes each, which the tests of every change leave out."""
+    run(session, "python", "-m", "pytest", "-q", "-m", "slow", *session.posargs)
+
+
+@nox.session
 def nodes(session: nox.Session) -> None:
     """Train on two machines, as two agents on the loopback interface, and kill five workers (VADER_NODE_KILLS)."""
     session.env.setdefault("VADER_NODE_KILLS", os.environ.get("VADER_NODE_KILLS", "5"))
-    run(session, "python", "-m", "pytest", "-q", "tests/nodes", *session.posargs)
+    run(session, "python", "-m", "pytest", "-q", "-m", "slow", "tests/nodes", *session.posargs)
 
 
 @nox.session

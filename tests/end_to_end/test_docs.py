@@ -32,6 +32,7 @@ PAGES = [
     "README.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "adr" not in path.parts),
 ]
+SEVERAL_PROCESSES = ["docs/how-to/many-gpus.md"]
 APART = "docs/how-to/environments.md"
 """The page whose commands make environments of their own: the nox session `engines` does that."""
 
@@ -167,7 +168,9 @@ def run(command: list[str], where: str) -> None:
     assert done.returncode == 0, f"{where}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow) if page in SEVERAL_PROCESSES else page for page in PAGES]
+)
 def test_every_block_works(page: str, place: Path) -> None:
     found = blocks(page)
     for block in found:

@@ -96,6 +96,7 @@ def until(condition: Any, deadline: float) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_two_machines_train_as_one_process(tmp_path: Path) -> None:
     folder, file, chance = tmp_path / "run", tmp_path / "run.yaml", random.Random(0)
     file.write_text(yaml.safe_dump(spec(folder)))

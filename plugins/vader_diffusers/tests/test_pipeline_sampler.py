@@ -11,7 +11,7 @@ from vader import Video
 from vader.diffusion.rollout import ClipNoise
 from vader_diffusers.wan import Wan
 
-PROMPTS, SEEDS, STEPS = ["a fox", "a boat in a storm"], (3, 4), 5
+PROMPTS, SEEDS, STEPS = ["a fox", "a boat"], (3, 4), 5
 EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "num_train_timesteps": 1000}
 
 

@@ -43,7 +43,9 @@ def spec(folder, output, k=1, **train):
 
 def metrics(output):
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "memory/", "communication/"))} for line in lines
+    ]
 
 
 def adapter(output):

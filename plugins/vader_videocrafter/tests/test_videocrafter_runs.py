@@ -53,7 +53,9 @@ def spec(tiny_file, tmp_path):
 
 def records(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "memory/", "communication/"))} for line in lines
+    ]
 
 
 class Stop:

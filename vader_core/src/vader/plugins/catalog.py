@@ -5,7 +5,7 @@ from __future__ import annotations
 OFFERED: dict[str, dict[str, tuple[str, ...]]] = {
     "vader-plugin-shapes": {
         "backbone": ("shapes", "shapes_i2v"),
-        "reward": ("shapes_accuracy", "shapes_alignment", "shapes_colourfulness", "shapes_motion"),
+        "reward": ("shapes_accuracy", "shapes_alignment", "shapes_colourfulness", "shapes_motion", "shapes_sharpness"),
         "prompts": ("shapes",),
     },
     "vader-plugin-diffusers": {
