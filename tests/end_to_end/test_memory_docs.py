@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"\| `([\w]+)` \| ([\d.]+ [GM]B) \| ([\w ]+) \| ([\w ]+) \| (yes|no) \|")
 ROWS = ROW.findall((ROOT / "docs" / "how-to" / "memory.md").read_text(encoding="utf-8"))
 
+ALWAYS = ("modelscope_hps", "quickstart")
+"""The others are of the same kind and take long."""
+
 
 def test_there_are_rows() -> None:
     named = {name for name, *_ in ROWS}
@@ -22,7 +25,10 @@ def test_there_are_rows() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "total", "stretch", "phase", "fits"), ROWS)
+@pytest.mark.parametrize(
+    ("name", "total", "stretch", "phase", "fits"),
+    [pytest.param(*row, marks=[] if row[0] in ALWAYS else [pytest.mark.slow]) for row in ROWS],
+)
 def test_a_recipe(name: str, total: str, stretch: str, phase: str, fits: str) -> None:
     found = estimate(ROOT / "examples" / f"{name}.yaml")
     assert found.not_counted == {}

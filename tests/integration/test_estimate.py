@@ -75,7 +75,7 @@ def spec_of(
 @pytest.mark.parametrize(
     ("name", "k", "recompute", "checkpointing", "batch", "precision"),
     [
-        (name, *setting)
+        pytest.param(name, *setting, marks=[pytest.mark.slow] if name == "videocrafter2" else [])
         for place, name in enumerate(VIDEOS)
         for setting in (DESIGN[:2] + DESIGN[6:], DESIGN[2:6])[place % 2]  # in each half every setting has both values
     ],

@@ -173,7 +173,8 @@ def _verdict(
         for rank in sorted(hung):
             print(f"error: process {rank} of {len(codes)} was ended{positions[rank]}, where it hung.", file=sys.stderr)
     failed = [rank for rank, code in enumerate(codes) if code not in (0, PEER_LOST) and rank not in (*killed, *hung)]
-    if any(codes) and not killed and not (failed and failed[0] == 0):
+    first_speaks = bool(failed) and failed[0] == 0 and STALLED not in codes  # who hung is told by where each got stuck
+    if any(codes) and not killed and not first_speaks:
         for file in (said[rank] for rank in failed or range(len(codes))):
             if file is not None:
                 file.seek(0)
