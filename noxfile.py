@@ -124,6 +124,13 @@ def nodes(session: nox.Session) -> None:
 
 
 @nox.session
+def recipes(session: nox.Session) -> None:
+    """Estimate every recipe at its real size, and compare with the memory that it claims."""
+    session.env["VADER_RECIPES"] = "all"
+    run(session, "python", "-m", "pytest", "-q", "tests/recipes", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting with ruff."""
     run(session, "ruff", "check", ".")

@@ -45,12 +45,21 @@ def schema(
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="Write this recipe of an installed plugin instead.")] = None,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes, and write nothing.")] = False,
 ) -> None:
-    """Write a commented spec to start from."""
+    """Write a commented spec to start from, or a recipe."""
+    from vader.plugins import recipes as brought
     from vader.resolve.installed import starting_spec
     from vader.spec.template import template
 
-    _write(path, template(path.name, starting_spec()), force)
+    if recipes:
+        for found in brought.recipes():
+            about = found.about
+            models = ", ".join(f"{model} ({licence})" for model, licence in about.models.items())
+            typer.echo(f"{found.name}: {about.vram} GB by estimate; aligns {about.aligns}; {models}")
+        return
+    _write(path, template(path.name, starting_spec()) if recipe is None else brought.recipe(recipe).text(), force)
     typer.echo(f"wrote {path}. Check it with: vader train {path} --dry-run")
 
 
