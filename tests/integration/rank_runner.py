@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,13 @@ def gradients(spec: dict[str, Any], *, resume: bool = False) -> list[list[Tensor
     return seen
 
 
-def main() -> None:
-    """All runs of the file."""
+def main(made: Callable[..., Any]) -> None:
+    """All runs of the file; what ``made`` gives of each is written."""
     torch.set_num_threads(1)
     runs, folder, rank = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), os.environ["RANK"]
     for run in runs:
-        torch.save(gradients(run["spec"], resume=run["resume"]), folder / f"{run['name']}-{rank}.pt")
+        torch.save(made(run["spec"], resume=run["resume"]), folder / f"{run['name']}-{rank}.pt")
 
 
 if __name__ == "__main__":
-    main()
+    main(gradients)

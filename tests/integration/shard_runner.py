@@ -6,14 +6,10 @@ a list of ``{"spec": ..., "resume": ..., "name": ...}``; rank r writes ``FOLDER/
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from tests.integration.rank_runner import gradients
+from tests.integration.rank_runner import gradients, main
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -92,13 +88,5 @@ def watched(spec: dict[str, Any], *, resume: bool = False) -> dict[str, Any]:
     return {"gradients": found, "whole": weights.whole, "peak": weights.peak, "gathers": (gathers.count, gathers.bytes)}
 
 
-def main() -> None:
-    """All runs of the file."""
-    torch.set_num_threads(1)
-    runs, folder, rank = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), os.environ["RANK"]
-    for run in runs:
-        torch.save(watched(run["spec"], resume=run["resume"]), folder / f"{run['name']}-{rank}.pt")
-
-
 if __name__ == "__main__":
-    main()
+    main(watched)

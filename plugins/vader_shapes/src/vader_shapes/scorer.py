@@ -25,12 +25,29 @@ MAX_WORDS = 16
 
 def tokenize(prompts: Sequence[str]) -> Tensor:
     """Word ids `(b, 16)`: lower-cased words, 0 where there is none, 2 where the word is unknown."""
-    ids = {word: i for i, word in enumerate(vocabulary())}
-    rows = torch.zeros(len(prompts), MAX_WORDS, dtype=torch.long)
+    return word_ids(prompts, vocabulary(), MAX_WORDS)
+
+
+def word_ids(prompts: Sequence[str], known: Sequence[str], length: int) -> Tensor:
+    """Ids `(b, length)` of lower-cased words among the known ones, 0 where there is none, `<unk>`'s for others."""
+    ids = {word: i for i, word in enumerate(known)}
+    rows = torch.zeros(len(prompts), length, dtype=torch.long)
     for row, text in zip(rows, prompts, strict=True):
-        words = [ids.get(word, ids["<unk>"]) for word in text.lower().split()][:MAX_WORDS]
+        words = [ids.get(word, ids["<unk>"]) for word in text.lower().split()][:length]
         row[: len(words)] = torch.tensor(words, dtype=torch.long)
     return rows
+
+
+def require_pairs(frames: Tensor, prompts: Sequence[str]) -> None:
+    """Check that there is a clip `(f c h w)` of at least two frames for each prompt.
+
+    Raises:
+        ValueError: the layout is another, or the counts differ.
+    """
+    if frames.ndim != 5 or frames.shape[2] != 3 or frames.shape[1] < 2:
+        raise ValueError(f"frames must be (b, f >= 2, 3, h, w), got {tuple(frames.shape)}")
+    if len(prompts) != len(frames):
+        raise ValueError(f"{len(frames)} clips but {len(prompts)} prompts")
 
 
 def fit(frames: Tensor) -> Tensor:
@@ -133,10 +150,7 @@ class ShapesScorer(nn.Module):
         Raises:
             ValueError: if the layout is another, or the counts differ.
         """
-        if frames.ndim != 5 or frames.shape[2] != 3 or frames.shape[1] < 2:
-            raise ValueError(f"frames must be (b, f >= 2, 3, h, w), got {tuple(frames.shape)}")
-        if len(prompts) != len(frames):
-            raise ValueError(f"{len(frames)} clips but {len(prompts)} prompts")
+        require_pairs(frames, prompts)
         tokens = tokenize(prompts).to(self.log_scale.device)
         clip = F.normalize(self.video(fit(frames)), dim=-1, eps=1e-4)
         text = F.normalize(self.text(tokens), dim=-1, eps=1e-4)

@@ -115,3 +115,16 @@ def one_of(place: str, known: Mapping[Any, Any]) -> Callable[[Any, Settings], Fi
         return {} if known[value] is None else {place: known[value]}
 
     return convert
+
+
+LR_SCHEDULER = Key(
+    "lr_scheduler",
+    "constant",
+    "train.schedule",
+    "`constant`, `linear` and `cosine`; `constant_with_warmup` is `constant` with `train.warmup_steps`.",
+    one_of(
+        "train.schedule",
+        {"constant": "constant", "constant_with_warmup": "constant", "linear": "linear", "cosine": "cosine"},
+    ),
+)
+"""As the training scripts of diffusers have it, from which trainers were made."""

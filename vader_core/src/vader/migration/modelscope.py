@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from vader.migration import shared
-from vader.migration.keys import Fields, Key, NoCounterpart, Settings, Trainer, nothing, one_of
+from vader.migration.keys import LR_SCHEDULER, Fields, Key, NoCounterpart, Settings, Trainer, nothing, one_of
 
 LAYERS = (
     *("conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2", "proj_in", "proj_out"),
@@ -153,16 +153,7 @@ KEYS = (
     Key("use_text_lora", True, "backbone.options.text_adapter", TEXT_LORA, nothing),
     Key("lora_unet_dropout", 0.1, "backbone.adapter.dropout", "There it is not read."),
     Key("lora_text_dropout", 0.1, meaning=TEXT_LORA, convert=nothing),
-    Key(
-        "lr_scheduler",
-        "constant",
-        "train.schedule",
-        "`constant`, `linear` and `cosine`; `constant_with_warmup` is `constant` with `train.warmup_steps`.",
-        one_of(
-            "train.schedule",
-            {"constant": "constant", "constant_with_warmup": "constant", "linear": "linear", "cosine": "cosine"},
-        ),
-    ),
+    LR_SCHEDULER,
     Key("lr_warmup_steps", 0, "train.warmup_steps"),
     Key("save_lora_for_webui", True, meaning="`vader convert adapter` writes other formats.", convert=nothing),
     Key("only_lora_for_webui", False, meaning="`vader convert adapter` writes other formats."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vader.migration.keys import Fields, Key, Settings, Trainer, nothing, one_of
+from vader.migration.keys import LR_SCHEDULER, Fields, Key, Settings, Trainer, nothing, one_of
 from vader.migration.videox_values import (
     ema,
     file,
@@ -79,16 +79,7 @@ KEYS = (
     Key("vae_gradient_checkpointing", False, meaning="Decoders are always recomputed in backward.", convert=nothing),
     Key("learning_rate", 1e-4, "train.learning_rate"),
     Key("scale_lr", False, meaning="Multiply `train.learning_rate` yourself."),
-    Key(
-        "lr_scheduler",
-        "constant",
-        "train.schedule",
-        "`constant`, `linear` and `cosine`; `constant_with_warmup` is `constant` with `train.warmup_steps`.",
-        one_of(
-            "train.schedule",
-            {"constant": "constant", "constant_with_warmup": "constant", "linear": "linear", "cosine": "cosine"},
-        ),
-    ),
+    LR_SCHEDULER,
     Key(
         "lr_warmup_steps",
         500,

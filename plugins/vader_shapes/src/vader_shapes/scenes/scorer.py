@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vader_shapes.scenes.grammar import vocabulary
-from vader_shapes.scorer import fit
+from vader_shapes.scorer import fit, require_pairs, word_ids
 
 MAX_WORDS = 20
 WIDTH, HEADS, LAYERS = 96, 4, 2
@@ -25,12 +25,7 @@ PLACES = (5, 4, 4)  # frames, height and width of what the words attend to
 
 def tokenize(prompts: Sequence[str]) -> Tensor:
     """Word ids `(b, 20)`: lower-cased words, 0 where there is none, 2 where the word is unknown."""
-    ids = {word: i for i, word in enumerate(vocabulary())}
-    rows = torch.zeros(len(prompts), MAX_WORDS, dtype=torch.long)
-    for row, text in zip(rows, prompts, strict=True):
-        words = [ids.get(word, ids["<unk>"]) for word in text.lower().split()][:MAX_WORDS]
-        row[: len(words)] = torch.tensor(words, dtype=torch.long)
-    return rows
+    return word_ids(prompts, vocabulary(), MAX_WORDS)
 
 
 class ClipEncoder(nn.Module):
@@ -101,10 +96,7 @@ class SceneScorer(nn.Module):
         Raises:
             ValueError: if the layout is another, or the counts differ.
         """
-        if frames.ndim != 5 or frames.shape[2] != 3 or frames.shape[1] < 2:
-            raise ValueError(f"frames must be (b, f >= 2, 3, h, w), got {tuple(frames.shape)}")
-        if len(prompts) != len(frames):
-            raise ValueError(f"{len(frames)} clips but {len(prompts)} prompts")
+        require_pairs(frames, prompts)
         return self.candidates(frames, [[text] for text in prompts])[:, 0]
 
 
