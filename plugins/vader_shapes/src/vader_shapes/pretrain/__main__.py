@@ -18,10 +18,10 @@ BUDGETS = {
         "scorer": Budget(500, batch=32, learning_rate=1e-2),
     },
     "scenes": {
-        "vae": Budget(12_000, batch=8, learning_rate=1e-2),
-        "decoder": Budget(3000, batch=8, learning_rate=4e-3),
-        "denoiser": Budget(12_000, batch=64, learning_rate=1.5e-2, warmup=100),
-        "scorer": Budget(3000, batch=32, learning_rate=1e-2),
+        "vae": Budget(7500, batch=8, learning_rate=1e-2),
+        "decoder": Budget(2000, batch=8, learning_rate=4e-3),
+        "denoiser": Budget(7500, batch=64, learning_rate=1.5e-2, warmup=100),
+        "scorer": Budget(2500, batch=32, learning_rate=1e-2),
     },
 }
 

@@ -114,5 +114,5 @@ SCENES = Recipe(
     figures=scene_figures,
     vae_clips=6000,
     denoiser_clips=32_000,
-    cropped_share=0.6,
+    cropped_share=0.7,
 )
