@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_DEVICE = torch.ops.prim.device.default
 OTHER = "other"
 """Row of what is used without having been made under watch, such as weights in a closure."""
 
@@ -83,7 +84,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def hold(self, tensors: Iterable[Tensor], row: str) -> None:
         """Put storages into a row, wherever they were counted before."""
         for tensor in tensors:
-            if tensor.device.type != self.device:
+            if device_of(tensor).type != self.device:
                 continue
             key = tensor.untyped_storage()._cdata
             if key in self._alive:
@@ -103,6 +104,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE:
+            return device_of(args[0])
         for tensor in tensors_in(args):
             self._note(tensor, OTHER)
         output = func(*args, **(kwargs or {}))
@@ -112,7 +115,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
     def _note(self, tensor: Tensor, row: str) -> None:
-        if tensor.device.type == self.device and tensor.untyped_storage()._cdata not in self._alive:
+        if device_of(tensor).type == self.device and tensor.untyped_storage()._cdata not in self._alive:
             self._register(tensor, row)
 
     def _register(self, tensor: Tensor, row: str) -> None:
@@ -145,6 +148,11 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
         elif isinstance(value, list | tuple):
             found += tensors_in(value)
     return found
+
+
+def device_of(tensor: Tensor) -> torch.device:
+    """Where a tensor is; asked of a fake one, `tensor.device` would be an operation under every mode."""
+    return tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
 
 
 def is_fake(tensor: object) -> bool:
