@@ -72,7 +72,7 @@ class CogVideoX(sdk.FamilyBackbone):
         channels=lambda configs: configs["vae"].latent_channels,
         predict=_predict,
         check=_check,
-        published=Path(__file__).parent / "published" / "cogvideox-2b",
+        published={HUB: Path(__file__).parent / "published" / "cogvideox-2b"},
     )
 
     def guidance_scale_at(self, scale: float, timestep: float, steps: int) -> float:

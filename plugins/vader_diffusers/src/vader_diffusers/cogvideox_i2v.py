@@ -75,5 +75,5 @@ class CogVideoXI2V(CogVideoX):
         predict=_predict,
         check=_check,
         fixed=_fixed,
-        published=Path(__file__).parent / "published" / "cogvideox-5b-i2v",
+        published={HUB: Path(__file__).parent / "published" / "cogvideox-5b-i2v"},
     )

@@ -82,5 +82,5 @@ class HunyuanVideo(sdk.FamilyBackbone):
         predict=_predict,
         check=_check,
         prepare=_prepare,
-        published=Path(__file__).parent / "published" / "hunyuan-video",
+        published={HUB: Path(__file__).parent / "published" / "hunyuan-video"},
     )

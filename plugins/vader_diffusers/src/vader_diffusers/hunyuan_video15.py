@@ -93,5 +93,5 @@ class HunyuanVideo15(sdk.FamilyBackbone):
         check=_check,
         prepare=_prepare,
         text_tokens=1000,  # of the pipeline, which has no argument for it
-        published=Path(__file__).parent / "published" / "hunyuan-video-1.5-480p",
+        published={HUB: Path(__file__).parent / "published" / "hunyuan-video-1.5-480p"},
     )

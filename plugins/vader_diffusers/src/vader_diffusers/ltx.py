@@ -88,7 +88,7 @@ class LTX(sdk.FamilyBackbone):
         predict=_predict,
         check=_check,
         prepare=sdk.shift_by_size,
-        published=Path(__file__).parent / "published" / "ltx-video-0.9",
+        published={HUB: Path(__file__).parent / "published" / "ltx-video-0.9"},
     )
 
     def combine(self, conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

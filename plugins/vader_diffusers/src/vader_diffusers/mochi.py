@@ -91,5 +91,5 @@ class Mochi(sdk.FamilyBackbone):
         channels=lambda configs: configs["vae"].latent_channels,
         predict=_predict,
         check=_check,
-        published=Path(__file__).parent / "published" / "mochi-1-preview",
+        published={HUB: Path(__file__).parent / "published" / "mochi-1-preview"},
     )

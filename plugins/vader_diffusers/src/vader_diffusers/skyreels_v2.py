@@ -39,5 +39,5 @@ class SkyReelsV2(sdk.FamilyBackbone):
         schedule=sdk.flow_schedule,
         channels=lambda configs: configs["vae"].z_dim,
         check=wan_parts.fits,
-        published=Path(__file__).parent / "published" / "skyreels-v2-t2v-14b-540p",
+        published={HUB: Path(__file__).parent / "published" / "skyreels-v2-t2v-14b-540p"},
     )

@@ -8,7 +8,8 @@ from typing import ClassVar
 from vader import Video, sdk
 from vader_diffusers import layer_names, wan_parts
 
-HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+HUB, HUB_14B = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "Wan-AI/Wan2.1-T2V-14B-Diffusers"
+_PUBLISHED = Path(__file__).parent / "published"
 
 
 class WanOptions(wan_parts.WanOptions):
@@ -39,5 +40,5 @@ class Wan(sdk.FamilyBackbone):
         channels=lambda configs: configs["vae"].z_dim,
         check=wan_parts.fits,
         refuse=wan_parts.only("2.1"),
-        published=Path(__file__).parent / "published" / "wan2.1-1.3b",
+        published={HUB: _PUBLISHED / "wan2.1-1.3b", HUB_14B: _PUBLISHED / "wan2.1-14b"},
     )

@@ -34,5 +34,5 @@ class Wan22(wan_parts.GuidesExperts, sdk.FamilyBackbone):
         modules=wan_parts.TWO,
         experts=wan_parts.EXPERTS,
         refuse=wan_parts.only("A14B"),
-        published=Path(__file__).parent / "published" / "wan2.2-t2v-a14b",
+        published={HUB: Path(__file__).parent / "published" / "wan2.2-t2v-a14b"},
     )

@@ -51,5 +51,5 @@ class Wan22TI2V(sdk.FamilyBackbone):
         images=sdk.Images("optional", sdk.first_latents, hold=True),
         predict=_predict,
         refuse=wan_parts.only("TI2V"),
-        published=Path(__file__).parent / "published" / "wan2.2-ti2v-5b",
+        published={HUB: Path(__file__).parent / "published" / "wan2.2-ti2v-5b"},
     )

@@ -64,7 +64,7 @@ class WanI2V(sdk.FamilyBackbone):
         images=sdk.Images("required", _encode, {"image_processor": "CLIPImageProcessor"}),
         predict=_predict,
         check=wan_parts.image_fits,
-        published=_PUBLISHED / "wan2.1-i2v-14b-480p",
+        published={HUB: _PUBLISHED / "wan2.1-i2v-14b-480p"},
     )
 
 
@@ -92,5 +92,5 @@ class Wan22I2V(wan_parts.GuidesExperts, sdk.FamilyBackbone):
         experts=wan_parts.EXPERTS,
         images=sdk.Images("required", _encode),
         refuse=wan_parts.only("A14B"),
-        published=_PUBLISHED / "wan2.2-i2v-a14b",
+        published={HUB22: _PUBLISHED / "wan2.2-i2v-a14b"},
     )

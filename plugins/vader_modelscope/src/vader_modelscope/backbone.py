@@ -88,7 +88,7 @@ class ModelScope(sdk.FamilyBackbone):
         check=_check,
         prepare=_prepare,
         checkpointing=_recompute,
-        published=Path(__file__).parent / "published",
+        published={HUB: Path(__file__).parent / "published"},
     )
 
     @classmethod

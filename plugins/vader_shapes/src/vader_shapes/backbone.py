@@ -25,5 +25,5 @@ class Shapes(Wan):
 
     Options = ShapesOptions
     family = replace(
-        Wan.family, video=Video(9, 32, 32, 8.0), grid=sdk.Grid(time=4, time_offset=1, space=8, cell=8), published=None
+        Wan.family, video=Video(9, 32, 32, 8.0), grid=sdk.Grid(time=4, time_offset=1, space=8, cell=8), published={}
     )

@@ -236,7 +236,7 @@ class Family:
         fixed: ``(configuration by part) -> the only clip that a checkpoint makes``; None for any of the grid.
         text_tokens: tokens of a text that are taken, without an option ``max_sequence_length``; None: as many as the
             first tokenizer says.
-        published: folder with the configurations of ``hub``, for ``vader estimate``.
+        published: hub id -> folder with that pipeline's configurations, for ``vader estimate`` without a connection.
     """
 
     title: str
@@ -262,7 +262,7 @@ class Family:
     encoder: Callable[[Any, Tensor], Latents] | None = None
     fixed: Callable[[Mapping[str, Any]], Video | None] = any_clip
     text_tokens: int | None = None
-    published: Path | None = None
+    published: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def fix(self) -> str:

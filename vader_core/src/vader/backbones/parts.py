@@ -70,9 +70,10 @@ class Parts:
     @classmethod
     def outline(cls, family: Family, options: FamilyOptions) -> Parts:
         """Of the pipeline that the options name, no weight read; a published one need not be on this disk."""
-        hub, published = family.hub, family.published
-        ours = published is not None and options.weights == hub and options.revision is None and not Path(hub).is_dir()
-        folder = folder_of(family).find(str(published) if ours else options.weights, options.revision)
+        wanted = options.weights
+        if options.revision is None and not Path(wanted).is_dir():
+            wanted = str(family.published.get(wanted, wanted))
+        folder = folder_of(family).find(wanted, options.revision)
         return cls(family, options, folder, outlined=True)
 
     def config(self, part: str) -> dict[str, Any]:
