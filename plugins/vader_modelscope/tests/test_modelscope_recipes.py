@@ -1,4 +1,4 @@
-"""The recipes in examples/ are specs that this backbone takes, with the reference's settings."""
+"""The recipes are specs that this backbone takes, with the reference's settings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,17 @@ from vader.weights.lora import inject
 from vader_modelscope.backbone import ModelScope
 
 ROOT = Path(__file__).parents[3]
-RECIPES = sorted((ROOT / "examples").glob("modelscope_*.yaml"))
+RECIPES = sorted((Path(__file__).parents[1] / "src" / "vader_modelscope" / "recipes").glob("*.yaml"))
+
+
+def spec_in(path):
+    """The second document: the run spec."""
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))[1]
 
 
 def recipe(path):
     """A recipe without the components of other distributions."""
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = spec_in(path)
     rewards = [{**reward, "name": f"{ROOT / 'tests' / 'fakes.py'}:Brightness"} for reward in data["rewards"]]
     for reward in rewards:
         reward.pop("options", None)
@@ -27,12 +32,12 @@ def recipe(path):
 
 
 def test_there_are_recipes():
-    assert [path.stem for path in RECIPES] == ["modelscope_aesthetic", "modelscope_hps"]
+    assert [path.stem for path in RECIPES] == ["modelscope-aesthetic-16gb", "modelscope-hps-16gb"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_has_the_reference_s_settings(path):
-    RunSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    RunSpec.model_validate(spec_in(path))
     spec = vader.check(recipe(path))
     assert spec.backbone.name == "modelscope"
     assert (spec.backbone.adapter.rank, spec.video.frames, spec.video.height, spec.video.width) == (16, 16, 384, 384)
