@@ -183,7 +183,9 @@ class TestWhatIsNotCounted:
         assert found.training.most["weights: reward counting"] == found.training.most["weights: reward small"]
 
     def test_what_shortcuts_of_the_rollout_keep_is_named(self) -> None:
-        found = estimate(spec(sampler={"steps": 4}, gradient={"mode": "last"}, rollout={"guidance_every": 2}))
+        found = estimate(
+            spec(sampler={"steps": 4, "guidance_scale": 2.0}, gradient={"mode": "last"}, rollout={"guidance_every": 2})
+        )
         assert "what its shortcuts keep" in found.not_counted["rollout"]
         assert "rollout" not in estimate(spec()).not_counted
 
