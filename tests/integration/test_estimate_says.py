@@ -182,6 +182,13 @@ class TestWhatIsNotCounted:
         assert list(found.not_counted) == ["activations of reward counting"]
         assert found.training.most["weights: reward counting"] == found.training.most["weights: reward small"]
 
+    def test_what_shortcuts_of_the_rollout_keep_is_named(self) -> None:
+        found = estimate(
+            spec(sampler={"steps": 4, "guidance_scale": 2.0}, gradient={"mode": "last"}, rollout={"guidance_every": 2})
+        )
+        assert "what its shortcuts keep" in found.not_counted["rollout"]
+        assert "rollout" not in estimate(spec()).not_counted
+
     def test_a_backbone_that_cannot_be_built_is_an_error(self) -> None:
         unknown = {"name": "modelscope", "options": {"weights": "somebody/unknown"}}
         with pytest.raises(WeightsError, match=r"the backbone 'modelscope' cannot be estimated: .*somebody/unknown"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -11,12 +12,19 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.integration.harness import FAKES
+from transformers import AutoTokenizer
 
 import vader
+from vader import sdk
 from vader.cli import app as cli
-from vader.errors import SpecError
+from vader.errors import SpecError, WeightsError
+from vader.resolve.trust import Trust
 from vader.resolve.validate import resolve
+from vader.runs.launch import relaunch
 from vader.runs.session import open_session
+from vader.spec.reading import SpecSource
+from vader.weights.pipeline_folder import PipelineFolder
 
 SHAPES = {"backbone": "shapes", "prompts": "shapes", "rewards": ["shapes_motion"]}
 EVIL = """
@@ -171,3 +179,67 @@ def test_making_clips_looks_at_no_reward(ran: Path, run: Path) -> None:
     assert session.plan.rewards == {}
     (clip,) = vader.generate(run / "spec.yaml", ["a red circle"], overrides=["sampler.steps=1"])
     assert clip.frames.shape[1] == 3
+
+
+# -- the same kinds where the issue does not name them
+
+
+def attack(folder: Path) -> Path:
+    """A folder with a module of the standard library's name in it; the file that is there when it has run."""
+    folder.mkdir()
+    for name in ("json", "socket", "torch"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()\nraise SystemExit('mine')\n")
+    return folder / "ran"
+
+
+def test_no_process_of_a_run_imports_what_lies_where_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those of ``--processes`` nor that of an isolated reward."""
+    ran = attack(tmp_path / "current")
+    monkeypatch.chdir(tmp_path / "current")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path / "current"))])
+    assert relaunch(["plugins", "--help"], 1, "") == 0
+    isolated = [{"name": f"{FAKES}:Brightness", "isolate": {"python": sys.executable}}]
+    vader.check({**SHAPES, "rewards": isolated})
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("said", ["python", "env/python"], ids=["link", "in a linked folder"])
+def test_an_interpreter_that_a_link_leads_to_is_asked_for(ran: Path, said: str) -> None:
+    specs, elsewhere = ran.parent / "specs", ran.parent / "elsewhere"
+    (elsewhere / "python").write_text(f"#!/bin/sh\ntouch {ran}\n")
+    (elsewhere / "python").chmod(0o755)
+    (specs / "python").symlink_to(elsewhere / "python")
+    (specs / "env").symlink_to(elsewhere)
+    isolated = {"name": "shapes_motion", "isolate": {"python": str(specs / said)}}
+    with pytest.raises(SpecError, match=r"it would run '\S*/elsewhere/python', which lies outside"):
+        vader.check(write(specs, {**SHAPES, "rewards": [isolated]}))
+    assert not ran.exists()
+
+
+def test_the_interpreter_of_an_environment_in_the_folder_may_be_a_link(ran: Path) -> None:
+    """As in every virtual environment."""
+    env = ran.parent / "specs" / "env"
+    (env / "bin").mkdir(parents=True)
+    (env / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).parent}\n")
+    (env / "bin" / "python").symlink_to(sys.executable)
+    trust = Trust(SpecSource({}, str(ran.parent / "specs" / "run.yaml")), given=False)
+    assert trust.objection(("rewards", 0), "x", {"python": str(env / "bin" / "python")}) is None
+
+
+def test_a_models_folder_with_code_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the library's question whether it may run, whatever the answer would be."""
+    sdk.byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    settings = tmp_path / "tokenizer" / "tokenizer_config.json"
+    more = {"auto_map": {"AutoTokenizer": ["evil.Mine", "evil.Mine"]}, "tokenizer_class": "Mine"}
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **more}))
+    ran = tmp_path / "ran"
+    (tmp_path / "tokenizer" / "evil.py").write_text(EVIL.format(ran=str(ran)))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\ny\n"))
+    folder = PipelineFolder((), lambda index, name: None, "Fetch it.")
+    with pytest.raises(WeightsError, match="it asks to run code of its own, which is never done") as caught:
+        folder.tokenizer(AutoTokenizer, tmp_path, "a/model")
+    assert "trust_remote_code" not in str(caught.value)
+    assert not ran.exists()

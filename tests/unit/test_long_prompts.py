@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,6 +86,40 @@ def test_a_generation_says_it_too(tmp_path: Path) -> None:
     said: list[str] = []
     vader.generate(made, ["a red circle"], notice=said.append)
     assert len(said) == 1
+
+
+def test_an_evaluation_says_it_of_backbone_and_rewards(tmp_path: Path) -> None:
+    made = tiny(tmp_path / "run", validation={"clips": 2})
+    made["backbone"]["name"] = f"{Path(__file__).resolve()}:Short"
+    made["rewards"] = [{"name": f"{Path(__file__).resolve()}:Deaf", "label": "mine"}]
+    said: list[str] = []
+    vader.evaluate(made, notice=said.append)
+    assert len(said) == 1
+    assert "of 2 prompts" in said[0]
+    assert "Short does not see the end of 2 " in said[0]
+    assert "reward 'mine' does not see the end of 2 " in said[0]
+
+
+FAR = """
+class Far:
+    def score(self, frames, prompts):
+        return frames.mean(dim=(1, 2, 3, 4))
+
+    def cut_off(self, text):
+        return " ".join(text.split()[1:])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rewards in another process need it")
+def test_an_isolated_reward_says_it_from_its_process(tmp_path: Path) -> None:
+    made = tiny(tmp_path / "run", validation={"clips": 1})
+    (tmp_path / "far.py").write_text(FAR)
+    isolate = {"python": sys.executable, "startup_timeout": 300}
+    made["rewards"] = [{"name": f"{tmp_path}/far.py:Far", "label": "far", "isolate": isolate}]
+    said: list[str] = []
+    vader.evaluate(made, notice=said.append)
+    assert len(said) == 1
+    assert "reward 'far' does not see the end of 1 (of 'a red circle', from 'red circle' on)" in said[0]
 
 
 @pytest.mark.parametrize("limit", range(1, 12))

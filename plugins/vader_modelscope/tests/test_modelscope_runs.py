@@ -12,7 +12,11 @@ import yaml
 from safetensors.torch import load_file
 
 import vader
+from vader import Prompt
+from vader.diffusion.gradient import Window, no_gradient
 from vader.diffusion.rollout import ClipNoise
+from vader.diffusion.seeding import derive
+from vader.runs.session import open_session
 from vader_modelscope import lora
 
 CPU = torch.device("cpu")
@@ -93,19 +97,44 @@ DPM = {"name": "diffusers", "options": {"scheduler": "DPMSolverMultistepSchedule
 
 
 @pytest.mark.parametrize("sampler", [{}, DPM], ids=["ddim", "dpm"])
-def test_training_raises_the_reward(folder, tmp_path, sampler):
-    """The reward is the clip's brightness; the clip that is judged is not among those trained on."""
-    made = spec(folder, tmp_path / "run", sampler=sampler, steps=8, learning_rate=0.03)
-    made |= {"gradient": {"mode": "last"}, "frames": {"mode": "all"}}
+def test_an_optimizer_step_raises_the_reward_by_what_the_gradient_says(folder, tmp_path, sampler):
+    """AdamW's first step moves B, which begins at zero, along the sign of its gradient g, and A, whose gradient is
+    zero, not at all: to the first order the reward of that clip rises by ``<g, step>``. Half the difference between
+    that step and its opposite has no second order.
+    """
+    rate = 1e-3
+    made = spec(
+        folder, tmp_path / "run", sampler=sampler, steps=1, learning_rate=rate, schedule="constant", warmup_steps=0
+    )
+    made |= {"gradient": {"mode": "tail", "k": 2}, "frames": {"mode": "all"}}
     made["prompts"]["options"]["prompts"] = PROMPTS[:1]
-    before = brightness(made, None)
+    made["backbone"]["adapter"]["dropout"] = 0.0
     vader.train(made)
-    assert brightness(made, tmp_path / "run" / "adapter") > before + 0.01
+    session = open_session(made, (), tmp_path / "run" / "adapter", scored=True)
+    steps = len(session.context.sampler.timesteps)
 
+    def reward(window):
+        latents = session.context.sample(session.encode(asked), [derive(0, "clip", 0, 0)], window)
+        return session.context.score(session.context.decode(latents, None), asked)["brightness"].sum()
 
-def brightness(made, adapter):
-    clips = vader.generate(made, PROMPTS[:1], seeds=range(4), adapter=adapter)
-    return float(torch.stack([clip.frames for clip in clips]).mean())
+    asked = [Prompt(PROMPTS[0])]
+    rewards = {}
+    for scale in (-1.0, 0.0, 1.0):
+        session.set_scale(scale)
+        rewards[scale] = float(reward(no_gradient(steps)).double())
+    assert rewards[0.0] == pytest.approx(metrics(tmp_path / "run")[0]["reward"], abs=1e-6), "the clip trained on"
+    halves = [p for name, p in session.context.backbone.denoiser.named_parameters() if "lora_B" in name]
+    moved = [half.detach().clone() for half in halves]
+    assert max(float(step.abs().max()) for step in moved) == pytest.approx(rate, rel=0.01)
+    with torch.no_grad():
+        for half in halves:
+            half.zero_()
+    reward(Window(0, steps)).backward()
+    slopes = [half.grad for half in halves]
+    assert all(bool((slope * step >= -1e-12).all()) for slope, step in zip(slopes, moved, strict=True))
+    expected = sum(float((slope * step).double().sum()) for slope, step in zip(slopes, moved, strict=True))
+    assert (rewards[1.0] - rewards[-1.0]) / 2 == pytest.approx(expected, rel=0.02)
+    assert rewards[1.0] > rewards[0.0]
 
 
 def test_precision(folder, tmp_path):

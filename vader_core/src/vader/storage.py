@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +21,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     """See :func:`write_text`."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # of an earlier death; and a link there leads to a file that is not ours
+        with temporary.open("xb") as file:
             file.write(data)
             sync(file)
         temporary.replace(path)
@@ -33,11 +36,39 @@ def write_with(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write bytes under a temporary name of this process in the same folder, rename. Several processes may do it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
             write(file)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_plain(path: Path) -> None:
+    """Check that a path is a file, or a link to one: a pipe or a device might never end.
+
+    Raises:
+        FileNotFoundError: it is not there, or something else.
+        OSError: the system does not let it be seen.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise FileNotFoundError(errno.ENOENT, "it is no file", str(path))
+
+
+def read_plain(path: Path, errors: str = "strict") -> str:
+    """The UTF-8 text of a file that may be anybody's.
+
+    Args:
+        path: of the file.
+        errors: what to do with bytes that are no UTF-8, as ``open`` takes it.
+
+    Raises:
+        FileNotFoundError: see :func:`require_plain`.
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no UTF-8, and ``errors`` is strict.
+    """
+    require_plain(path)
+    return path.read_text(encoding="utf-8", errors=errors)
 
 
 CACHE = "VADER_CACHE_HOME"

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader import WeightsError
-from vader.sdk import check_safetensors, compare_shapes, first_line, hub_folder, is_hub_id, shapes_of, shown, user_path
+from vader.sdk import (
+    check_safetensors,
+    compare_shapes,
+    first_line,
+    hub_folder,
+    is_hub_id,
+    shapes_of,
+    shown,
+    unreadable,
+    user_path,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -164,10 +175,12 @@ def load_text(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if next(folder.glob(SAFE), None):
         check_safetensors(folder, str(folder), _fix("text_encoder"))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         encoder, info = T5EncoderModel.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True
         )
+    except pickle.UnpicklingError as error:
+        raise unreadable(folder, str(folder), "a model of transformers", error, _fix("text_encoder")) from error
     except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
         raise WeightsError(f"{folder} cannot be loaded as T5: {first_line(error)}. {_fix('text_encoder')}") from error
     if tokenizer.unk_token_id in tokenizer("fox", add_special_tokens=False).input_ids:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vader import Prompt, RegistryError, Runtime, WeightsError
-from vader.sdk import first_line, install_command, user_path
+from vader.sdk import beyond_room, first_line, install_command, user_path
 from vader_rewards.extras import packaged
 from vader_rewards.image_text import HPS_FILES, HpsWeights
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VOCABULARY = ("src", "open_clip", "bpe_simple_vocab_16e6.txt.gz")
+
+TOKENS = 77
+"""Of a text that its network takes, those of begin and end among them."""
 
 
 class HpsPackageOptions(HpsWeights):
@@ -46,6 +49,7 @@ class HpsPackage:
     def __init__(self, options: HpsPackageOptions, runtime: Runtime) -> None:
         _check_environment()
         from hpsv2.src.open_clip import image_transform, tokenize
+        from hpsv2.src.open_clip.tokenizer import SimpleTokenizer
         from torch import nn
 
         self._network: Any = _network(options.weights or HPS_FILES[options.version]).to(runtime.device)
@@ -54,7 +58,12 @@ class HpsPackage:
             if isinstance(step, nn.Module):
                 step.eval()
         self._tokenize: Any = tokenize
+        self._words: Any = SimpleTokenizer()
         self._device = runtime.device
+
+    def cut_off(self, text: str) -> str:
+        """See :class:`vader.sdk.CutsPrompts`."""
+        return beyond_room(text, TOKENS - 2, self._words.encode, self._words.decode)
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``, without gradient."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -118,6 +119,8 @@ def model(
             network, info = quantised(load, quantization)
     except RegistryError:
         raise
+    except pickle.UnpicklingError as error:
+        raise unreadable(source, name, _KIND, error) from error
     except Exception as error:  # each format of weights and each configuration fails in a way of its own
         raise WeightsError(
             f"{name} cannot be loaded as {kind.__name__}: {first_line(error)}. {_again(name)}"
@@ -146,7 +149,7 @@ def tokenizer(source: Path, name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source, local_files_only=True)
+        return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise WeightsError(f"{name}: the tokenizer cannot be loaded: {first_line(error)}. {_again(name)}") from error
 

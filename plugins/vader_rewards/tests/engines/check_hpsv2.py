@@ -158,3 +158,11 @@ class TestContract(RewardContract):
     @pytest.fixture
     def reward(self, tiny):
         return Subject("reward", "hps_package", {"weights": str(tiny / "open_clip")}, size=(24, 36))
+
+
+def test_what_is_lost_of_a_long_prompt_changes_no_token(tiny):
+    reward = HpsPackage(HpsPackage.Options(weights=str(tiny / "open_clip")), CPU)
+    text = " ".join(["fox"] * 75)
+    assert reward.cut_off(text) == ""
+    assert reward.cut_off(text + " in the deep snow") == "in the deep snow"
+    assert torch.equal(reward._tokenize([text]), reward._tokenize([text + " in the deep snow"]))

@@ -45,6 +45,7 @@ def evaluate(
             overrides=set_ or [],
             trust_code=trust_code,
             progress=lambda done, total: status.update(f"clip {done} of {total}"),
+            notice=lambda text: typer.echo(text, err=True),
         )
     if result.adapted is not None:
         compare(screen, result.base, result.adapted)

@@ -11,6 +11,7 @@ from vader.cli.comparison import compare
 from vader.cli.output import console, hide_loading_bars
 
 if TYPE_CHECKING:
+    from vader.runs.folder import RunFolder
     from vader.spec import RunSpec
 
 
@@ -42,7 +43,7 @@ def train(
     checked = plan.spec
     if dry_run:
         typer.echo("".join(f"{notice}\n" for notice in plan.notices), err=True, nl=False)
-        typer.echo(f"{spec} is sound.{_to_download(checked)}{_not_here(checked)}")
+        typer.echo(f"{spec} is sound.{_to_download(checked)}{_not_here(checked, resume)}")
         return
     asked = checked.train.processes
     if asked is not None and asked > 1 and launch.started() is None:
@@ -62,21 +63,41 @@ def _to_download(spec: RunSpec) -> str:
     return f" Its adapter {init} is not in the hub's cache; a run downloads it, and then judges it."
 
 
-def _not_here(spec: RunSpec) -> str:
+def _not_here(spec: RunSpec, resume: bool) -> str:
     """What a dry run says of this machine, which need not be the one that the run is for."""
+    from vader.errors import VaderError
     from vader.paths import user_path
     from vader.resolve.machine import machine_fits
     from vader.runs.folder import RunFolder
 
     against = [f"{path}: {message}" for path, message in machine_fits(spec)]
+    notices: list[str] = []
     try:
         folder = RunFolder(user_path(spec.output))
-        if folder.require_ours() and folder.begun:
-            against.append(f"output: {spec.output!r} holds a run already; it takes --resume, or another folder.")
+        if folder.require_ours() and folder.begun and not _to_download(spec):
+            notices = _look(folder, spec, resume)
         folder.require_writable()
-    except (OSError, RuntimeError) as error:
+    except (VaderError, OSError, RuntimeError) as error:
         against.append(str(error))
-    return "".join(f"\nNot as it is on this machine: {one}" for one in against)
+    return "".join([*(f"\n{one}" for one in notices), *(f"\nNot as it is on this machine: {one}" for one in against)])
+
+
+def _look(folder: RunFolder, spec: RunSpec, resume: bool) -> list[str]:
+    """What a run would say of its folder, which has a run in it, before it begins or goes on; nothing is changed.
+
+    Raises:
+        RunFolderError: the run would stop there; as is CheckpointError.
+    """
+    from vader.runs.lock import RunLock
+    from vader.runs.resume import Entry
+
+    notices: list[str] = []
+    lock = RunLock(folder.path, notices.append)
+    try:
+        found = Entry(folder, spec, resume, lock, notices.append).look()
+    finally:
+        lock.release()
+    return [*([f"It goes on after optimizer step {found.step}."] if found is not None else []), *notices]
 
 
 def _run(spec: str, overrides: list[str], resume: bool, trust_code: bool) -> None:

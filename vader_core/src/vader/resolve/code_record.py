@@ -21,7 +21,7 @@ from vader.installing import FOLDERS, install_command
 from vader.paths import user_path
 from vader.plugins import registry
 from vader.spec import RunSpec
-from vader.storage import write_json, write_text
+from vader.storage import read_plain, write_json, write_text
 
 FOLDER, INDEX = "code", "index.json"
 
@@ -65,7 +65,7 @@ def record(folder: Path, spec: RunSpec, passed: Mapping[str, Any]) -> list[str]:
 def read(folder: Path) -> dict[str, dict[str, str]]:
     """The index of a run folder, without entries that are none; empty when it has no index that can be read."""
     try:
-        found = json.loads((folder / FOLDER / INDEX).read_text(encoding="utf-8"))
+        found = json.loads(read_plain(folder / FOLDER / INDEX))
     except (OSError, ValueError, RecursionError):
         return {}
     return {title: entry for title, entry in found.items() if _sound(entry)} if isinstance(found, dict) else {}
@@ -134,7 +134,7 @@ def _passed(passed: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_plain(path)
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -44,21 +44,25 @@ class Trust:
             isolate: what the spec says of its process, if it has one of its own.
         """
         file = unpackaged(name)
-        if file is not None and (why := self._why((*loc, "name"), file[0], links=True)):
+        if file is not None and (why := self._why((*loc, "name"), file[0])):
             return (*loc, "name"), why
         python = isolate.get("python") if isinstance(isolate, Mapping) else None
-        if isinstance(python, str) and "/" in python and (why := self._why((*loc, "isolate", "python"), python)):
+        if (
+            isinstance(python, str)
+            and "/" in python
+            and (why := self._why((*loc, "isolate", "python"), python, interpreter=True))
+        ):
             return (*loc, "isolate", "python"), why
         return None
 
-    def _why(self, loc: Loc, said: str | Path, *, links: bool = False) -> str | None:
+    def _why(self, loc: Loc, said: str | Path, *, interpreter: bool = False) -> str | None:
         if self._all or any(loc[:n] in self._source.elsewhere for n in range(1, len(loc) + 1)):
             return None
         try:
             path = user_path(said).absolute()
-        except PathError:
+            path = _interpreter(path) if interpreter else path.resolve()
+        except (PathError, OSError, RuntimeError):
             return None  # it will be refused for that
-        path = path.resolve() if links else Path(os.path.normpath(path))
         stranger = next((one for one in (self._spec, self._folder) if not _own(one)), None)
         if stranger is not None:
             reason = f"and {cut(str(stranger))} is another user's"
@@ -68,6 +72,12 @@ class Trust:
             reason = f"which lies outside the folder of the spec, {cut(str(self._folder))}"
         fix = "Read it; if it may run, say so with --trust-code (in Python trust_code=True)."
         return f"it would run {cut(str(path))}, {reason}. {fix}"
+
+
+def _interpreter(path: Path) -> Path:
+    """Where an interpreter lies, links followed; that of a virtual environment is a link out of it, and lies in it."""
+    inside = path.parent.resolve() / path.name
+    return inside if (inside.parent.parent / "pyvenv.cfg").is_file() else inside.resolve()
 
 
 def _own(path: Path) -> bool:

@@ -8,6 +8,7 @@ them is registered with :class:`vader.runs.stateful.Registry`; :func:`save` and 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -172,9 +173,9 @@ def replace_folder(final: Path, write: Callable[[Path], None], called: str = "th
         write(partial)
         sync_tree(partial)
         sync_folder(partial)
-        if final.is_dir():
+        if final.is_dir() and not final.is_symlink():
             final.replace(old)
-        elif final.exists():
+        elif os.path.lexists(final):  # a link leads to files that are not ours
             final.replace(free_name(final))
         partial.replace(final)
         sync_folder(final.parent)
@@ -197,6 +198,9 @@ def recover(final: Path) -> None:
         OSError: something cannot be moved.
     """
     partial, old = _beside(final, "partial"), _beside(final, "old")
+    for name in (partial, old):
+        if name.is_symlink() or name.is_file():  # nothing of ours, and it would be in the way for ever
+            name.unlink()
     shutil.rmtree(partial, ignore_errors=True)
     if old.is_dir() and not final.exists():
         old.replace(final)
@@ -241,7 +245,9 @@ def discard(found: Path) -> bool:
     """
     try:
         own = {*sealed.read(found)["files"], sealed.MANIFEST}
-        if any(path.relative_to(found).as_posix() not in own for path in found.rglob("*") if not path.is_dir()):
+        if found.is_symlink() or any(
+            path.relative_to(found).as_posix() not in own for path in found.rglob("*") if not path.is_dir()
+        ):
             return False
         partial = _beside(found, "partial")
         found.replace(partial)
@@ -263,9 +269,12 @@ def verify(path: Path) -> Checkpoint:
     try:
         manifest = sealed.read(path)
         sealed.check(path, manifest)
-        if step_folder(manifest["step"]) != path.name:
-            raise CheckpointError(f"{path.name}: it is the checkpoint of step {manifest['step']}, under another name.")
-        return Checkpoint(path, manifest["step"], manifest["digest"], manifest["processes"], manifest)
+        step, digest, processes = (manifest[name] for name in ("step", "digest", "processes"))
+        if not (isinstance(step, int) and isinstance(digest, str) and isinstance(processes, int)):
+            raise sealed.Damaged(f"{sealed.MANIFEST} is none of a checkpoint")
+        if step_folder(step) != path.name:
+            raise CheckpointError(f"{path.name}: it is the checkpoint of step {step}, under another name.")
+        return Checkpoint(path, step, digest, processes, manifest)
     except (sealed.Damaged, KeyError) as error:
         raise CheckpointError(f"{path.name}: {error}.") from error
     except OSError as error:

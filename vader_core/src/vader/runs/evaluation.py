@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from warnings import warn
 
 from vader.errors import Problem, SpecError
 from vader.paths import user_path
 from vader.resolve.validate import Spec
 from vader.runs.events import Validation
+from vader.runs.long_prompts import long_prompts
 from vader.runs.session import Session, open_session
 from vader.runs.validation import chosen, clip_writer, score_clips
 
@@ -31,6 +33,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     trust_code: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    notice: Callable[[str], None] = warn,
 ) -> Evaluation:
     """Score a model by the training and held-out rewards of a spec, on its validation prompts and seeds.
 
@@ -44,6 +47,7 @@ def evaluate(
         overrides: dotted ``path=value`` strings.
         trust_code: run code that a spec in a file, or another user's run folder, names outside its folder.
         progress: called, in the main process, with clips done and clips in all.
+        notice: called, in the main process, with what a user should know of the prompts: that some are cut.
 
     Raises:
         SpecError: the spec is wrong, or turns validation off.
@@ -53,6 +57,9 @@ def evaluate(
     if session.plan.spec.validation.clips == 0:
         raise SpecError([Problem("validation.clips", "0 turns validation off; evaluation needs 1 or more.")])
     folder = user_path(output) if output is not None else None
+    long = long_prompts(chosen(session.plan.spec.validation, session.plan.validation_prompts)[0], session.readers)
+    if long is not None and session.engine.is_main:
+        notice(long)
     rounds = 1 if session.adapter is None else 2
     total = rounds * session.plan.spec.validation.clips
 

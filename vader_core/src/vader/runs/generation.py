@@ -124,7 +124,7 @@ def generate(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot write clips to {str(folder)!r}: {error.strerror}.") from error
-    long = long_prompts(asked, {f"backbone {session.plan.spec.backbone.name}": context.backbone})
+    long = long_prompts(asked, session.readers)
     if long is not None and session.engine.is_main:
         notice(long)
     fps = session.plan.video.fps or 8.0

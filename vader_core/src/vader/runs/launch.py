@@ -84,7 +84,7 @@ def relaunch(arguments: Sequence[str], processes: int, advice: str) -> int:
     Returns:
         The exit code: of the process that ended the run, else of the first, which speaks for all.
     """
-    command = [sys.executable, "-m", "vader", *arguments]
+    command = [sys.executable, *_import_path(), "-m", "vader", *arguments]
     with ExitStack() as stack:
         meeting = stack.enter_context(TemporaryDirectory(prefix="vader-"))
         common = {**os.environ, STORE: str(Path(meeting) / "store"), LAUNCHER: str(os.getpid())}
@@ -110,6 +110,14 @@ def relaunch(arguments: Sequence[str], processes: int, advice: str) -> int:
         hung = _wait(workers)
         positions = [_position(Path(meeting), rank) for rank in range(processes)]
         return _verdict([worker.returncode for worker in workers], hung, [None, *said], positions, advice)
+
+
+def _import_path() -> list[str]:
+    """What keeps ``-m`` from putting the current folder before the standard library, where it is not there already.
+
+    Nobody who gives a spec means a ``json.py`` that lies in the folder where he stands.
+    """
+    return [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
 
 
 def position_file(meeting: Path, rank: int) -> Path:

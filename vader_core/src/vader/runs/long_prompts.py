@@ -6,8 +6,10 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 
 from vader.errors import blame, cut
+from vader.methods.context import RolloutContext
 from vader.prompts import drawn
 from vader.protocols import CutsPrompts, HoldsPrompts, Prompt, PromptSource
+from vader.resolve.plan import Plan
 
 _LOOKED_AT, _WORDS = 2000, 6
 """Prompts of a source that are looked at, and words that are shown of what is lost."""
@@ -21,12 +23,18 @@ def prompts_of(source: PromptSource) -> Sequence[Prompt]:
     return drawn(source, 200, random.Random(0))
 
 
+def readers(plan: Plan, context: RolloutContext) -> dict[str, object]:
+    """The backbone and the rewards of a context, by what a user calls them."""
+    rewards = {f"reward {key!r}": reward for key, reward in context.rewards.items()}
+    return {f"backbone {plan.spec.backbone.name}": context.backbone, **rewards}
+
+
 def long_prompts(prompts: Iterable[Prompt], readers: Mapping[str, object]) -> str | None:
     """The notice; None when nothing is lost.
 
     Args:
         prompts: of a run.
-        readers: the backbone and the rewards, by what a user calls them.
+        readers: as :func:`readers` gives them.
     """
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
     said = []

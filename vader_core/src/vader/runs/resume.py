@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from vader.diffusion.seeding import derive
-from vader.errors import CheckpointError, RunFolderError, SpecError
+from vader.errors import CheckpointError, RunFolderError, SpecError, cut
 from vader.runs import checkpoint, cleaning
 from vader.runs.changes import changes
 from vader.runs.checkpoint import Checkpoint
@@ -59,6 +59,7 @@ class Entry:
         """
         try:
             self.folder.require_ours()
+            self._require_own_metrics()
             self.folder.require_writable()
             self.folder.require_space(_SPARE_BYTES)
             self.lock.take(create=False)
@@ -97,6 +98,16 @@ class Entry:
             raise
         except OSError as error:
             raise _failed(self.folder, error) from error
+
+    def _require_own_metrics(self) -> None:
+        """The files that lines are added to are no links: what those lead to would be changed."""
+        for name in (METRICS, ASIDE):
+            path = self.folder.path / name
+            if path.is_symlink():
+                raise RunFolderError(
+                    f"output: {str(path)!r} is a link to {cut(str(path.readlink()))}, which is left as it is. "
+                    "Put the file itself in its place, or use another folder."
+                )
 
     def _come_first(self) -> None:
         """Take the lock of a folder that had none, and see that no other run has begun there since."""

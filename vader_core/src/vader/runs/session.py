@@ -22,6 +22,7 @@ from vader.runs import checkpoint
 from vader.runs.device import DTYPES
 from vader.runs.engine import Engine
 from vader.runs.folder import RunFolder
+from vader.runs.long_prompts import readers
 from vader.runs.source import run_folder
 from vader.storage import cache_home
 from vader.weights import lora
@@ -36,6 +37,11 @@ class Session:
     encode: ConditioningCache
     adapter: Path | None
     engine: Engine
+
+    @property
+    def readers(self) -> dict[str, object]:
+        """What reads prompts, by what a user calls it."""
+        return readers(self.plan, self.context)
 
     def set_scale(self, scale: float) -> None:
         """Scale the adapter's update; 0 gives the base model bit for bit."""

@@ -25,7 +25,7 @@ from vader.runs.folder import RunFolder, step_folders
 from vader.runs.launch import require_processes
 from vader.runs.listeners import MetricsFile, Trackers
 from vader.runs.lock import RunLock
-from vader.runs.long_prompts import long_prompts, prompts_of
+from vader.runs.long_prompts import long_prompts, prompts_of, readers
 from vader.runs.resume import Entry, take_up
 from vader.runs.retention import Checkpoints, room
 from vader.runs.source import to_resume
@@ -137,9 +137,7 @@ def _lost_words(plan: Plan, live: Assembly) -> list[str]:
     asked = list(prompts_of(plan.prompts))
     if plan.spec.validation.clips:
         asked += chosen(plan.spec.validation, plan.validation_prompts)[0]
-    readers: dict[str, object] = {f"backbone {plan.spec.backbone.name}": live.backbone}
-    readers |= {f"reward {key!r}": reward for key, reward in live.validating.rewards.items()}
-    said = long_prompts(asked, readers)
+    said = long_prompts(asked, readers(plan, live.validating))
     return [said] if said is not None else []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vader.runs.events import Alarm, ClipSize, Validation, ValidationClip
-from vader.storage import write_json
+from vader.storage import read_plain, write_json
 
 FILE = "validation.json"
 
@@ -57,7 +57,7 @@ def write_validation(folder: Path, validation: Validation, settings: str) -> Non
 def read_validation(folder: Path) -> SavedValidation | None:
     """What a validation's folder holds; None when there is nothing that can be read."""
     try:
-        data = json.loads((folder / FILE).read_text(encoding="utf-8", errors="replace"))
+        data = json.loads(read_plain(folder / FILE, errors="replace"))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(data, dict) or not isinstance(data.get("step"), int):

@@ -13,7 +13,7 @@ from vader.errors import Problem, RunFolderError, SpecError, cut
 from vader.report.clips import TYPES
 from vader.report.comparison import compare
 from vader.report.reading import RunData, read_run
-from vader.runs.folder import RunFolder
+from vader.runs.folder import RunFolder, own_file
 from vader.runs.joining import grid
 from vader.runs.session import newest_adapter
 from vader.sharing.card import model_card
@@ -22,6 +22,8 @@ from vader.weights.lora.names import DIFFUSERS_FILE_2
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_SHARED = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, DIFFUSERS_FILE_2)
+"""Files of an adapter."""
 _ROWS = 6
 """Clips in the picture of the card."""
 
@@ -62,11 +64,17 @@ def write_folder(run: Path, name: str, target: Path, licence: str | None = None)
     if data.spec is None:
         raise RunFolderError(f"the spec of {str(run)!r} is none that this version of vader understands.")
     adapter = newest_adapter(RunFolder(run))
+    for file in _SHARED:
+        if (adapter / file).exists() and not own_file(run, adapter / file):
+            raise RunFolderError(
+                f"{str(adapter / file)!r} is a link out of the run's folder, or no file. What it leads to is not "
+                "shared: put the file itself there."
+            )
     _require_empty(target)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for file in (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, DIFFUSERS_FILE_2):
-            if (adapter / file).is_file():
+        for file in _SHARED:
+            if (adapter / file).exists():
                 shutil.copyfile(adapter / file, target / file)
         spec = public(data.spec.model_dump(mode="json"))
         spec["output"] = f"runs/{name.split('/')[1]}"

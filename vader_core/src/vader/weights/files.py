@@ -23,8 +23,13 @@ _SHOWN = 3
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, in short."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """What an error of a library says, in short and without its advice to run what a file holds."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return "it asks to run code of its own, which is never done"
+    inner = text.rpartition("WeightsUnpickler error: ")[2] if "Weights only" in text else text
+    said = (inner.strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return "torch cannot read it" if any(word in said for word in _ADVICE) else said
 
 
 def shown(names: Sequence[str]) -> str:
@@ -155,14 +160,6 @@ def load_pickled(path: Path, name: str, fix: str, *, mapped: bool = False) -> An
         raise unreadable(path, name, "a file of torch.save", error, fix) from error
 
 
-def _reason(error: Exception) -> str:
-    """What a library says of a file, without its advice to run what the file holds."""
-    text = str(error)
-    inner = text.rpartition("WeightsUnpickler error: ")[2] if "Weights only" in text else text
-    said = first_line(ValueError(inner)) if inner != text else first_line(error)
-    return "torch cannot read it" if any(word in said for word in _ADVICE) else said
-
-
 def unreadable(path: Path, name: str, kind: str, error: Exception, fix: str = "") -> WeightsError:
     """The error for a file that cannot be opened as what it should be.
 
@@ -180,6 +177,6 @@ def unreadable(path: Path, name: str, kind: str, error: Exception, fix: str = ""
             f"{name} holds more than tensors and plain values ({what}), and is not opened, because that could run "
             "code. Save its state_dict alone with torch.save."
         )
-    size = path.stat().st_size if path.is_file() else 0
-    what = f"{name} ({size:,} bytes) is truncated or not {kind}: {_reason(error)}."
+    size = f" ({path.stat().st_size:,} bytes)" if path.is_file() else ""
+    what = f"{name}{size} is truncated or not {kind}: {first_line(error)}."
     return WeightsError(f"{what} Delete it and fetch it again. {fix}".rstrip())

@@ -132,7 +132,7 @@ class PipelineFolder:
             WeightsError: it cannot be loaded.
         """
         try:
-            return kind.from_pretrained(folder, subfolder=part, local_files_only=True)
+            return kind.from_pretrained(folder, subfolder=part, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
             raise WeightsError(f"{name}: the {part} cannot be loaded: {first_line(error)}. {self.fix}") from error
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vader.errors import WeightsError
-from vader.storage import write_json
+from vader.storage import read_plain, require_plain, write_json
 
 MANIFEST = "manifest.json"
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -36,16 +36,20 @@ def seal(folder: Path, values: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A folder's manifest without its own digest, which is checked.
+    """A folder's manifest without its own digest, which is checked; its files lie in the folder.
 
     Raises:
         Damaged: there is none, or it has been altered.
         OSError: it cannot be read.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(read_plain(folder / MANIFEST))
         if manifest.pop("sha256") != _own(manifest):
             raise Damaged(f"{MANIFEST} is damaged (its own SHA-256 differs)")
+        if not isinstance(manifest["files"], dict):
+            raise Damaged(f"{MANIFEST} names no files")
+        if outside := [name for name in manifest["files"] if not _inside(name)]:
+            raise Damaged(f"{MANIFEST} names {outside[0]!r}, which is no file in the folder")
     except Damaged:
         raise
     except (*_ABSENT, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -89,9 +93,21 @@ def check_file(file: Path) -> None:
 
 
 def sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        FileNotFoundError: it is something else than a file, such as a pipe, which might never end.
+        OSError: it cannot be read.
+    """
+    require_plain(file)
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _inside(name: str) -> bool:
+    """Whether a path leads from a folder to something in it."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def _own(manifest: Mapping[str, Any]) -> str:

@@ -46,6 +46,7 @@ class Server:
         self._memory = memory
         self._map: Any = None
         self._reward: Any = None
+        self._cut_off: Any = None
         self._graphs: dict[int, Any] = {}
 
     def describe(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -87,8 +88,13 @@ class Server:
         if isinstance(reward, torch.nn.Module):
             reward.to(device).requires_grad_(False).eval()
         self._device = device
+        self._cut_off = getattr(reward, "cut_off", None)
         self._reward = reward.score if hasattr(reward, "score") else reward
         return {}
+
+    def cut_off(self, text: str) -> dict[str, Any]:
+        """The end of a text that the reward does not read."""
+        return {"end": self._cut_off(text) if self._cut_off is not None else ""}
 
     def _load(self, name: str) -> Any:
         from vader.plugins import registry
@@ -151,12 +157,12 @@ class Server:
 
 def main() -> None:
     """Serve until the run is gone."""
-    sys.path.pop(0)  # this script's own folder
+    own = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 (pathlib is imported when that is gone)
+    sys.path[:] = [path for path in sys.path if path not in ("", own)]  # nor the folder where the user stands
     if sys.version_info < (3, 10):  # noqa: UP036 (this is another Python than the one that the package asks for)
         sys.exit("an isolated reward needs Python 3.10 or newer, this is " + sys.version.split()[0])
     folder, channel_fd, life, memory = sys.argv[1], *map(int, sys.argv[2:5])
     sys.argv[1:] = []
-    sys.path.insert(0, "")
     sys.meta_path.insert(0, _Finder(folder))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears Ctrl-C, saves, and ends this process
     threading.Thread(target=_watch, args=(life,), daemon=True).start()

@@ -64,6 +64,12 @@ class IsolatedReward:
             scores = self._ask(frames, prompts, parts, grad=False)[0]
         return {SCORE: scores, **parts} if parts else scores
 
+    def cut_off(self, text: str) -> str:
+        """See :class:`vader.protocols.CutsPrompts`."""
+        with self._lock:
+            end: str = self._process.ask(self._timeout, op="cut_off", text=text)["end"]
+        return end
+
     def close(self) -> None:
         """End the process."""
         self._process.end()
