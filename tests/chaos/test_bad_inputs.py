@@ -45,9 +45,9 @@ def test_every_refusal_is_one_short_error(cases: list[dict[str, Any]]) -> None:
         assert len(said) < 8000, case
 
 
-def test_none_takes_long(cases: list[dict[str, Any]]) -> None:
-    """In seconds of CPU, which do not count what else the machine does."""
-    slowest = max(cases, key=lambda case: case["seconds"])
+def test_none_is_refused_late(cases: list[dict[str, Any]]) -> None:
+    """In seconds of CPU, which do not count what else the machine does; what was sound was done, such as an estimate."""
+    slowest = max((case for case in cases if case["code"]), key=lambda case: case["seconds"])
     assert slowest["seconds"] < 5, slowest
 
 
