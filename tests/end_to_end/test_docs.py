@@ -14,7 +14,9 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from tests import warm
 from tests.integration.harness import environment, merged
 
 import vader
@@ -86,15 +89,28 @@ def blocks(page: str) -> list[Block]:
     return found
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of :mod:`tests.warm`."""
+    where = tmp_path_factory.mktemp("warm") / "socket"
+    process = subprocess.Popen([sys.executable, "-m", "tests.warm", str(where)], cwd=ROOT, env=environment())
+    while not where.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    yield where
+    process.kill()
+    process.wait()
+
+
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a page, with ``pip``, ``vader`` and ``pytest`` on the path."""
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Path) -> Path:
+    """The folder of a page, with ``pip``, ``vader`` and ``pytest`` on the path, and ``run-python CODE``."""
     tools, work, site = tmp_path / "tools", tmp_path / "work", tmp_path / "site"
     for folder in (tools, work, site):
         folder.mkdir()
     (tools / "pip").write_text(PIP.format(python=sys.executable, site=str(site), root=str(ROOT)))
-    for name in ("vader", "pytest"):
-        (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {name} "$@"\n')
+    for name, module in {"vader": "vader", "pytest": "pytest", "run-python": "-c"}.items():
+        warm.client(tools / name, module, server)
     (tools / "srun").write_text('#!/bin/sh\nexec "$@"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
@@ -127,7 +143,7 @@ def execute(page: str, block: Block) -> None:
     elif block.language == "python":
         compile(block.text, where, "exec")
         if block.title is None:
-            run([sys.executable, "-W", "error::SyntaxWarning", "-c", block.text], where)
+            run(["run-python", block.text], where)
     else:
         raise AssertionError(f"{where}: a block of {block.language or 'no language'} is not executed")
 
