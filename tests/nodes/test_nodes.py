@@ -1,4 +1,5 @@
-"""Two machines, as two agents of torchrun on the loopback interface, train as one process does; workers may be killed.
+"""Two machines, as two agents of torchrun on the loopback interface, train as one process does; workers may be killed,
+or a machine lost.
 
 ``VADER_NODE_KILLS`` says how many are, none by default; the nox session ``nodes`` kills five. ``VADER_NODE_SEED`` says
 which and when.
@@ -58,11 +59,15 @@ def workers(file: Path, rank: int | None = None) -> list[int]:
     return found
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 @contextmanager
-def machines(file: Path, homes: list[Path]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """An agent for each machine, with a working folder of its own."""
+def machines(file: Path, homes: list[Path], nodes: str = "2") -> Iterator[list[subprocess.Popen[bytes]]]:
+    """An agent for each machine, with a working folder of its own; the first keeps the rendezvous."""
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "nodes"]
-    agent = ["-m", "torch.distributed.run", "--nnodes", str(len(homes)), "--nproc-per-node", "1", *meeting]
+    agent = ["-m", "torch.distributed.run", "--nnodes", nodes, "--nproc-per-node", "1", *meeting]
     agent += ["--local-addr", "127.0.0.1", "--monitor-interval", "0.5", "--max-restarts", str(2 * KILLS + 2)]
     command = [sys.executable, *agent, "-m", "vader", "train", str(file), "--resume", "--trust-code"]
     started = []
@@ -96,6 +101,14 @@ def until(condition: Any, deadline: float) -> bool:
     return False
 
 
+def assert_unbroken(folder: Path, alone: Path) -> None:
+    """The metrics of a run in one process that nothing has broken."""
+    vader.train(spec(alone, train={"gradient_accumulation": 2}, rewards=[{"name": f"{HERE}:Slow", "label": "slow"}]))
+    assert done(folder) == STEPS
+    for ours, unbroken in zip(records(folder), records(alone), strict=True):
+        assert ours == pytest.approx(unbroken, rel=1e-3, abs=1e-5)
+
+
 @pytest.mark.slow
 def test_two_machines_train_as_one_process(tmp_path: Path) -> None:
     folder, file, chance = tmp_path / "run", tmp_path / "run.yaml", random.Random(SEED)
@@ -114,8 +127,21 @@ def test_two_machines_train_as_one_process(tmp_path: Path) -> None:
         assert until(lambda: all(agent.poll() is not None for agent in agents), deadline), logs(homes)
         assert [agent.returncode for agent in agents] == [0, 0], logs(homes)
         assert workers(file) == []
-    alone = tmp_path / "alone"
-    vader.train(spec(alone, train={"gradient_accumulation": 2}, rewards=[{"name": f"{HERE}:Slow", "label": "slow"}]))
-    assert done(folder) == STEPS
-    for ours, unbroken in zip(records(folder), records(alone), strict=True):
-        assert ours == pytest.approx(unbroken, rel=1e-3, abs=1e-5)
+    assert_unbroken(folder, tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_one_machine_goes_on_when_the_other_is_lost(tmp_path: Path) -> None:
+    folder, file = tmp_path / "run", tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(spec(folder)))
+    homes, deadline = [tmp_path / "one", tmp_path / "two"], time.monotonic() + 240
+    with machines(file, homes, "1:2") as agents:
+        assert until(lambda: done(folder) >= 10, deadline), logs(homes)
+        others = [pid for pid in workers(file) if parent(pid) == agents[1].pid]
+        assert len(others) == 1
+        agents[1].kill()
+        os.kill(others[0], signal.SIGKILL)
+        assert until(lambda: agents[0].poll() is not None, deadline), logs(homes)
+        assert agents[0].returncode == 0, logs(homes)
+    assert " of 2 waited for it" in logs(homes)
+    assert_unbroken(folder, tmp_path / "alone")
