@@ -1,8 +1,9 @@
 """How the processes of a run find each other: through a store, under a name that no earlier start has used.
 
-torch's launcher keeps one store for all restarts of its workers, and torch puts no name before their keys: new workers
-would read the addresses of those that have died, and fail to connect or wait for ever. The count of restarts is no name
-either, because each machine has its own: workers that are restarted since another machine's have died are not counted.
+torch's launcher keeps one store for all restarts of its workers. torch puts nothing before their keys in it, or the
+count of restarts: new workers would read the addresses of those that have died, and fail to connect or wait for ever.
+The count is no name, since each machine has its own: workers that are restarted because another machine's have died do
+not count.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def _own_store(path: str, world: int) -> Store:
 
 
 def _launchers_store(rank: int, world: int, timeout: timedelta) -> Store:
-    store, _, _ = next(distributed.rendezvous("env://", timeout=timeout))
+    """Not torch's own ``env://``, which in older releases puts a machine's count of restarts before the keys."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = distributed.TCPStore(host, port, is_master=False, timeout=timeout)
     return PrefixStore(agree(PrefixStore("vader", store), rank, world, timeout), store)
 
 
