@@ -15,7 +15,7 @@ import uuid
 from datetime import timedelta
 
 from torch import distributed
-from torch.distributed import PrefixStore, Store
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 from vader.errors import LaunchError, PeerLost
 from vader.runs.launch import STORE, started
@@ -56,13 +56,13 @@ def lost(error: RuntimeError) -> bool:
 
 
 def _own_store(path: str, world: int) -> Store:
-    return distributed.FileStore(path, world)  # type: ignore[attr-defined,no-any-return]
+    return distributed.FileStore(path, world)  # type: ignore[attr-defined]
 
 
 def _launchers_store(rank: int, world: int, timeout: timedelta) -> Store:
     """Not torch's own ``env://``, which in older releases puts a machine's count of restarts before the keys."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = distributed.TCPStore(host, port, is_master=False, timeout=timeout)
+    store = distributed.TCPStore(host, port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
     return PrefixStore(agree(PrefixStore("vader", store), rank, world, timeout), store)
 
 
