@@ -79,11 +79,13 @@ def until(condition: Any, seconds: float = 120.0) -> bool:
 
 
 @contextmanager
-def started(file: Path, *more: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """``vader train`` in a session of its own; what is left of it is ended."""
-    arguments = [sys.executable, "-m", "vader", "train", str(file), "--trust-code", *more]
+def started(file: Path, *more: str, run: Sequence[str] = (), **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """``vader train``, or what else Python is to run, in a session of its own; what is left of it is ended."""
+    arguments = run or ["-m", "vader", "train", str(file), "--trust-code", *more]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    with subprocess.Popen(arguments, env=environment(), start_new_session=True, text=True, **pipes) as process:
+    with subprocess.Popen(
+        [sys.executable, *arguments], env=environment(), start_new_session=True, text=True, **pipes
+    ) as process:
         try:
             yield process
         finally:
@@ -239,6 +241,25 @@ def test_torchrun_and_processes_resume_each_other(tmp_path: Path) -> None:
         done = python(start)
         assert done.returncode == 0, done.stderr[-3000:]
     assert [line["step"] for line in records(folder)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_the_agent_of_torchrun_passes_sigterm_on(tmp_path: Path) -> None:
+    """Both processes save together and exit with 143; the agent's own code is 1."""
+    folder, file = tmp_path / "run", write(tmp_path / "run.yaml", slow(tmp_path / "run"))
+    train = f"{sys.executable} -m vader train {file} --trust-code"
+    noted = f"trap 'kill -TERM $!' TERM; {train} & wait $!; wait $!; echo $? >{tmp_path}/exit-$RANK"
+    agent = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", "sh", "-c", noted]
+    with started(file, run=agent) as launcher:
+        assert until(lambda: training(folder)), launcher.stderr
+        launcher.terminate()
+        out, err = launcher.communicate(timeout=100)
+        assert processes_of(file) == []
+    step = len(records(folder))
+    assert f"stopped by SIGTERM after optimizer step {step}; saved" in out, err
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{step:06d}"]
+    assert [int((tmp_path / f"exit-{rank}").read_text()) for rank in (0, 1)] == [128 + signal.SIGTERM] * 2
+    assert launcher.returncode == 1
 
 
 def test_a_mistake_that_one_process_alone_makes_is_said(tmp_path: Path) -> None:

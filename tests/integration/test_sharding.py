@@ -116,6 +116,37 @@ def test_the_adapter_is_that_of_whole_weights(pair: Path) -> None:
     assert read(pair, "whole")[0]["peak"] == read(pair, "whole")[0]["whole"]
 
 
+def test_plain_diffusers_makes_the_clips_of_a_sharded_run(pair: Path, weights: Path) -> None:
+    """Adapters of both experts, loaded by the pipeline's own ``load_lora_weights``."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+
+    from vader.diffusion.rollout import ClipNoise
+    from vader.runs.session import open_session
+
+    run = pair / "tail-4"
+    context = open_session(run, (), None, scored=False).context
+    pipeline = WanPipeline.from_pretrained(weights)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=context.backbone.schedule.shift)
+    noise = ClipNoise([7], context.backbone.latent_shape(context.video), torch.device("cpu"), torch.float32).draw()
+
+    def theirs() -> Tensor:
+        video = pipeline(
+            "a fox", negative_prompt="", height=32, width=32, num_frames=5, num_inference_steps=4, guidance_scale=3.0,
+            guidance_scale_2=3.0, latents=noise.clone(), output_type="pt",
+        ).frames  # fmt: skip
+        return torch.as_tensor(video)[0].cpu()
+
+    base = theirs()
+    names = {"pytorch_lora_weights.safetensors": False, "pytorch_lora_weights_2.safetensors": True}
+    assert {path.name for path in (run / "adapter").glob("pytorch_lora_weights*")} == set(names)
+    for name, second in names.items():
+        pipeline.load_lora_weights(run / "adapter", weight_name=name, load_into_transformer_2=second)
+    (ours,) = vader.generate(run, ["a fox"], seeds=[7])
+    assert (theirs() - ours.frames).abs().max() <= 1e-5
+    assert (ours.frames - base).abs().max() > 1e-3, "the adapter does nothing, so nothing was compared"
+
+
 def test_either_resumes_the_other(pair: Path, weights: Path, tmp_path: Path) -> None:
     """What two processes with shares have written, one with whole weights takes up, and the other way round."""
     folder = shutil.copytree(pair / "last", tmp_path / "run")

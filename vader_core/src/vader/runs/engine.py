@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -22,7 +21,8 @@ from vader.backbones.kernels import blocks_of
 from vader.errors import ComponentError, LaunchError, PeerLost, blame
 from vader.resolve.machine import on_cpu
 from vader.resolve.networks import networks
-from vader.runs.launch import STORE, require_world, started
+from vader.runs.launch import require_world, started
+from vader.runs.meeting import join, lost
 from vader.runs.sharding import ShardedDenoiser, Sharder, asked_by_accelerate
 from vader.runs.watch import Watch
 from vader.spec import RunSpec
@@ -58,7 +58,8 @@ class Engine:
         self.sharding = theirs or spec.train.sharding
         self.configured = theirs is not None
         try:
-            _join(spec, longest)
+            if on_cpu(spec) or torch.cuda.is_available():
+                join("gloo" if on_cpu(spec) else "nccl", longest)
             with _without_plugins():
                 precision = spec.train.mixed_precision
                 self._accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu(spec), **arguments)
@@ -117,7 +118,7 @@ class Engine:
         try:
             yield
         except RuntimeError as error:
-            if self.num_processes > 1 and not isinstance(error, PeerLost) and _LOST.search(str(error)):
+            if self.num_processes > 1 and not isinstance(error, PeerLost) and lost(error):
                 raise PeerLost(
                     "another process of the run has ended, or cannot be reached any more; "
                     f"process {self.process_index} of {self.num_processes} waited for it {self.watch.position}."
@@ -298,21 +299,8 @@ def _without_plugins() -> Iterator[None]:
             os.environ[name] = said
 
 
-def _join(spec: RunSpec, longest: timedelta) -> None:
-    """Meet the processes that our launcher has started, through its file; others meet as accelerate does it."""
-    path = os.environ.get(STORE)
-    if path is None or torch.distributed.is_initialized() or not (on_cpu(spec) or torch.cuda.is_available()):
-        return
-    world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-    store = torch.distributed.FileStore(path, world)  # type: ignore[attr-defined]
-    backend = "gloo" if on_cpu(spec) else "nccl"
-    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=longest)
-
-
 _MORE = 60.0
 """Seconds that processes go on waiting for each other after a run's own watch should have ended it."""
-_LOST = re.compile(r"gloo|nccl|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
-"""What torch says when processes cannot talk."""
 
 
 @functools.cache
