@@ -1,4 +1,4 @@
-"""``vader`` and ``pytest`` without the seconds that imports take: a server imports once, and forks for each command.
+"""``vader`` without the seconds that imports take: a server imports once, and forks for each command.
 
 Started as ``python -m tests.warm SOCKET``. A command (:func:`client`) passes its arguments, folder, environment and
 standard streams on; a fork becomes that command, and what it exits with is passed back. The server itself never
@@ -43,7 +43,7 @@ def client(path: Path, module: str, where: Path) -> None:
 
 def serve(where: str) -> None:
     """Accept commands until the process is killed."""
-    for module in ("diffusers", "imageio", "peft", "accelerate", "pytest", "vader.cli.app", "vader.runs.training"):
+    for module in ("diffusers", "imageio", "peft", "accelerate", "vader.cli.app", "vader.runs.training"):
         importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX)

@@ -46,7 +46,7 @@ def test_every_refusal_is_one_short_error(cases: list[dict[str, Any]]) -> None:
 
 
 def test_none_is_refused_late(cases: list[dict[str, Any]]) -> None:
-    """In seconds of CPU, which do not count what else the machine does; what was sound was done, such as an estimate."""
+    """In seconds of CPU, which do not count what else the machine does. A sound input is done, and may take longer."""
     slowest = max((case for case in cases if case["code"]), key=lambda case: case["seconds"])
     assert slowest["seconds"] < 5, slowest
 

@@ -109,8 +109,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Path) -> Path
     for folder in (tools, work, site):
         folder.mkdir()
     (tools / "pip").write_text(PIP.format(python=sys.executable, site=str(site), root=str(ROOT)))
-    for name, module in {"vader": "vader", "pytest": "pytest", "run-python": "-c"}.items():
+    for name, module in {"vader": "vader", "run-python": "-c"}.items():
         warm.client(tools / name, module, server)
+    (tools / "pytest").write_text(f'#!/bin/sh\nexec {sys.executable} -m pytest "$@"\n')
     (tools / "srun").write_text('#!/bin/sh\nexec "$@"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
