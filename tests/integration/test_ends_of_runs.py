@@ -147,6 +147,23 @@ def test_saved_is_said_where_something_was(
     assert command(monkeypatch, capsys, "train", write(tmp_path / "run.yaml", made))[0] == 0, "the next try is blocked"
 
 
+@pytest.mark.filterwarnings("default:report.html")
+def test_a_report_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = write(tmp_path / "run.yaml", tiny(tmp_path / "run"))
+    assert command(monkeypatch, capsys, "train", made)[0] == 0
+    RunFolder(tmp_path / "run").report.unlink()
+    RunFolder(tmp_path / "run").report.mkdir()
+    code, out, err = command(monkeypatch, capsys, "train", made, "--resume", "--set", "train.steps=7")
+    assert code == 0, err
+    assert set(err.splitlines()) == {
+        f"warning: report.html is not written: cannot write '{tmp_path / 'run' / 'report.html'}': Is a directory. "
+        f"`vader report {tmp_path / 'run'}` writes it later."
+    }
+    assert "\nreport " not in out
+
+
 class Interrupts:
     """Sends its own process SIGTERM."""
 

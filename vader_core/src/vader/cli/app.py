@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -54,10 +56,24 @@ _PRINTED = frozenset({"evaluate", "estimate", "schema", "plugins", "prompts", "c
 """Commands whose product is what they print."""
 
 
+def _warn(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+    """One line for a warning of vader's own, without the code that gave it; as Python does it for others."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1]):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        _shown_by_python(message, category, filename, *where, **more)
+
+
+_shown_by_python = warnings.showwarning
+
+
 def _main(arguments: list[str]) -> None:
     debug = "--debug" in arguments
     try:
-        app(args=[argument for argument in arguments if argument != "--debug"], prog_name="vader")
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = _warn
+            app(args=[argument for argument in arguments if argument != "--debug"], prog_name="vader")
     except PeerLost as error:
         if LAUNCHER in os.environ:  # which says who it was
             sys.exit(PEER_LOST)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vader.cli.arguments import Set
+from vader.cli.output import console, hide_loading_bars
 
 reward = typer.Typer(no_args_is_help=True, help="Rewards in latent space.")
 
@@ -22,15 +23,15 @@ def train(
     set_: Set = None,
 ) -> None:
     """Train a reward that scores latents: on labelled clips, or to agree with another reward."""
-    from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from vader.reward_training import train_reward
     from vader.reward_training.judging import AGREEMENT
 
-    console = Console()
+    terminal = console()
+    hide_loading_bars()
     tasks: dict[str, TaskID] = {}
-    with Progress(console=console) as bars:
+    with Progress(console=terminal) as bars:
 
         def shown(what: str, done: int, total: int) -> None:
             if what not in tasks:
@@ -40,8 +41,8 @@ def train(
         made = train_reward(spec, list(set_ or []), shown)
     said = next(iter(AGREEMENT.values())) if made.judgements[0].rank is not None else "agreement"
     for one in made.judgements:
-        console.print(f"timestep {one.timestep:6g}  {said} {one.agreement:.3f}", highlight=False)
-    console.print(f"reward   {made.folder}\nreport   {made.folder / 'report.html'}", highlight=False)
+        terminal.print(f"timestep {one.timestep:6g}  {said} {one.agreement:.3f}")
+    terminal.print(f"reward   {made.folder}\nreport   {made.folder / 'report.html'}")
 
 
 def register(app: typer.Typer) -> None:

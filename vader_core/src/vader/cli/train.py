@@ -137,4 +137,6 @@ def _run(spec: str, overrides: list[str], resume: bool, trust_code: bool) -> Non
         compare(screen, result.validations[0], (kept or result.validations)[-1])
         screen.print(f"verdict  {judged(read_run(result.folder))[1].verdict.text}", soft_wrap=True)
     folder = RunFolder(result.folder)
-    screen.print(f"adapter  {folder.adapter}\nreport   {folder.report}", soft_wrap=True)
+    screen.print(f"adapter  {folder.adapter}", soft_wrap=True)
+    if folder.report.is_file():
+        screen.print(f"report   {folder.report}", soft_wrap=True)

@@ -59,7 +59,7 @@ class ReportListener:
         except Exception as error:
             self._next = float("inf")
             warnings.warn(
-                f"report.html is not written: {type(error).__name__}: {error}. "
+                f"report.html is not written: {str(error).rstrip('.') or type(error).__name__}. "
                 f"`vader report {run.folder}` writes it later.",
                 stacklevel=2,
             )
