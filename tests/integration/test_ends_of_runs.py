@@ -704,7 +704,7 @@ def test_a_dry_run_says_that_the_folder_is_taken(
 ) -> None:
     vader.train(tiny(tmp_path / "run"))
     file = write(tmp_path / "run.yaml", tiny(tmp_path / "run"))
-    assert "holds a run already; it takes --resume" in command(monkeypatch, capsys, "train", file, "--dry-run")[1]
+    assert "already holds a run. Resume it with --resume" in command(monkeypatch, capsys, "train", file, "--dry-run")[1]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
     file = write(tmp_path / "run.yaml", tiny(tmp_path / "mine"))
