@@ -90,6 +90,12 @@ class Deaf(Sound):
         super().__init__(options, replace(context, eta=0.0))
 
 
+class Silent(Sound):
+    def __init__(self, options: Any, context: SamplerContext) -> None:
+        super().__init__(options, context)
+        self.needs_noise = False
+
+
 def _noisy(self: Sound, output: StepOutput, *_: Any) -> StepOutput:
     noise = _[-1]
     if self.eta:
@@ -137,6 +143,7 @@ MUTANTS: dict[str, type[Sound]] = {
     "prev_is_mean_and_noise": changed(lambda self, output, *_: replace(output, mean=0.9 * output.mean)),
     "eta_0_is_deterministic": changed(_noisy),
     "stochastic_is_true": Deaf,
+    "needs_noise_is_true": Silent,
     "latents_are_not_changed": changed(_writes),
     "global_random_state_is_left_alone": changed(_dices),
     "clips_are_independent": changed(_mingles),

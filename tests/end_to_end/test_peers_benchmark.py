@@ -36,7 +36,7 @@ def test_a_peer_has_our_loss_and_our_gradient(
     torch.testing.assert_close(kept[0], kept[1], rtol=1e-3, atol=1e-5 * float(kept[1].abs().max()))
     ours, theirs = (measuring.cost(world, step) for step in (lambda: world.step.step(0), lambda: peer(world)))
     assert ours.calls == theirs.calls == 3
-    assert ours.flops == theirs.flops
+    assert ours.flops <= theirs.flops
     assert ours.saved <= theirs.saved
     assert ours.held <= 1.001 * theirs.held
 

@@ -101,6 +101,7 @@ class Sampler:
 
     predictions: ClassVar[tuple[sdk.Prediction, ...]] = ("flow",)
     stochastic: ClassVar[bool] = False
+    needs_noise: ClassVar[bool] = False
 
     def __init__(self, context: vader.SamplerContext) -> None:
         self.timesteps = torch.linspace(1000, 1000 / context.steps, context.steps)
@@ -196,7 +197,7 @@ prompts: type[vader.PromptSource] = Prompts
 method: type[vader.Method] = Method
 
 
-def abilities(made: Backbone, source: Prompts, learner: Method) -> None:
+def abilities(made: Backbone, source: Prompts, learner: Method, integrator: Sampler) -> None:
     """Each is what it is called."""
     caches: sdk.CachesConditioning = made
     varies: sdk.VariesGuidance = made
@@ -212,10 +213,11 @@ def abilities(made: Backbone, source: Prompts, learner: Method) -> None:
     meta: sdk.MetaBuildable = made
     validates: sdk.ValidatesSpec = learner
     holds: sdk.HoldsPrompts = source
+    knows: sdk.KnowsNoise = integrator
     notices: sdk.GivesNotices = source
     named: sdk.NamedPromptSets = source
     print(caches, varies, combines, limits, decodes, encodes, trunk, validates, holds, notices, named)
-    print(native, starts, exports, converts, meta)
+    print(native, starts, exports, converts, meta, knows)
 
 
 def verbs(folder: Path) -> None:

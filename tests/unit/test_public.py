@@ -33,7 +33,7 @@ EXPORTED = {
     "flow_schedule", "flow_step", "frame_indices", "from_signed", "hub_file", "hub_folder", "is_hub_id",
     "load_pickled", "meta_network", "pipeline_encode", "published_as", "read_adapter", "read_prompts",
     "read_weighted", "recompute_layers", "shapes_of", "shown", "tiny_t5", "tiny_umt5", "to_uint8", "unreadable",
-    "ExpertOptions", "call_denoiser", "Images", "TakesImage", "first_latents", "pixels", "LimitsAdapters",
+    "ExpertOptions", "call_denoiser", "Images", "TakesImage", "first_latents", "pixels", "LimitsAdapters", "KnowsNoise",
     "HoldsPrompts", "write_adapter", "user_path", "install_command", "GivesNotices",
     "CutsPrompts", "beyond", "beyond_room",
     "EncodesClips", "GivesTrunk", "LatentReward", "Layers", "encoded_by_factor",

@@ -85,26 +85,17 @@ def both_branches(
     if conditioning.negative is None:
         raise ValueError(f"guidance_scale is {scale:g}, but the backbone has no negative branch; expected 1.")
     apart = torch.is_grad_enabled() and (branches == "conditional" or recompute is True)
-    positive, negative = conditioning.positive, conditioning.negative
-    if not apart and _alike(positive, negative):
-        conditional, unconditional = _call(recompute, _both, predict, latents, timestep, positive, negative).chunk(2)
+    if not apart and (joined := conditioning.joined) is not None:
+        conditional, unconditional = _call(recompute, _both, predict, latents, timestep, joined).chunk(2)
         return conditional, unconditional
-    conditional = _call(recompute, predict, latents, timestep, positive)
+    conditional = _call(recompute, predict, latents, timestep, conditioning.positive)
     with torch.set_grad_enabled(torch.is_grad_enabled() and branches == "both"):
-        return conditional, _call(recompute, predict, latents, timestep, negative)
+        return conditional, _call(recompute, predict, latents, timestep, conditioning.negative)
 
 
-def _alike(one: Branch, other: Branch) -> bool:
-    """Whether two branches can be one batch."""
-    return one.keys() == other.keys() and all(
-        tensor.shape == other[name].shape and tensor.dtype == other[name].dtype for name, tensor in one.items()
-    )
-
-
-def _both(predict: Predict, latents: Latents, timestep: Tensor, first: Branch, second: Branch) -> Tensor:
+def _both(predict: Predict, latents: Latents, timestep: Tensor, joined: Branch) -> Tensor:
     """The predictions of two branches, one after the other along the batch."""
-    branch = {name: torch.cat([tensor, second[name]]) for name, tensor in first.items()}
-    return predict(torch.cat([latents, latents]), timestep.repeat(2), branch)
+    return predict(torch.cat([latents, latents]), timestep.repeat(2), joined)
 
 
 def _call(recompute: Recompute, function: Callable[..., Tensor], *arguments: Any) -> Tensor:

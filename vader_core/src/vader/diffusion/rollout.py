@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor
@@ -11,11 +11,14 @@ from torch import Tensor
 from vader.diffusion.gradient import Window
 from vader.diffusion.guidance import Branches, Combine, Predict, Recompute, classifier_free, guided
 from vader.diffusion.shortcuts import FreeSteps, Shortcuts
-from vader.protocols import Conditioning, Sampler, StepOutput
+from vader.protocols import Conditioning, KnowsNoise, Sampler, StepOutput
 from vader.shapes import Latents
 
 OnStep = Callable[[int, Latents, StepOutput], None]
 """``(step, latents before it, its output)``, for methods that need the trajectory."""
+
+WithoutGradient = Callable[[Predict], AbstractContextManager[Predict]]
+"""``predict -> a context that gives a predict`` which costs less without gradient; the same but for rounding."""
 
 
 class ClipNoise:
@@ -51,6 +54,7 @@ def rollout(
     shortcuts: Shortcuts | None = None,
     combine: Combine = classifier_free,
     on_step: OnStep | None = None,
+    without_gradient: WithoutGradient | None = None,
 ) -> Latents:
     """Denoise a batch of clips.
 
@@ -70,6 +74,8 @@ def rollout(
         shortcuts: what is left out before the window; None for nothing.
         combine: makes one prediction of two guidance branches.
         on_step: called after each step.
+        without_gradient: makes of ``predict`` what the steps before the window call, and ends with them; None for
+            ``predict`` itself.
 
     Returns:
         ``(b ...)``, the clean latents; with gradient when the window is not empty.
@@ -77,17 +83,20 @@ def rollout(
     kept = window.first_in_backward if recompute == "auto" else -1
     scales = [guidance_scale] * (window.last + 1) if isinstance(guidance_scale, int | float) else guidance_scale
     latents = noise.draw()
+    silent = torch.zeros_like(latents) if isinstance(sampler, KnowsNoise) and not sampler.needs_noise else None
     with ExitStack() as before_window:
-        free = _free_steps(predict, conditioning, shortcuts, window, before_window, combine)
+        call = before_window.enter_context(without_gradient(predict)) if without_gradient and window.start else predict
+        free = _free_steps(call, conditioning, shortcuts, window, before_window, combine)
         for i in range(window.last + 1):
             if i == window.start:
                 before_window.close()
+                call, free = predict, None
             with torch.set_grad_enabled(torch.is_grad_enabled() and i >= window.start):
-                if free is not None and i < window.start:
+                if free is not None:
                     output = free(i, latents, sampler.timesteps[i].expand(len(conditioning)), scales[i])
                 else:
                     output = predict_step(
-                        predict,
+                        call,
                         sampler,
                         conditioning,
                         latents.detach() if window.detach_input else latents,
@@ -98,7 +107,7 @@ def rollout(
                         combine=combine,
                         differentiate=i in window,
                     )
-                step = sampler.step(output, i, latents, noise.draw())
+                step = sampler.step(output, i, latents, noise.draw() if silent is None else silent)
             if on_step is not None:
                 on_step(i, latents, step)
             latents = step.pred_x0 if window.original and i == window.last else step.prev

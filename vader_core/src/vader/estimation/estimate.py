@@ -104,7 +104,6 @@ def estimate(
             held_out,
             live,
             machine.running,
-            in_place=cuda,
             host=HOST if cuda else None,
         )
     return Estimate(plan.spec, machine.device.type, training, validation, missing, _on_host(backbone))

@@ -151,7 +151,6 @@ def watch_step(
     live: LiveBytes,
     running: Callable[[], AbstractContextManager[Any]] = nullcontext,
     *,
-    in_place: bool = False,
     host: torch.device | None = None,
 ) -> tuple[Account, Account | None]:
     """Take one optimizer step, that of a run in its course: the optimizer has its state already.
@@ -167,7 +166,6 @@ def watch_step(
         held_out: that judge validation besides.
         live: accounts.
         running: a context in which tensors are what they shall be.
-        in_place: AdamW as on an accelerator, where a step takes no memory.
         host: of an accelerator, where ``train.offload_activations`` moves what is kept for backward.
 
     Returns:
@@ -182,7 +180,7 @@ def watch_step(
     encode = _WatchedEncoder(backbone, live)
     with running(), live:
         _hold_weights(live, backbone, parameters, {**rewards, **held_out})
-        optimizer = _optimizer(plan.spec.train, parameters, live, in_place)
+        optimizer = _optimizer(plan.spec.train, parameters, live)
         average = Average(parameters, plan.spec.train.ema_decay) if plan.spec.train.ema_decay is not None else None
         if average is not None:
             live.hold(cast("list[Tensor]", average.state_dict()["average"]), AVERAGE)
@@ -256,16 +254,9 @@ def _hold_weights(
         live.hold(frozen, row)
 
 
-def _optimizer(
-    spec: TrainSpec, parameters: list[nn.Parameter], live: LiveBytes, in_place: bool
-) -> torch.optim.Optimizer:
+def _optimizer(spec: TrainSpec, parameters: list[nn.Parameter], live: LiveBytes) -> torch.optim.Optimizer:
     """AdamW as the trainer has it, after a step that changes nothing but makes its state."""
-    eight_bits = spec.optimizer == "adamw_8bit"
-    optimizer: torch.optim.Optimizer = (
-        InPlaceAdamW(parameters, eight_bits=eight_bits)
-        if in_place or eight_bits
-        else torch.optim.AdamW(parameters, lr=0.0, weight_decay=spec.weight_decay)
-    )
+    optimizer = InPlaceAdamW(parameters, eight_bits=spec.optimizer == "adamw_8bit")
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

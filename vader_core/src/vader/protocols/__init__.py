@@ -11,6 +11,7 @@ from vader.protocols.abilities import ExportsNative as ExportsNative
 from vader.protocols.abilities import GivesNotices as GivesNotices
 from vader.protocols.abilities import GivesTrunk as GivesTrunk
 from vader.protocols.abilities import HoldsPrompts as HoldsPrompts
+from vader.protocols.abilities import KnowsNoise as KnowsNoise
 from vader.protocols.abilities import LimitsAdapters as LimitsAdapters
 from vader.protocols.abilities import MetaBuildable as MetaBuildable
 from vader.protocols.abilities import NamedPromptSets as NamedPromptSets

@@ -205,6 +205,16 @@ class ValidatesSpec(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsNoise(Protocol):
+    """A sampler that says whether noise matters to its steps, as it was built: where it does not, none is drawn."""
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether any step's result depends on the noise it is given."""
+        ...
+
+
 ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
     {
         NativeAdapters: ("backbone",),
@@ -224,6 +234,7 @@ ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
         DecodesForReward: ("backbone",),
         NamedPromptSets: ("prompts",),
         ValidatesSpec: ("method",),
+        KnowsNoise: ("sampler",),
     }
 )
 """Ability -> the kinds of component that may have it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,6 +107,18 @@ class Conditioning:
 
     def __len__(self) -> int:
         return len(next(iter(self.positive.values())))
+
+    @cached_property
+    def joined(self) -> Branch | None:
+        """Both branches as one batch, the positive one first; None where tensors differ in names, shapes or dtypes."""
+        import torch
+
+        first, second = self.positive, self.negative
+        if second is None or first.keys() != second.keys():
+            return None
+        pairs = {name: (tensor, second[name]) for name, tensor in first.items()}
+        alike = all((one.shape, one.dtype) == (other.shape, other.dtype) for one, other in pairs.values())
+        return {name: torch.cat(pair) for name, pair in pairs.items()} if alike else None
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same conditioning on another device."""

@@ -26,4 +26,4 @@ def adamw(spec: TrainSpec, parameters: list[nn.Parameter], device: torch.device)
     if spec.optimizer == "adamw_8bit":
         optimizers = importlib.import_module("bitsandbytes.optim")
         return cast(torch.optim.Optimizer, optimizers.AdamW8bit(parameters, lr=rate, weight_decay=decay))
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=device.type == "cuda" or None)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=device.type in ("cpu", "cuda") or None)

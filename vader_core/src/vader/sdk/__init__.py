@@ -28,6 +28,7 @@ _PUBLIC = {
     "NamedPromptSets": "vader.protocols:NamedPromptSets",
     "ValidatesSpec": "vader.protocols:ValidatesSpec",
     "VariesGuidance": "vader.protocols:VariesGuidance",
+    "KnowsNoise": "vader.protocols:KnowsNoise",
     "LimitsAdapters": "vader.protocols:LimitsAdapters",
     "CombinesGuidance": "vader.protocols:CombinesGuidance",
     "CachesConditioning": "vader.protocols:CachesConditioning",
@@ -180,6 +181,7 @@ if TYPE_CHECKING:
     from vader.protocols import GivesNotices as GivesNotices
     from vader.protocols import GivesTrunk as GivesTrunk
     from vader.protocols import HoldsPrompts as HoldsPrompts
+    from vader.protocols import KnowsNoise as KnowsNoise
     from vader.protocols import LatentReward as LatentReward
     from vader.protocols import LimitsAdapters as LimitsAdapters
     from vader.protocols import MemoryOption as MemoryOption

@@ -11,7 +11,7 @@ from torch import Tensor
 from vader.diffusion.gradient import window
 from vader.diffusion.rollout import ClipNoise, rollout
 from vader.diffusion.seeding import stream
-from vader.protocols import Conditioning, Prediction, Sampler, SamplerContext, StepOutput, Video
+from vader.protocols import Conditioning, KnowsNoise, Prediction, Sampler, SamplerContext, StepOutput, Video
 from vader.testing.checks import Failed, NotApplicable, check, expect
 from vader.testing.gaussian import Gaussian, noise_schedule
 from vader.testing.subject import Subject
@@ -148,6 +148,16 @@ def stochastic_is_true(subject: Subject) -> None:
         raise NotApplicable("it says stochastic = False, or refuses eta above 0 in this configuration.")
     stds = [float(output.std) for output in _run(etas[1.0], _normal(0))]
     expect(max(stds) > 0, "it says stochastic = True, and every std is 0 at eta 1. Declare False, or add noise.")
+
+
+@check("sampler", needs=("prev_is_mean_and_noise",))
+def needs_noise_is_true(subject: Subject) -> None:
+    """If it says that noise does not matter to it where eta is above 0, it adds none there."""
+    sampler = dict(_etas(subject)).get(1.0)
+    if not isinstance(sampler, KnowsNoise) or sampler.needs_noise:
+        raise NotApplicable("it does not say needs_noise = False at eta 1.")
+    stds = [float(output.std) for output in _run(sampler, _normal(0))]
+    expect(max(stds) == 0, "it says needs_noise = False at eta 1, and adds noise there. Say True.")
 
 
 @check("sampler", needs=("steps_have_the_shape",))

@@ -48,6 +48,7 @@ class DDIM:
         assert schedule.prediction in self.predictions
         self._prediction = schedule.prediction
         self._eta = context.eta
+        self.needs_noise = context.eta > 0
         total, options = schedule.train_timesteps, _resolved(options, schedule.config)
         timesteps = _timesteps(options, context.steps, total)
         self.timesteps = timesteps.to(context.device)

@@ -42,6 +42,7 @@ class FlowEuler:
 
         schedule = context.schedule
         self._eta = context.eta
+        self.needs_noise = context.eta > 0
         shift = options.shift if options.shift is not None else schedule.shift
         total = schedule.train_timesteps
         if schedule.sigmas is not None:

@@ -40,6 +40,8 @@ def inject(
     """
     from peft import LoraConfig, inject_adapter_in_model
 
+    from vader.weights.lora.layer import make_lean
+
     wanted = list(spec.target_modules or targets)
     if spec.target_modules:
         _all_match(denoiser, wanted, f" of {spec.init!r}" if spec.init else "")
@@ -66,6 +68,7 @@ def inject(
     parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.float()
+    make_lean(denoiser)
     denoiser.eval()
     if spec.init is not None:
         path = user_path(spec.init)

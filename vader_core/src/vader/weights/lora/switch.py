@@ -11,7 +11,8 @@ from torch import nn
 from vader.weights.lora.names import NAME
 
 
-def _layers(denoiser: nn.Module) -> list[Any]:
+def layers_of(denoiser: nn.Module) -> list[Any]:
+    """The layers that carry the adapter."""
     from peft.tuners.lora import LoraLayer
 
     return [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
@@ -19,13 +20,13 @@ def _layers(denoiser: nn.Module) -> list[Any]:
 
 def dropouts(denoiser: nn.Module) -> list[nn.Module]:
     """The adapter's dropouts, in training mode while it trains. The base network stays in eval mode always."""
-    inside = [module for layer in _layers(denoiser) for module in layer.lora_dropout.values()]
+    inside = [module for layer in layers_of(denoiser) for module in layer.lora_dropout.values()]
     return [module for module in inside if not isinstance(module, nn.Identity)]
 
 
 def set_scale(denoiser: nn.Module, scale: float) -> None:
     """Scale the adapter's update; 0 takes the adapter out of the computation, which gives the base bit for bit."""
-    for layer in _layers(denoiser):
+    for layer in layers_of(denoiser):
         layer.enable_adapters(enabled=scale != 0.0)
         if scale != 0.0:
             layer.set_scale(NAME, scale)
@@ -34,7 +35,7 @@ def set_scale(denoiser: nn.Module, scale: float) -> None:
 @contextmanager
 def switched_off(denoiser: nn.Module) -> Iterator[None]:
     """The base model, bit for bit, while the context lasts. Unlike peft's own way it leaves ``requires_grad``."""
-    layers = _layers(denoiser)
+    layers = layers_of(denoiser)
     scales = [layer.scaling[NAME] for layer in layers]
     try:
         for layer in layers:
