@@ -36,7 +36,7 @@ PAGES = [
     "README.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "adr" not in path.parts),
 ]
-COSTLY = [f"docs/how-to/{name}.md" for name in ("broken-plugins", "check", "many-gpus", "memory", "see")]
+COSTLY = [f"docs/how-to/{name}.md" for name in ("broken-plugins", "check", "many-gpus", "memory", "new-family", "see")]
 """Pages whose commands and Python `nox -s slow` runs; otherwise they are parsed."""
 APART = "docs/how-to/environments.md"
 """The page whose commands make environments of their own: the nox session `engines` does that."""
