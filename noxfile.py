@@ -100,6 +100,8 @@ def tests(session: nox.Session) -> None:
     if os.environ.get("CI") and not shutil.which("chromium") and shutil.which("apt-get"):
         session.run("apt-get", "update", "-qq", external=True)
         session.run("apt-get", "install", "-y", "-qq", "chromium", external=True, silent=True)
+    # Where PYTHONDONTWRITEBYTECODE is set, each of the many processes of the tests would compile vader anew.
+    run(session, "python", "-m", "compileall", "-q", *(str(ROOT / folder / "src") for folder in DISTRIBUTIONS))
     run(session, "python", "-m", "pytest", *(session.posargs or ["-n", "auto", "--dist", "loadfile"]))
 
 

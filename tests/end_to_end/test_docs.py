@@ -3,7 +3,8 @@
 A block with ``title="..."`` is written to that file. A YAML block is judged as (part of) a spec. A shell block runs;
 its ``pip`` installs local folders into that page's own place and sees that other requirements are there. Of pages
 whose commands need large weights or the network (README, and those outside :data:`RUN`), the shell lines that call
-``vader`` are parsed by its own command line, and the rest is what CI itself runs.
+``vader`` are parsed by its own command line, and the rest is what CI itself runs; so are those of pages that are
+:data:`COSTLY`, but in ``nox -s slow``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ PAGES = [
     "README.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "adr" not in path.parts),
 ]
-SEVERAL_PROCESSES = ["docs/how-to/many-gpus.md"]
+COSTLY = [f"docs/how-to/{name}.md" for name in ("broken-plugins", "check", "many-gpus", "memory", "new-family", "see")]
+"""Pages whose commands and Python `nox -s slow` runs; otherwise they are parsed."""
 APART = "docs/how-to/environments.md"
 """The page whose commands make environments of their own: the nox session `engines` does that."""
 
@@ -124,8 +126,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Path) -> Path
     return work
 
 
-def execute(page: str, block: Block) -> None:
-    """Do with a block what its language asks for."""
+def execute(page: str, block: Block, runs: bool) -> None:
+    """Do with a block what its language asks for; ``runs`` says whether its commands run."""
     where = f"{page}, line {block.line}"
     if block.title is not None:
         path = Path(block.title)
@@ -136,26 +138,27 @@ def execute(page: str, block: Block) -> None:
     elif block.language == "json":
         json.loads(block.text)
     elif block.title == "sky.yaml":
-        sky(block, where)
+        sky(block, where, runs)
     elif block.language == "yaml":
         judge(yaml.safe_load(block.text))
     elif block.language == "sh":
-        shell(page, block, where)
+        shell(block, where, runs)
     elif block.language == "python":
         compile(block.text, where, "exec")
-        if block.title is None:
+        if block.title is None and (runs or page not in COSTLY):
             run(["run-python", block.text], where)
     else:
         raise AssertionError(f"{where}: a block of {block.language or 'no language'} is not executed")
 
 
-def sky(block: Block, where: str) -> None:
+def sky(block: Block, where: str, runs: bool) -> None:
     """A task of SkyPilot: what it runs, on one machine."""
     task = yaml.safe_load(block.text)
     assert task.keys() == {"num_nodes", "resources", "setup", "run"}
     said = {"SKYPILOT_NUM_NODES": "1", "SKYPILOT_NUM_GPUS_PER_NODE": "2", "SKYPILOT_NODE_IPS": "127.0.0.1"}
     exported = "".join(f"export {name}={value}\n" for name, value in said.items())
-    run(["bash", "-euo", "pipefail", "-c", exported + task["run"]], where)
+    if runs:
+        run(["bash", "-euo", "pipefail", "-c", exported + task["run"]], where)
 
 
 def judge(part: Any) -> None:
@@ -164,20 +167,19 @@ def judge(part: Any) -> None:
     vader.check(part if {"backbone", "prompts"} <= part.keys() else merged(BASE, part))
 
 
-def shell(page: str, block: Block, where: str) -> None:
-    if page in RUN:
+def shell(block: Block, where: str, runs: bool) -> None:
+    if runs:
         run(["bash", "-euo", "pipefail", "-c", block.text], where)
         return
     command = typer.main.get_command(app)
-    for line in block.text.splitlines():
+    tools = ("nox", "pip install", "pip uninstall", "python -m ", "torchrun", "export ", "pytest ")
+    for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        if words[:1] == ["vader"]:
-            name, *arguments = words[1:]
+        if "vader" in words:
+            name, *arguments = words[len(words) - words[::-1].index("vader") :]
             command.commands[name].make_context(f"vader {name}", arguments)  # type: ignore[attr-defined]
-        else:
-            assert any(tool in line for tool in ("nox", "pip install", "pip uninstall", "python -m ", "torchrun")), (
-                f"{where}: {line}"
-            )
+        elif words:
+            assert any(tool in line for tool in tools), f"{where}: {line}"
 
 
 def run(command: list[str], where: str) -> None:
@@ -185,10 +187,14 @@ def run(command: list[str], where: str) -> None:
     assert done.returncode == 0, f"{where}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.slow) if page in SEVERAL_PROCESSES else page for page in PAGES]
-)
-def test_every_block_works(page: str, place: Path) -> None:
+CASES = [
+    *((page, page in RUN and page not in COSTLY) for page in PAGES),
+    *(pytest.param(page, True, marks=pytest.mark.slow) for page in COSTLY),
+]
+
+
+@pytest.mark.parametrize(("page", "runs"), CASES)
+def test_every_block_works(page: str, runs: bool, place: Path) -> None:
     found = blocks(page)
     for block in found:
         if page == "README.md" and block.language == "python" and "class Brightness" in block.text:
@@ -201,7 +207,7 @@ def test_every_block_works(page: str, place: Path) -> None:
         python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
     for block in found:
-        execute(page, block)
+        execute(page, block, runs)
 
 
 def test_the_tutorial_ends_with_a_tested_package_and_a_report(place: Path) -> None:

@@ -39,6 +39,8 @@ from vader.runs import launch, watch
 from vader.runs.folder import RunFolder
 
 ME = str(Path(__file__).resolve())
+SLOW = pytest.mark.slow
+"""For what starts processes like a test beside it, which every test run runs."""
 
 
 def slow(output: Path, steps: int = 400, **changes: Any) -> dict[str, Any]:
@@ -178,7 +180,7 @@ class Interrupts:
 # -- several processes
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGHUP, marks=SLOW)], ids=lambda n: n.name)
 def test_children_end_with_their_launcher_and_save(tmp_path: Path, number: signal.Signals) -> None:
     folder, file = tmp_path / "run", write(tmp_path / "run.yaml", slow(tmp_path / "run"))
     with started(file, "--processes", "2") as launcher:
@@ -210,7 +212,7 @@ def listening(processes: Sequence[int]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=SLOW), 1])
 def test_a_killed_child_is_named(tmp_path: Path, rank: int) -> None:
     folder, file = tmp_path / "run", write(tmp_path / "run.yaml", slow(tmp_path / "run"))
     with started(file, "--processes", "2") as launcher:
@@ -231,6 +233,7 @@ def test_a_killed_child_is_named(tmp_path: Path, rank: int) -> None:
     assert "gloo" not in err.lower()
 
 
+@SLOW
 def test_torchrun_and_processes_resume_each_other(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     made = tiny(
@@ -260,7 +263,7 @@ def test_torchrun_and_processes_resume_each_other(tmp_path: Path) -> None:
     assert [line["step"] for line in records(folder)] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.slow
+@SLOW
 def test_the_agent_of_torchrun_passes_sigterm_on(tmp_path: Path) -> None:
     """Both processes save together and exit with 143; the agent's own code is 1."""
     folder, file = tmp_path / "run", write(tmp_path / "run.yaml", slow(tmp_path / "run"))
@@ -613,7 +616,9 @@ def test_a_users_text_is_no_markup(
     assert all(printable(label) in out for label in NASTY)
 
 
-@pytest.mark.parametrize("stream", ["closed", "full", "head", "both closed"])
+@pytest.mark.parametrize(
+    "stream", [pytest.param("closed", marks=SLOW), "full", pytest.param("head", marks=SLOW), "both closed"]
+)
 def test_printing_ends_no_run(tmp_path: Path, stream: str) -> None:
     made = tiny(tmp_path / "run", validation={"clips": 1, "save_clips": 0, "rewards": [f"{ME}:Prints"]})
     file = write(tmp_path / "run.yaml", made)

@@ -28,7 +28,9 @@ DESIGN = [
     (4, False, False, 2, "no"),
 ]
 SLOW = [pytest.mark.slow]
-"""For a minute each: one of the larger networks is enough for every change."""
+"""For up to a minute each: of networks, methods and ways to decode, some are enough for every change."""
+EVERY_CHANGE = [("shapes", 0), ("shapes", 3), ("modelscope", 0)]
+"""Network and number of the setting: between them every value of a setting but bf16, which is among ways to decode."""
 VIDEOS = {
     "modelscope": {"frames": 4, "height": 64, "width": 64},
     "videocrafter2": {"frames": 4, "height": 64, "width": 64},
@@ -77,7 +79,7 @@ def spec_of(
 @pytest.mark.parametrize(
     ("name", "k", "recompute", "checkpointing", "batch", "precision"),
     [
-        pytest.param(name, *setting, marks=[] if name == "shapes" or (name == "modelscope" and not number) else SLOW)
+        pytest.param(name, *setting, marks=[] if (name, number) in EVERY_CHANGE else SLOW)
         for place, name in enumerate(VIDEOS)
         # in each half every setting has both values
         for number, setting in enumerate((DESIGN[:2] + DESIGN[6:], DESIGN[2:6])[place % 2])
@@ -117,7 +119,10 @@ OF_METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", OF_METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[] if name in ("flowbp", "awm", "mixgrpo") else SLOW) for name in OF_METHODS],
+)
 def test_so_is_every_method(method: str) -> None:
     spec = spec_of("shapes", {}, 4, True, False, 2, "no")
     spec |= {"method": {"name": method, "options": OF_METHODS[method]}, "gradient": {"branches": "both"}}
@@ -130,7 +135,12 @@ def test_so_is_every_method(method: str) -> None:
 
 @pytest.mark.parametrize(
     ("window", "precision", "tiles", "small"),
-    [(None, "bf16", 1, 0), (1, "float32", 1, 0), (2, "bf16", 2, streaming.SMALL), (None, "float32", 2, 0)],
+    [
+        pytest.param(None, "bf16", 1, 0, marks=SLOW),
+        (1, "float32", 1, 0),
+        (2, "bf16", 2, streaming.SMALL),
+        pytest.param(None, "float32", 2, 0, marks=SLOW),
+    ],
 )
 def test_so_is_every_way_to_decode(
     monkeypatch: pytest.MonkeyPatch, window: int | None, precision: str, tiles: int, small: int

@@ -61,6 +61,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "srpo": {"name": "srpo"},
 }
 """Methods of which two processes must do what one does with the doubled batch."""
+RESUMED = ["ddpo", "dpo", "nft"]
+"""Those that every test run resumes: on-policy, by pairs, with weights of its own; `nox -s slow` resumes the others."""
 TOLERANCE = 1e-6
 
 
@@ -100,19 +102,34 @@ def slug(name: str) -> str:
     return name.replace(", ", "-").replace(" ", "-")
 
 
+def method_runs(folder: Path, name: str, *, resumed: bool) -> list[dict[str, Any]]:
+    """A run under a method, and one stopped after optimizer steps 1 and 3."""
+    runs = [{"name": name, "spec": method_spec(folder / name, 1, name), "resume": False}]
+    for step in (1, 3, 4) if resumed else ():
+        made = method_spec(folder / f"{name}-resumed", 1, name, train={"steps": step})
+        runs.append({"name": f"{name}-resumed{step}", "spec": made, "resume": step > 1})
+    return runs
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of two processes under the methods that are not :data:`RESUMED`."""
+    folder = tmp_path_factory.mktemp("others")
+    names = [name for name in METHODS if name not in RESUMED]
+    launched(2, [run for name in names for run in method_runs(folder, name, resumed=True)], folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs of two processes, under torch's launcher: per window a run, then one stopped and resumed."""
+    """All other runs of two processes, under torch's launcher: per window a run, then one stopped and resumed."""
     folder = tmp_path_factory.mktemp("pair")
     runs = [
         {"name": slug(name), "spec": spec(folder / slug(name), 1, gradient=window), "resume": False}
         for name, window in WINDOWS.items()
     ]
     for name in METHODS:
-        runs.append({"name": name, "spec": method_spec(folder / name, 1, name), "resume": False})
-        for step in (1, 3, 4):
-            made = method_spec(folder / f"{name}-resumed", 1, name, train={"steps": step})
-            runs.append({"name": f"{name}-resumed{step}", "spec": made, "resume": step > 1})
+        runs += method_runs(folder, name, resumed=name in RESUMED)
     dropout = {"backbone": {"adapter": {"dropout": 0.2}}}
     for name, steps in (("unbroken", [3]), ("resumed", [1, 2, 3])):
         for step in steps:
@@ -186,10 +203,13 @@ def test_methods_give_the_gradients_of_one_process_with_the_doubled_batch(
         assert two["reward"] == pytest.approx(one["reward"], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_resume_bit_equal_in_two_processes(pair: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in RESUMED)) for name in METHODS]
+)
+def test_methods_resume_bit_equal_in_two_processes(request: pytest.FixtureRequest, name: str) -> None:
     """Stopped after optimizer steps 1 and 3, in the middle of a round of clips."""
-    assert_same_run(pair / f"{name}-resumed", pair / name)
+    folder: Path = request.getfixturevalue("pair" if name in RESUMED else "others")
+    assert_same_run(folder / f"{name}-resumed", folder / name)
 
 
 def test_each_process_makes_clips_of_its_own(tmp_path: Path, pair: Path) -> None:
@@ -251,6 +271,7 @@ def test_two_processes_go_on_for_one(pair: Path, tmp_path: Path) -> None:
     assert_alike(pair / "1-to-2", tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_three_processes_go_on_for_two(pair: Path, tmp_path: Path) -> None:
     """Each draw of a micro-step is for two batches; three processes have their micro-steps' draws from two of them."""
     folder = shutil.copytree(pair / "2-to", tmp_path / "run")
@@ -303,23 +324,29 @@ def test_the_command_starts_two_processes(pair: Path, tmp_path: Path) -> None:
     assert_same_adapter(tmp_path / "run" / "adapter", pair / slug(window) / "adapter")
 
 
-def test_signals_to_the_command_and_a_folder_in_use(tmp_path: Path) -> None:
-    """SIGTERM, as a cluster sends it to the command alone; Ctrl-C, which reaches the whole foreground group; a mistake
-    that is known only when the run opens its folder."""
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT], ids=lambda number: number.name
+)
+def test_a_signal_to_the_command_saves(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM, as a cluster sends it to the command alone; Ctrl-C, which reaches the whole foreground group."""
     folder = tmp_path / "run"
     made = spec(folder, 1, train={"steps": 400, "checkpoint_every": 400}, validation={"clips": 0})
     made["rewards"] = [{"name": f"{HERE}:Slow", "label": "slow", "options": {"seconds": 0.05}}]
-    file = write(tmp_path / "run.yaml", made)
-    step = 0
-    for number, more in ((signal.SIGTERM, []), (signal.SIGINT, ["--resume"])):
-        code, out, err = interrupted(file, folder, number, step, more)
-        before, step = step, len(records(folder))
-        saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
-        assert before < step < 400
-        assert saved[-1] == f"step-{step:06d}", f"nothing was saved: {code} {out[-2000:]} {err[-3000:]}"
-        assert code == 128 + number, err[-3000:]
-        assert f"stopped by {number.name} after optimizer step {step}; saved" in out
-        assert "Traceback" not in err, err
+    code, out, err = interrupted(write(tmp_path / "run.yaml", made), folder, number)
+    step = len(records(folder))
+    saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert 0 < step < 400
+    assert saved[-1] == f"step-{step:06d}", f"nothing was saved: {code} {out[-2000:]} {err[-3000:]}"
+    assert code == 128 + number, err[-3000:]
+    assert f"stopped by {number.name} after optimizer step {step}; saved" in out
+    assert "Traceback" not in err, err
+
+
+@pytest.mark.slow
+def test_two_processes_and_a_folder_in_use(pair: Path, tmp_path: Path) -> None:
+    """A mistake that is known only when the run opens its folder."""
+    folder = shutil.copytree(pair / "2-to", tmp_path / "run")
+    file = write(tmp_path / "run.yaml", counted(folder, 3, 10))
     done = python(["-m", "vader", "train", str(file), "--trust-code", "--processes", "2"])
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("already holds a run") == 1
@@ -327,16 +354,16 @@ def test_signals_to_the_command_and_a_folder_in_use(tmp_path: Path) -> None:
     assert "RuntimeError" not in done.stderr, "the other process complains that the first is gone"
 
 
-def interrupted(file: Path, folder: Path, number: signal.Signals, steps: int, more: list[str]) -> tuple[int, str, str]:
-    """Start the command with two processes and send a signal when more than ``steps`` optimizer steps are done."""
-    command = [sys.executable, "-m", "vader", "train", str(file), "--trust-code", "--processes", "2", *more]
+def interrupted(file: Path, folder: Path, number: signal.Signals) -> tuple[int, str, str]:
+    """Start the command with two processes and send a signal when an optimizer step is done."""
+    command = [sys.executable, "-m", "vader", "train", str(file), "--trust-code", "--processes", "2"]
     with subprocess.Popen(
         command, env=environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             deadline = time.monotonic() + 300
             while time.monotonic() < deadline and process.poll() is None:
-                if (folder / "metrics.jsonl").exists() and len(records(folder)) > steps:
+                if (folder / "metrics.jsonl").exists() and records(folder):
                     break
                 time.sleep(0.1)
             if number == signal.SIGINT:
@@ -423,6 +450,7 @@ class TestWorldSize:
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_real_accelerate_launch_on_cpu(tmp_path: Path) -> None:
     """The trap itself, not its traces: whatever this version does, two processes train or none does."""
     file = write(tmp_path / "run.yaml", spec(tmp_path / "run", 1))

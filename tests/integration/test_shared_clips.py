@@ -48,6 +48,7 @@ def test_generate_in_two_processes(run: Path, tmp_path: Path) -> None:
     assert made.stderr.count("clip 6 of 6") == 1
 
 
+@pytest.mark.slow
 def test_evaluate_in_two_processes(run: Path, tmp_path: Path) -> None:
     """Five clips in batches of two: the second process has one batch, and the first two."""
     two = command("evaluate", run, "-o", tmp_path / "two", "--processes", "2")

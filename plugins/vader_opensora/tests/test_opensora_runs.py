@@ -15,6 +15,8 @@ import vader
 
 ROOT = Path(__file__).resolve().parents[3]
 PROMPTS = ["a red fox", "a blue bird", "rain"]
+SLOW = pytest.mark.slow
+"""A window of one step is also what the other plugins' runs have."""
 LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -63,7 +65,7 @@ class CrashAtStep2:
             raise Crash
 
 
-@pytest.fixture(scope="module", params=[1, 4], ids=["k1", "k4"])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=SLOW), 4], ids=["k1", "k4"])
 def run(request, folder, tmp_path_factory):
     """K and the folder of a run that was never interrupted."""
     output = tmp_path_factory.mktemp("runs") / "whole"
@@ -91,7 +93,7 @@ def test_resumes_bit_equal(folder, run, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("k", [pytest.param(1, marks=SLOW), 4])
 def test_two_processes_do_what_one_does(folder, tmp_path, k):
     """Two processes with one clip each, through the command line, and one process with a batch of both."""
     written = tmp_path / "two.yaml"

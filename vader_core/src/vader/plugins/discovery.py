@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 CORE = "vader-core"
 _PREFIX = "vader."
+_KNOWN: dict[str, tuple[tuple[Any, ...], Found | None]] = {}
+"""Metadata folder -> what its files were, and what they say: parsing METADATA takes longer than all the rest."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,20 @@ def _read(distribution: Distribution, key: str) -> Found | None:
         text = distribution.read_text("entry_points.txt")
         if not text or f"[{_PREFIX}" not in text:
             return None
+    except Exception as error:
+        return _unreadable(distribution, key, error)
+    place, state = str(getattr(distribution, "_path", "")), (text, *map(_state, _files(distribution)))
+    known = _KNOWN.get(place)
+    if known is None or known[0] != state:
+        known = _KNOWN[place] = (state, _parse(distribution, key))
+    return known[1]
+
+
+def _parse(distribution: Distribution, key: str) -> Found | None:
+    try:
         points = tuple(point for point in distribution.entry_points if str(point.group).startswith(_PREFIX))
     except Exception as error:
-        if not _mentions_vader(distribution):
-            return None
-        return Found(key, "", damage=f"its entry_points.txt cannot be read ({type(error).__name__}: {error})")
+        return _unreadable(distribution, key, error)
     try:
         name, version = distribution.metadata["Name"], distribution.metadata["Version"]
         requires = tuple(distribution.requires or ())
@@ -95,6 +107,27 @@ def _read(distribution: Distribution, key: str) -> Found | None:
         return Found(key, "", points, damage=f"its METADATA cannot be read ({type(error).__name__}: {error})")
     damage = None if name and version else "its METADATA is missing or has no name and version"
     return Found(str(name or key), str(version or ""), points, requires, damage)
+
+
+def _unreadable(distribution: Distribution, key: str, error: Exception) -> Found | None:
+    if not _mentions_vader(distribution):
+        return None
+    return Found(key, "", damage=f"its entry_points.txt cannot be read ({type(error).__name__}: {error})")
+
+
+def _files(distribution: Distribution) -> list[Path]:
+    """What name, version and requirements are read from; none where it is not a folder on disk."""
+    path = getattr(distribution, "_path", None)
+    return [path / name for name in ("METADATA", "PKG-INFO", "requires.txt")] if isinstance(path, Path) else []
+
+
+def _state(file: Path) -> tuple[int, ...] | None:
+    """Changes when a file does."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _mentions_vader(distribution: Distribution) -> bool:

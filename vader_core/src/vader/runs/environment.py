@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,6 +22,8 @@ _PACKAGES = (
     "safetensors",
     "pydantic",
 )
+_version = cache(version)
+"""What is imported stays as it is, and so does its version: METADATA is parsed once."""
 
 
 def environment() -> dict[str, Any]:
@@ -38,7 +41,7 @@ def versions() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            found[name] = _version(name)
         except PackageNotFoundError:
             continue
     for plugin in plugin_distributions():
