@@ -33,7 +33,7 @@ from tests.integration.harness import (
 )
 
 import vader
-from vader.protocols import Conditioning
+from vader.diffusion import guidance
 from vader.runs import checkpoint, session
 from vader.runs.folder import RunFolder
 
@@ -360,7 +360,7 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, monkeypatch: pyt
         shutil.copy(FAKES, tmp_path / name)
     shutil.copytree(golden, tmp_path / "old" / "run")
     if apart:
-        monkeypatch.setattr(Conditioning, "joined", None)
+        monkeypatch.setattr(guidance, "_joined", lambda conditioning: None)
     monkeypatch.chdir(tmp_path / "whole")
     whole = vader.train(made)
     monkeypatch.chdir(tmp_path / "old")

@@ -85,12 +85,28 @@ def both_branches(
     if conditioning.negative is None:
         raise ValueError(f"guidance_scale is {scale:g}, but the backbone has no negative branch; expected 1.")
     apart = torch.is_grad_enabled() and (branches == "conditional" or recompute is True)
-    if not apart and (joined := conditioning.joined) is not None:
+    if not apart and (joined := _joined(conditioning)) is not None:
         conditional, unconditional = _call(recompute, _both, predict, latents, timestep, joined).chunk(2)
         return conditional, unconditional
     conditional = _call(recompute, predict, latents, timestep, conditioning.positive)
     with torch.set_grad_enabled(torch.is_grad_enabled() and branches == "both"):
         return conditional, _call(recompute, predict, latents, timestep, conditioning.negative)
+
+
+def _joined(conditioning: Conditioning) -> Branch | None:
+    """Both branches as one batch, made once; None where their tensors differ in names, shapes or dtypes."""
+    if "joined" in conditioning.kept:
+        found: Branch | None = conditioning.kept["joined"]
+        return found
+    first, second = conditioning.positive, conditioning.negative or {}
+    pairs = [(tensor, second.get(name)) for name, tensor in first.items()]
+    alike = first.keys() == second.keys() and all(
+        other is not None and (one.shape, one.dtype) == (other.shape, other.dtype) for one, other in pairs
+    )
+    joined = {name: torch.cat([tensor, second[name]]) for name, tensor in first.items()} if alike else None
+    if not any(tensor.requires_grad for tensor in (*first.values(), *second.values())):
+        conditioning.kept["joined"] = joined
+    return joined
 
 
 def _both(predict: Predict, latents: Latents, timestep: Tensor, joined: Branch) -> Tensor:

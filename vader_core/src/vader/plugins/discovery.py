@@ -88,7 +88,10 @@ def _read(distribution: Distribution, key: str) -> Found | None:
             return None
     except Exception as error:
         return _unreadable(distribution, key, error)
-    place, state = str(getattr(distribution, "_path", "")), (text, *map(_state, _files(distribution)))
+    files = _files(distribution)
+    if not files:
+        return _parse(distribution, key)
+    place, state = str(files[0].parent), (text, *map(_state, files))
     known = _KNOWN.get(place)
     if known is None or known[0] != state:
         known = _KNOWN[place] = (state, _parse(distribution, key))

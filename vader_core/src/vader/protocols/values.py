@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -100,25 +99,16 @@ class Conditioning:
     Args:
         positive: of the prompts: embeddings, masks, pooled vectors, image latents.
         negative: of the unconditional branch of classifier-free guidance; None for a model that has none.
+
+    ``kept`` holds what is made of it once, by name.
     """
 
     positive: Branch
     negative: Branch | None = None
+    kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.positive.values())))
-
-    @cached_property
-    def joined(self) -> Branch | None:
-        """Both branches as one batch, the positive one first; None where tensors differ in names, shapes or dtypes."""
-        import torch
-
-        first, second = self.positive, self.negative
-        if second is None or first.keys() != second.keys():
-            return None
-        pairs = {name: (tensor, second[name]) for name, tensor in first.items()}
-        alike = all((one.shape, one.dtype) == (other.shape, other.dtype) for one, other in pairs.values())
-        return {name: torch.cat(pair) for name, pair in pairs.items()} if alike else None
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same conditioning on another device."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class LeanLinear(Linear):
+class LeanLinear(Linear):  # type: ignore[misc]
     """peft's layer, whose update is added by the product itself: ``addmm(base(x), A x, B, alpha=scale)``.
 
     The same numbers but for rounding. Whatever is not a plain update (an adapter that is off or merged, names of
@@ -28,7 +28,7 @@ class LeanLinear(Linear):
                 low = functional.linear(x, self.lora_A[name].weight).flatten(0, -2)
                 up = self.lora_B[name].weight.t()
                 added = torch.addmm(result.flatten(0, -2), low, up, alpha=self.scaling[name])
-                result = added.unflatten(0, x.shape[:-1]) if x.ndim != 2 else added
+                result = added.view(*x.shape[:-1], added.shape[-1])
         return result
 
     def _is_of_one_type(self, x: Tensor) -> bool:
