@@ -108,3 +108,16 @@ def test_the_stage_trains_a_scorer_that_loads(tmp_path: Path) -> None:
 def test_what_can_be_changed_is_what_is_said() -> None:
     scene = grammar.parse("a small red circle standing still on a black background")
     assert set(changeable(scene)) == {"colour", SHAPE, "motion", "background", "size"}
+
+
+def test_words_are_guessed_where_they_are_said() -> None:
+    torch.manual_seed(0)
+    reader, scenes = scene_scorer.Reader(), drawn(2)
+    prompts = [grammar.prompt(scene) for scene in scenes]
+    said = torch.tensor([[float(word in text.split()) for word in grammar.vocabulary()] for text in prompts])
+    with torch.no_grad():
+        reader.words.weight.zero_()
+        for row, text in zip(said, prompts, strict=True):
+            for sure, low, high in ((20.0, 0.0, 0.01), (-20.0, 5.0, 30.0)):
+                reader.words.bias.copy_(sure * (2 * row - 1))
+                assert low <= reader.words_loss(torch.randn(1, 80, 96), [text]) <= high

@@ -37,7 +37,9 @@ def test_prompts_read_back_and_all_their_words_are_known(kind: str) -> None:
 
 def test_the_examples_are_prompts_of_their_kinds() -> None:
     assert {kind: grammar.parse(text).kind for kind, text in grammar.EXAMPLES.items()} == {kind: kind for kind in KINDS}
-    assert grammar.parse(" Two red crosses  standing still on a grey background. ").things == (Thing("red", "cross"),)
+    assert grammar.parse(" Two red diamonds  standing still on a grey background. ").things == (
+        Thing("red", "diamond"),
+    )
 
 
 @pytest.mark.parametrize(

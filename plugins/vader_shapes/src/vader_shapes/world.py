@@ -48,8 +48,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 TRAVEL = 10.0  # pixels between the first and the last centre
 RADIUS = (5.6, 6.4)  # pixels
 CENTRE_JITTER = 1.0  # pixels, on each axis
-EXTENT_PER_RADIUS = {"circle": 1.0, "square": 0.89, "triangle": 0.72, "diamond": 0.89, "cross": 1.12}
-ARM = 0.38  # half width of a cross's arm, relative to its length
+EXTENT_PER_RADIUS = {"circle": 1.0, "square": 0.89, "triangle": 0.72, "diamond": 0.89}
 _PATTERN = re.compile(
     r"an? (?P<colour>\w+) (?P<shape>\w+) moving (?P<motion>\w+) on an? (?P<background>\w+) background"
 )
@@ -120,8 +119,7 @@ def signed_distance(shape: str, dx: Tensor, dy: Tensor, extent: Tensor) -> Tenso
     Args:
         shape: one of `EXTENT_PER_RADIUS`.
         dx, dy: offsets from the shape's centroid in pixels, y pointing down; any broadcastable shape.
-        extent: radius (circle), half side (square, diamond), inradius (triangle, tip up) or length of an arm (cross),
-            in pixels.
+        extent: radius (circle), half side (square, diamond), inradius (triangle, tip up), in pixels.
     """
     if shape == "circle":
         return torch.sqrt(dx**2 + dy**2 + 1e-12) - extent
@@ -131,9 +129,6 @@ def signed_distance(shape: str, dx: Tensor, dy: Tensor, extent: Tensor) -> Tenso
         return torch.maximum(dy, dx.abs() * (math.sqrt(3) / 2) - dy / 2) - extent
     if shape == "diamond":
         return (dx.abs() + dy.abs()) / math.sqrt(2) - extent
-    if shape == "cross":
-        across, along = torch.minimum(dx.abs(), dy.abs()), torch.maximum(dx.abs(), dy.abs())
-        return torch.maximum(along - extent, across - ARM * extent)
     raise ValueError(f"unknown shape {shape!r}: expected one of {', '.join(EXTENT_PER_RADIUS)}")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
 
 from vader_shapes.pretrain.common import Budget, Log, Training
 from vader_shapes.pretrain.defects import distort, latent_noise, thin
@@ -19,10 +19,43 @@ from vader_shapes.pretrain.scorer import STRONGEST_NOISE, export_scorer
 from vader_shapes.scenes import grammar, renderer, splits
 from vader_shapes.scenes.changes import EXCHANGE, SHAPE, changeable, changed
 from vader_shapes.scenes.scene import KINDS, Scene
-from vader_shapes.scenes.scorer import SceneScorer
+from vader_shapes.scenes.scorer import WIDTH, SceneScorer, fit, tokenize
 
+WORDS_WEIGHT = 20.0  # of the guess at words, a mean over the whole vocabulary
 RIVALS = 6  # prompts beside the right one
 PLAIN, NOISY, MORPHS = 6000, 2000, 2000  # training clips: rendered, from the VAE with noise, between two shapes
+
+
+class Reader(nn.Module):
+    """The scorer, and beside it, for training alone, a guess at the words of a clip's prompt from its places.
+
+    Until the places tell colours, shapes and ways apart, the words' attention has nothing to find in them, and the
+    scorer alone stays at chance for long.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scorer = SceneScorer()
+        self.words = nn.Linear(2 * WIDTH, len(grammar.vocabulary()))
+
+    def loss(self, frames: Tensor, prompts: Sequence[Sequence[str]], right: Tensor) -> Tensor:
+        """`matching_loss` of clips `(b f c h w)` in [0, 1] with k prompts each, the own one first, and of its words."""
+        places = self.scorer.clip(fit(frames))
+        matched = matching_loss(self.scorer.matched(places, prompts), right)
+        return matched + WORDS_WEIGHT * self.words_loss(places, [texts[0] for texts in prompts])
+
+    def words_loss(self, places: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Cross-entropy of each word of the vocabulary being in the clip's prompt or not.
+
+        Args:
+            places: `(b, 80, 96)` of the clips.
+            prompts: b of them.
+        """
+        pooled = torch.cat([places.mean(1), places.amax(1)], dim=1)
+        tokens = tokenize(prompts)
+        said = torch.zeros(len(tokens), self.words.out_features).scatter_(1, tokens, 1.0)
+        said[:, 0] = 0.0  # no word
+        return F.binary_cross_entropy_with_logits(self.words(pooled), said)
 
 
 @dataclass(frozen=True)
@@ -122,7 +155,7 @@ def train_scene_scorer(
         The safetensors file `weights`, by default inside the recipe's, with the averaged network in float16.
     """
     torch.manual_seed(seed)
-    model, file = SceneScorer(), weights or recipe.weights / "scorer" / "model.safetensors"
+    model, file = Reader(), weights or recipe.weights / "scorer" / "model.safetensors"
     training = Training(out / "scorer.pt", model, budget, seed)
     if training.progress >= 1 and file.exists():
         return file
@@ -136,16 +169,21 @@ def train_scene_scorer(
         rng = random.Random(f"rivals {seed} {training.steps}")
         prompts, right = zip(*(_candidates(pool, i, rng) for i in index), strict=True)
         frames = thin(distort(pool.frames[index], training.generator), training.generator)
-        loss = training.update(matching_loss(model.candidates(frames, prompts), torch.tensor(right)))
+        loss = training.update(model.loss(frames, prompts, torch.tensor(right)))
         if training.due(save_every):
             training.save()
         if training.due(check_every):
             scorer = SceneScorer()
-            scorer.load_state_dict(training.average.values)
+            scorer.load_state_dict(scorer_of(training.average.values))
             checked = {name: choices(scorer.eval(), frames, held_out.attributes) for name, frames in tests.items()}
             log.write(step=training.steps, loss=loss, seconds=training.seconds, **checked)
-    export_scorer(training.average, file)
+    export_scorer(scorer_of(training.average.values), file)
     return file
+
+
+def scorer_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the scorer has of a reader's values by name."""
+    return {name.removeprefix("scorer."): value for name, value in values.items() if name.startswith("scorer.")}
 
 
 def _candidates(pool: Pool, index: int, rng: random.Random) -> tuple[list[str], list[float]]:

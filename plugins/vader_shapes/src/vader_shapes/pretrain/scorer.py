@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def train_scorer(out: Path, budget: Budget, seed: int = 0, check_every: int = 10
             averages = averaged(training.average)
             checked = {name: choice_accuracy(averages, f, held_out.attributes) for name, f in tests.items()}
             log.write(step=training.steps, loss=loss, seconds=training.seconds, **checked)
-            export_scorer(training.average, weights)
+            export_scorer(training.average.values, weights)
     return weights
 
 
@@ -147,9 +148,9 @@ def averaged(average: MovingAverage) -> ShapesScorer:
     return scorer.eval()
 
 
-def export_scorer(average: MovingAverage, path: Path) -> None:
-    """Writes the averaged weights in float16, replacing what was there when all is written."""
+def export_scorer(values: Mapping[str, Tensor], path: Path) -> None:
+    """Writes averaged weights in float16, replacing what was there when all is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file({name: value.half().contiguous() for name, value in average.values.items()}, temporary)
+    save_file({name: value.half().contiguous() for name, value in values.items()}, temporary)
     temporary.replace(path)

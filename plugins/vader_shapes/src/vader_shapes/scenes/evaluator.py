@@ -22,20 +22,20 @@ from vader_shapes.scenes.scene import BACKGROUNDS, COLOURS, DIRECTIONS, ORDERS, 
 PURE = 0.35  # farthest a pixel may be from a colour, in RGB, to count as wholly of that colour
 FOUND = 8.0  # pixels of a pure colour in a mean frame that make it an object's
 FOREIGN = 6.0  # pixels in a mean frame that are neither background nor an object nor between the two: no reading
-AREA = (18.0, 180.0)  # pixels; rendered objects cover 29 to 130
+AREA = (18.0, 180.0)  # pixels; rendered objects cover 40 to 140
 MIN_WHOLE = 4  # frames in which an object is seen whole, although another passes; these say how large it is
 SPECK = 4.0  # pixels of a piece at least
 MIN_SHAPE_MATCH = 0.7  # soft intersection over union with the best template, mean over frames
-SIZE_BORDER = 4.5  # radius in pixels
-STILL_BELOW, SLOW_BELOW = 1.5, 6.5  # pixels of travel over the clip
+SIZE_BORDER = 5.25  # radius in pixels
+STILL_BELOW, SLOW_BELOW = 1.5, 6.0  # pixels of travel over the clip
 MAX_DRIFT_RATIO = 0.5  # movement across the main axis relative to movement along it
 MIN_FORWARD_STEPS = 0.75  # share of the frame-to-frame steps that go in the clip's direction
 MIN_APART, MIN_SLANT = 4.0, 1.5  # of two objects beside each other: pixels, and the ratio of the two axes
 WHOLE = 0.7  # share of its own area that an object shows where it is seen whole
 IN_FRONT, MORE = 0.6, 0.25  # share that the object in front shows at least, and how much more than the one behind
 ATTRIBUTES = ("count", "colour", "shape", "size", "motion", "speed", "relation", "background")
-_AREA_PER_RADIUS = {"circle": math.pi, "square": 3.17, "triangle": 2.69, "diamond": 3.17, "cross": 3.09}
-_AREA_PER_EXTENT = {"circle": math.pi, "square": 4.0, "triangle": 3 * math.sqrt(3), "diamond": 4.0, "cross": 2.462}
+_AREA_PER_RADIUS = {"circle": math.pi, "square": 3.17, "triangle": 2.69, "diamond": 3.17}
+_AREA_PER_EXTENT = {"circle": math.pi, "square": 4.0, "triangle": 3 * math.sqrt(3), "diamond": 4.0}
 
 
 @dataclass(frozen=True)
@@ -255,6 +255,8 @@ def _read_two(background: str | None, names: list[str], alphas: Tensor) -> Scene
     nothing = SceneReading(background, None)
     area = alphas.sum(dim=(2, 3))  # 2 f
     share = area / area.topk(MIN_WHOLE, dim=1).values.mean(dim=1, keepdim=True).clamp_min(1e-4)
+    if bool((share.amax(0) < IN_FRONT).any()):  # one object may cover the other, and then is seen itself
+        return nothing
     near = F.max_pool2d((alphas > 0.5).float(), 3, 1, 1)
     touching = (near[0] * near[1]).flatten(1).any(dim=1).nonzero().flatten().tolist()
     overlap = range(touching[0], touching[-1] + 1) if touching else range(0)

@@ -13,11 +13,13 @@ from vader_shapes.scenes.scene import BACKGROUNDS, COLOURS, DIRECTIONS, FRAMES, 
 from vader_shapes.scenes.splits import attributes
 
 REACH = 1.25  # how far a shape reaches from its centre, relative to its radius (a triangle's tip reaches 1.44)
+CLEAR = 1.15  # the same of two objects that no longer cover each other
 MARGIN = 0.5  # pixels to the border at least
-GAP = 1.5  # pixels between two objects at least
-RADIUS = (3.5, 4.1)  # pixels, where the prompt says no size
-PASSING_RADIUS = (3.3, 3.8)
-RELATED_TRAVEL = 6.0  # pixels, where it says a direction and no speed
+GAP = 2.0  # pixels between two objects at least
+COUNTED_RADIUS = (3.9, 4.3)  # pixels
+RELATED_RADIUS = (4.2, 4.7)
+PASSING_RADIUS = (3.8, 4.2)
+RELATED_TRAVEL = 4.0  # pixels, where it says a direction and no speed
 TRIES = 256
 
 
@@ -99,7 +101,7 @@ def _placed(offsets: Tensor, radius: float, count: int, apart: float, generator:
 def _equal(scene: Scene, generator: torch.Generator) -> list[Layer]:
     """One object, or several equal ones."""
     thing = scene.things[0]
-    radius = _uniform(*(RADIUS if thing.size is None else SIZES[thing.size]), generator)
+    radius = _uniform(*(COUNTED_RADIUS if thing.size is None else SIZES[thing.size]), generator)
     offsets = _straight(scene.motion, SPEEDS.get(scene.speed or "", 0.0))
     paths = _placed(offsets, radius, scene.objects, 2 * REACH * radius + GAP, generator)
     return [Layer(thing, radius, path) for path in paths]
@@ -107,8 +109,8 @@ def _equal(scene: Scene, generator: torch.Generator) -> list[Layer]:
 
 def _beside(scene: Scene, generator: torch.Generator) -> list[Layer]:
     """The first at one side of the second, both on the same way."""
-    first, second = (_uniform(*RADIUS, generator) for _ in scene.things)
-    between = REACH * (first + second) + GAP + _uniform(0.0, 1.5, generator)
+    first, second = (_uniform(*RELATED_RADIUS, generator) for _ in scene.things)
+    between = REACH * (first + second) + GAP + _uniform(0.0, 1.0, generator)
     side = torch.tensor(SIDES[str(scene.relation)])
     half = (between * side + _uniform(-2.0, 2.0, generator) * side.flip(0)) / 2
     way = _straight(scene.motion, RELATED_TRAVEL)
@@ -121,9 +123,9 @@ def _beside(scene: Scene, generator: torch.Generator) -> list[Layer]:
 def _passing(scene: Scene, generator: torch.Generator) -> list[Layer]:
     """The first moves across the second, which stands near the middle."""
     first, second = (_uniform(*PASSING_RADIUS, generator) for _ in scene.things)
-    middle = torch.tensor([_uniform(-1.0, 1.0, generator) for _ in range(2)]) + SIZE / 2
+    middle = torch.tensor([_uniform(-0.5, 0.5, generator) for _ in range(2)]) + SIZE / 2
     aside = torch.tensor(DIRECTIONS[scene.motion]).flip(0) * _uniform(-1.0, 1.0, generator)
-    way = _straight(scene.motion, 2 * (REACH * (first + second) + 0.5))
+    way = _straight(scene.motion, 2 * (CLEAR * (first + second) + 0.5))
     mover = Layer(scene.things[0], first, middle + aside + way)
     other = Layer(scene.things[1], second, middle.expand(FRAMES, 2))
     return [mover, other] if scene.relation == "behind" else [other, mover]

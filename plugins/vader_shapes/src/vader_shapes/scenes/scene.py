@@ -13,13 +13,13 @@ from vader_shapes import world
 
 FRAMES, SIZE = world.FRAMES, world.SIZE
 KINDS = ("one", "single", "count", "relation", "passing")
-SHAPES = ("circle", "square", "triangle", "diamond", "cross")
+SHAPES = ("circle", "square", "triangle", "diamond")
 COLOURS = world.COLOURS | {"cyan": (0.10, 0.80, 0.85)}
 BACKGROUNDS = world.BACKGROUNDS
 DIRECTIONS = world.MOTIONS
 STILL = "still"
-SIZES: dict[str, tuple[float, float]] = {"small": (3.3, 3.8), "large": (5.2, 5.8)}  # radius in pixels
-SPEEDS: dict[str, float] = {"slowly": 4.0, "quickly": 9.0}  # pixels between the first and the last centre
+SIZES: dict[str, tuple[float, float]] = {"small": (4.0, 4.5), "large": (6.0, 6.6)}  # radius in pixels
+SPEEDS: dict[str, float] = {"slowly": 4.0, "quickly": 8.0}  # pixels between the first and the last centre
 COUNTS = {"one": 1, "two": 2, "three": 3}
 SIDES = {"left of": (-1.0, 0.0), "right of": (1.0, 0.0), "above": (0.0, -1.0), "below": (0.0, 1.0)}
 ORDERS = ("behind", "in front of")

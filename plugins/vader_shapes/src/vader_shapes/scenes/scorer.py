@@ -72,8 +72,12 @@ class SceneScorer(nn.Module):
 
     def candidates(self, frames: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
         """Scores `(b, k)` of each clip `(b f c h w)` in [0, 1] with the k prompts of its own."""
+        return self.matched(self.clip(fit(frames)), prompts)
+
+    def matched(self, places: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
+        """`candidates` of clips whose places `(b, 80, 96)` the encoder has given."""
         count = len(prompts[0])
-        memory = self.clip(fit(frames)).repeat_interleave(count, dim=0)
+        memory = places.repeat_interleave(count, dim=0)
         tokens = tokenize([text for texts in prompts for text in texts]).to(memory.device)
         absent = tokens == 0
         absent[:, 0] = False  # an empty prompt still has one place to attend to
