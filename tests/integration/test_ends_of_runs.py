@@ -282,6 +282,7 @@ def test_the_agent_of_torchrun_passes_sigterm_on(tmp_path: Path) -> None:
     assert launcher.returncode == 1
 
 
+@SLOW
 def test_a_mistake_that_one_process_alone_makes_is_said(tmp_path: Path) -> None:
     made = tiny(tmp_path / "run")
     made["rewards"] = [{"name": f"{ME}:RaisesInTheSecond", "label": "second"}]
@@ -347,6 +348,7 @@ class Hangs:
         return frames.mean(dim=(1, 2, 3, 4))
 
 
+@SLOW
 def test_a_process_that_hangs_ends_the_run(tmp_path: Path) -> None:
     made = slow(tmp_path / "run", train={"timeout": 8})
     made["rewards"] = [{"name": f"{ME}:Hangs", "label": "hangs"}]
@@ -617,7 +619,13 @@ def test_a_users_text_is_no_markup(
 
 
 @pytest.mark.parametrize(
-    "stream", [pytest.param("closed", marks=SLOW), "full", pytest.param("head", marks=SLOW), "both closed"]
+    "stream",
+    [
+        pytest.param("closed", marks=SLOW),
+        "full",
+        pytest.param("head", marks=SLOW),
+        pytest.param("both closed", marks=SLOW),
+    ],
 )
 def test_printing_ends_no_run(tmp_path: Path, stream: str) -> None:
     made = tiny(tmp_path / "run", validation={"clips": 1, "save_clips": 0, "rewards": [f"{ME}:Prints"]})

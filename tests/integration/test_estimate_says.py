@@ -306,6 +306,7 @@ class TestFit:
         assert found.after.total == estimate(content, found.overrides).total < before.total
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_window_of_steps() -> None:
     """The decoder's neither: exact, and cut."""
     for frames in ({}, {"decode_window": 1}):

@@ -258,6 +258,7 @@ def peak(vae: Any, latents: int, side: int = 16, **plan: Any) -> int:
     return live.account().peak.total
 
 
+@pytest.mark.slow
 def test_memory_of_a_window_does_not_grow_with_the_clip(autoencoders: dict[str, Any]) -> None:
     vae = autoencoders["wan 2.1"]
     short, long = peak(vae, 6, window=2), peak(vae, 12, window=2)

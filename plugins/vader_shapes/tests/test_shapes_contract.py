@@ -45,7 +45,7 @@ class TestRewards(RewardContract):
 
 
 class TestPrompts(PromptSourceContract):
-    @pytest.fixture(params=[("one", "train"), ("one", "held_out"), ("one", "all"), ("scenes", "all")])
+    @pytest.fixture(params=[("one", "all"), ("scenes", "held_out")])
     def prompts(self, request: pytest.FixtureRequest) -> Subject:
         world, split = request.param
         return Subject("prompts", "shapes", {"split": split, "world": world})
