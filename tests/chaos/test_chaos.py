@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.rounds import KINDS
 from tests.integration.harness import assert_same_adapter, assert_same_run, python
 
-ROUNDS = int(os.environ.get("VADER_CHAOS_ROUNDS", "20"))
+ROUNDS = int(os.environ.get("VADER_CHAOS_ROUNDS", "10"))
 SEED = int(os.environ.get("VADER_CHAOS_SEED", "20260101"))
 
 

@@ -60,6 +60,7 @@ def test_its_tests_pass_as_written(site: Path, folders: dict[str, Path], tmp_pat
     assert " failed" not in done.stdout
 
 
+@pytest.mark.slow
 def test_it_is_found_used_and_missed(site: Path, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(SPEC))
     written = run(site, "-m", "vader_zz_new_backbone.tiny", "weights", cwd=tmp_path)

@@ -44,6 +44,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[planning.Plan, Path]:
     return plan, folder
 
 
+@pytest.mark.slow
 def test_a_toy_plan_gives_figures_table_and_plots(toy: tuple[planning.Plan, Path]) -> None:
     plan, folder = toy
     table = reporting.write(plan, folder / "runs", folder / "results", None)
@@ -65,6 +66,7 @@ def test_a_toy_plan_gives_figures_table_and_plots(toy: tuple[planning.Plan, Path
     assert {"reward-queries.svg", "reward-operations.svg", "accuracy-cpu.svg", "kl.svg", "variants.svg"} <= made
 
 
+@pytest.mark.slow
 def test_operations_are_counted(toy: tuple[planning.Plan, Path]) -> None:
     """Backward through two steps, recomputed, costs more than making clips; both cost more than nothing."""
     plan, folder = toy
@@ -72,6 +74,7 @@ def test_operations_are_counted(toy: tuple[planning.Plan, Path]) -> None:
     assert tail > dpo > 1e6
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_found_and_an_interrupted_one_resumed(toy: tuple[planning.Plan, Path]) -> None:
     plan, folder = toy
     home = folder / "runs"
@@ -89,6 +92,7 @@ def test_a_finished_run_is_found_and_an_interrupted_one_resumed(toy: tuple[plann
             assert again["evaluations"][queries][key] == figures[key]
 
 
+@pytest.mark.slow
 def test_results_of_other_settings_are_refused(toy: tuple[planning.Plan, Path]) -> None:
     plan, folder = toy
     other = planning.Plan(plan.options, planning.merged(plan.base, {"train": {"learning_rate": 1e-4}}))

@@ -29,7 +29,7 @@ DESIGN = [
 ]
 SLOW = [pytest.mark.slow]
 """For up to a minute each: of networks, methods and ways to decode, some are enough for every change."""
-EVERY_CHANGE = [("shapes", 0), ("shapes", 3), ("modelscope", 0)]
+EVERY_CHANGE = [("shapes", 0), ("shapes", 3)]
 """Network and number of the setting: between them every value of a setting but bf16, which is among ways to decode."""
 VIDEOS = {
     "modelscope": {"frames": 4, "height": 64, "width": 64},
@@ -121,7 +121,7 @@ OF_METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(name, marks=[] if name in ("flowbp", "awm", "mixgrpo") else SLOW) for name in OF_METHODS],
+    [pytest.param(name, marks=[] if name == "awm" else SLOW) for name in OF_METHODS],
 )
 def test_so_is_every_method(method: str) -> None:
     spec = spec_of("shapes", {}, 4, True, False, 2, "no")

@@ -266,6 +266,7 @@ def test_memory_of_a_window_does_not_grow_with_the_clip(autoencoders: dict[str, 
     assert peak(vae, 6, window=1) < short
 
 
+@pytest.mark.slow
 def test_exact_memory_hardly_grows_once_gradient_reaches_no_further(autoencoders: dict[str, Any]) -> None:
     vae = autoencoders["wan 2.1"]
     nine, many = peak(vae, 9), peak(vae, 16)

@@ -61,6 +61,7 @@ def test_a_frozen_adapter_is_fused_into_its_expert(folder, tmp_path, offload):
         resolve({**spec, "video": video}, training=False)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_across_the_boundary(folder, tmp_path):
     spec = {
         "backbone": {"name": "wan22", "options": {"weights": str(folder)}, "adapter": {"rank": 2}},

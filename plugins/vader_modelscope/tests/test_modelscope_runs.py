@@ -148,6 +148,7 @@ def test_precision(folder, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_step_of_one(folder, tmp_path):
     """Two processes with one clip each see what one with two clips sees, in UNet and text encoder."""
     made = spec(folder, tmp_path / "two", {"text_adapter": True}, steps=2, processes=2)

@@ -93,7 +93,8 @@ def test_resumes_bit_equal(folder, run, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("k", [pytest.param(1, marks=SLOW), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [1, 4])
 def test_two_processes_do_what_one_does(folder, tmp_path, k):
     """Two processes with one clip each, through the command line, and one process with a batch of both."""
     written = tmp_path / "two.yaml"

@@ -161,7 +161,13 @@ def test_offload_and_quantisation_exclude_each_other():
             16,
             "| `videoreward`, `fps: 8` | 16 | no | {peak:.1f} GB |",
         ),
-        ("hpsv3", {"offload": True}, 8, "| `hpsv3` | 8 | yes, the default | {peak:.1f} GB | 15.5 GB | {kept:.0f} |"),
+        pytest.param(
+            "hpsv3",
+            {"offload": True},
+            8,
+            "| `hpsv3` | 8 | yes, the default | {peak:.1f} GB | 15.5 GB | {kept:.0f} |",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_memory_at_real_size_is_what_the_page_says(request, monkeypatch, name, options, frames, row):

@@ -78,6 +78,7 @@ def test_train_stop_and_resume_is_bit_equal(spec, tmp_path):
     assert records(tmp_path / "whole") == records(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_the_doubled_batch(spec, tmp_path):
     one = spec("one", adapter={"rank": 2, "alpha": 8}, batch_size=2, steps=1)
     two = spec("two", adapter={"rank": 2, "alpha": 8}, steps=1)
