@@ -91,12 +91,11 @@ def spec(folder: Path, variant: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_interrupted_it_ends_bit_equal(variant: str, tmp_path: Path) -> None:
-    """In the middle and at the end of a round of clips, whether they serve one, two or three optimizer steps."""
+def test_interrupted_at_every_step_it_ends_bit_equal(variant: str, tmp_path: Path) -> None:
     unbroken, folder = tmp_path / "unbroken", tmp_path / "run"
     assert vader.train(spec(unbroken, variant)).step == STEPS
     assert any(tensor.abs().sum() > 0 for name, tensor in adapter(unbroken / "adapter").items() if "lora_B" in name)
-    for step in (1, 2, 3):
+    for step in range(1, STEPS):
         listener = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert vader.train(spec(folder, variant), resume=True, listeners=[listener]).step == step
     assert vader.train(spec(folder, variant), resume=True).step == STEPS

@@ -45,7 +45,16 @@ class TestRewards(RewardContract):
 
 
 class TestPrompts(PromptSourceContract):
-    @pytest.fixture(params=[("one", "all"), ("scenes", "held_out")])
+    @pytest.fixture(
+        params=[
+            ("one", "all"),
+            ("scenes", "held_out"),
+            *(
+                pytest.param(case, marks=pytest.mark.slow)
+                for case in [("one", "train"), ("one", "held_out"), ("scenes", "all")]
+            ),
+        ]
+    )
     def prompts(self, request: pytest.FixtureRequest) -> Subject:
         world, split = request.param
         return Subject("prompts", "shapes", {"split": split, "world": world})

@@ -85,28 +85,33 @@ def both_branches(
     if conditioning.negative is None:
         raise ValueError(f"guidance_scale is {scale:g}, but the backbone has no negative branch; expected 1.")
     apart = torch.is_grad_enabled() and (branches == "conditional" or recompute is True)
-    if not apart and (joined := _joined(conditioning)) is not None:
+    positive, negative = conditioning.positive, conditioning.negative
+    if not apart and (joined := _joined(conditioning, positive, negative)) is not None:
         conditional, unconditional = _call(recompute, _both, predict, latents, timestep, joined).chunk(2)
         return conditional, unconditional
-    conditional = _call(recompute, predict, latents, timestep, conditioning.positive)
+    conditional = _call(recompute, predict, latents, timestep, positive)
     with torch.set_grad_enabled(torch.is_grad_enabled() and branches == "both"):
-        return conditional, _call(recompute, predict, latents, timestep, conditioning.negative)
+        return conditional, _call(recompute, predict, latents, timestep, negative)
 
 
-def _joined(conditioning: Conditioning) -> Branch | None:
-    """Both branches as one batch, made once; None where their tensors differ in names, shapes or dtypes."""
-    if "joined" in conditioning.kept:
-        found: Branch | None = conditioning.kept["joined"]
-        return found
-    first, second = conditioning.positive, conditioning.negative or {}
-    pairs = [(tensor, second.get(name)) for name, tensor in first.items()]
-    alike = first.keys() == second.keys() and all(
-        other is not None and (one.shape, one.dtype) == (other.shape, other.dtype) for one, other in pairs
+def _alike(one: Branch, other: Branch) -> bool:
+    """Whether two branches can be one batch."""
+    return one.keys() == other.keys() and all(
+        tensor.shape == other[name].shape and tensor.dtype == other[name].dtype for name, tensor in one.items()
     )
-    joined = {name: torch.cat([tensor, second[name]]) for name, tensor in first.items()} if alike else None
-    if not any(tensor.requires_grad for tensor in (*first.values(), *second.values())):
+
+
+def _joined(conditioning: Conditioning, positive: Branch, negative: Branch) -> Branch | None:
+    """Both branches as one batch, or None; kept with their conditioning, unless they have a graph of their own."""
+    if "joined" not in conditioning.kept:
+        joined = None
+        if _alike(positive, negative):
+            joined = {name: torch.cat([tensor, negative[name]]) for name, tensor in positive.items()}
+        if any(tensor.requires_grad for tensor in (*positive.values(), *negative.values())):
+            return joined
         conditioning.kept["joined"] = joined
-    return joined
+    found: Branch | None = conditioning.kept["joined"]
+    return found
 
 
 def _both(predict: Predict, latents: Latents, timestep: Tensor, joined: Branch) -> Tensor:

@@ -85,7 +85,7 @@ def rollout(
     latents = noise.draw()
     silent = torch.zeros_like(latents) if isinstance(sampler, KnowsNoise) and not sampler.needs_noise else None
     with ExitStack() as before_window:
-        call = before_window.enter_context(without_gradient(predict)) if without_gradient and window.start else predict
+        call = before_window.enter_context(without_gradient(predict)) if without_gradient else predict
         free = _free_steps(call, conditioning, shortcuts, window, before_window, combine)
         for i in range(window.last + 1):
             if i == window.start:

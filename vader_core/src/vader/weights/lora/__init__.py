@@ -11,7 +11,6 @@ from vader.weights.lora.load import read as read
 from vader.weights.lora.load import restore as restore
 from vader.weights.lora.load import spec_of as spec_of
 from vader.weights.lora.load import trainable as trainable
-from vader.weights.lora.merged import Merged as Merged
 from vader.weights.lora.merged import merged as merged
 from vader.weights.lora.names import DIFFUSERS_FILE as DIFFUSERS_FILE
 from vader.weights.lora.names import DIFFUSERS_FILE_2 as DIFFUSERS_FILE_2

@@ -33,10 +33,9 @@ class LeanLinear(Linear):  # type: ignore[misc]
 
     def _is_of_one_type(self, x: Tensor) -> bool:
         """The input is a matrix or more, and everything is of its type or becomes so by autocast."""
-        if x.ndim < 2 or torch.is_autocast_enabled(x.device.type):
-            return x.ndim >= 2
         weights = [self.base_layer.weight, *(self.lora_A[name].weight for name in self.lora_A)]
-        return all(weight.dtype == x.dtype for weight in weights)
+        alike = torch.is_autocast_enabled(x.device.type) or all(weight.dtype == x.dtype for weight in weights)
+        return x.ndim >= 2 and alike
 
 
 def make_lean(denoiser: nn.Module) -> None:
