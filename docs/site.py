@@ -1,7 +1,8 @@
 """What MkDocs needs besides the pages of this folder: the distributions' own pages, with links to what they name.
 
 A distribution's README stands on its own, in a package index too, so it names pages (`docs/how-to/memory.md`) and
-links to none; here each name becomes a link.
+links to none; here each name becomes a link. Docstrings are read by editors too, so they name roles (`:class:`) that
+MkDocs does not know; here these go.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ PAGES = {
 """Page of the site -> file of the repository."""
 
 NAMED = re.compile(r"`(?:docs/)([\w/-]+\.md)`")
+ROLE = re.compile(r":(?:class|func|meth|data|attr|mod|exc):(?=<code>)")
+LITERAL = re.compile(r"<p>::</p>|(?<=:):(?=</p>)")  # what announces a block
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -47,6 +50,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"[{_title(target)}]({posixpath.relpath(target, here)})" if known else match[0]
 
     return NAMED.sub(link, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave out markup of docstrings that shows."""
+    return LITERAL.sub("", ROLE.sub("", html))
 
 
 def _title(page: str) -> str:
