@@ -104,11 +104,11 @@ def command(
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` without what no two runs share: times, memory, what processes sent each other."""
+    """The lines of ``metrics.jsonl`` without what no two runs share: times, memory, energy, what processes sent each
+    other; and operations, which every start of a run counts in its first round."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if not k.startswith(("time/", "memory/", "communication/"))} for line in lines
-    ]
+    own = ("time/", "memory/", "communication/", "cost/flops", "cost/energy_joules")
+    return [{k: v for k, v in line.items() if not k.startswith(own)} for line in lines]
 
 
 def adapter(folder: Path) -> dict[str, Tensor]:

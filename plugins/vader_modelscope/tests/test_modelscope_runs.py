@@ -45,9 +45,8 @@ def spec(folder, output, backbone=(), sampler=(), **train):
 
 def metrics(output):
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if not k.startswith(("time/", "memory/", "communication/"))} for line in lines
-    ]
+    own = ("time/", "memory/", "communication/", "cost/flops", "cost/energy_joules")
+    return [{k: v for k, v in line.items() if not k.startswith(own)} for line in lines]
 
 
 def adapter(output):

@@ -22,6 +22,7 @@ from vader.errors import blame
 from vader.methods.contrast import Contrast
 from vader.methods.objective import Objective
 from vader.methods.phase_timer import PhaseTimer as PhaseTimer
+from vader.methods.query_counter import QueryCounter
 from vader.methods.scoring import ask_latent_reward, ask_reward
 from vader.protocols import (
     SCORE,
@@ -112,6 +113,7 @@ class RolloutContext:
         decode_plan: how scored frames are decoded.
         deterministic: the same sampler without noise; None where it adds none, or where its steps come in order.
         host: keeps what calls of the denoiser keep for backward; None for the device they run on.
+        queries: counts the clips that are scored.
     """
 
     backbone: Backbone
@@ -134,6 +136,7 @@ class RolloutContext:
     decode_plan: DecodePlan = field(default_factory=DecodePlan)
     deterministic: Sampler | None = None
     host: torch.device | None = None
+    queries: QueryCounter = field(default_factory=QueryCounter, repr=False)
 
     def predict(self, latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
         """One call of the prepared denoiser."""
@@ -232,6 +235,7 @@ class RolloutContext:
         """
         scores: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
+        self.queries.count(len(frames) if self.frame_rewards else 0)
         with self.timer("reward"):
             for key, reward in self.frame_rewards.items():
                 contrast, ask = self.contrasts.get(key), partial(ask_reward, key, reward, frames)
@@ -252,6 +256,7 @@ class RolloutContext:
             ComponentError: a reward raised, gave no such scores, or changed the latents.
         """
         at = timestep.to(latents.device).expand(len(latents))
+        self.queries.count(0 if self.frame_rewards else len(latents))
         with self.timer("reward"):
             return {
                 key: ask_latent_reward(key, reward, latents, at, conditioning)

@@ -14,6 +14,7 @@ from vader.backbones.kernels import compile_blocks
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.seeding import derive
 from vader.methods.context import RolloutContext
+from vader.methods.query_counter import QueryCounter
 from vader.protocols import Backbone, Method
 from vader.resolve import adapter_source, build
 from vader.resolve.plan import Plan
@@ -79,7 +80,7 @@ def assemble(plan: Plan, engine: Engine, require_room: Callable[[int], None]) ->
     if engine.in_step:
         context = replace(context, recompute=False)
     method: Method = plan.method.build(context=context)
-    validating = replace(context, rewards={**rewards, **held_out}, shortcuts=None)
+    validating = replace(context, rewards={**rewards, **held_out}, shortcuts=None, queries=QueryCounter())
     return Assembly(backbone, denoiser, parameters, optimizer, ema, method, context, validating, encode)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from vader.errors import ComponentError, NonFiniteError, Problem, SpecError
 from vader.resolve.plan import Plan
 from vader.runs.assembly import Assembly
+from vader.runs.cost import Meter
 from vader.runs.device import peak_bytes
 from vader.runs.engine import Engine
 from vader.runs.events import RunResult, Validation
@@ -63,6 +64,7 @@ class Course:
         self._metrics: dict[str, float] = {}
         self._learnt = False  # whether the score of train.early_stop no longer rises
         self._keeper = AdapterKeeper(plan, live, folder, engine)
+        self._meter = Meter(plan, engine, live.context.queries, live.method.inner_epochs)
         self._train_step = TrainStep(
             plan.spec.train,
             engine,
@@ -76,6 +78,7 @@ class Course:
             live.context.timer,
             live.context.objective,
             shares,
+            self._meter.spent,
         )
         self._validator = Validator(
             plan,
@@ -84,6 +87,7 @@ class Course:
             live.encode,
             folder,
             lambda step, done, total: emit("validation_progress", step=step, done=done, total=total),
+            self._meter.energy,
         )
 
     def run(self, notices: Sequence[str]) -> RunResult:
@@ -121,7 +125,7 @@ class Course:
         start = time.perf_counter()
         try:
             self._engine.watch.step(self._step + 1)
-            with self._engine.together():
+            with self._engine.together(), self._meter.step():
                 metrics, notice = self._train_step.step(self._step)
         except NonFiniteError:
             self._live.context.timer.read()

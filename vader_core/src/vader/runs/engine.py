@@ -99,6 +99,11 @@ class Engine:
         return bool(self._accelerator.is_main_process)
 
     @property
+    def is_first_here(self) -> bool:
+        """Whether this process is the first of the run's on its machine."""
+        return bool(self._accelerator.is_local_main_process)
+
+    @property
     def in_step(self) -> bool:
         """Whether all must call the same networks as often, because they share out their weights."""
         return self._sharder is not None

@@ -104,6 +104,10 @@ class Validation:
     size: ClipSize | None = None
     """None where it is not known."""
     alarms: tuple[Alarm, ...] = ()
+    seconds: float | None = field(default=None, compare=False)
+    """That it took; None where it is not known, like ``joules``."""
+    joules: float | None = field(default=None, compare=False)
+    """That the devices of all processes took in it."""
 
     def mean(self, key: str) -> float:
         """Mean raw score of a reward."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -95,6 +95,8 @@ class TrainStep:
         timer: measures phases.
         objective: whose scales follow the scores.
         shares: how the batches of an optimizer step are shared out; None for a run that begins.
+        spent: called when every loss is back-propagated; gives what this process has spent on them, by name, the same
+            names in every process. Metrics are the sums over processes; one that is NaN anywhere is left out.
     """
 
     def __init__(
@@ -111,11 +113,12 @@ class TrainStep:
         timer: PhaseTimer,
         objective: Objective,
         shares: StepShares | None = None,
+        spent: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._spec, self._engine, self._denoiser = spec, engine, denoiser
         self._optimizer, self._parameters, self._method = optimizer, parameters, method
         self._prompts, self._encode, self.counters, self._timer = prompts, encode, counters, timer
-        self._objective, self._dropouts = objective, dropouts(denoiser)
+        self._objective, self._dropouts, self._spent = objective, dropouts(denoiser), spent
         self._shares = shares or StepShares(spec.gradient_accumulation, engine.num_processes)
 
     def step(self, step: int) -> tuple[dict[str, float], str | None]:
@@ -191,8 +194,11 @@ class TrainStep:
         shared |= {
             key: [torch.as_tensor(loss.metrics[key], device=device) for loss in losses] for key in losses[0].metrics
         }
-        read = self._read({**shared, "grad_norm": [norm]})
-        metrics = {key: float(series.mean()) for key, series in read.items()}
+        costs = {key: [torch.as_tensor(value, device=device)] for key, value in self._spent().items()}
+        read = self._read({**shared, "grad_norm": [norm], **costs})
+        metrics = {key: float(series.mean()) for key, series in read.items() if key not in costs}
+        totals = {key: float(read[key].sum()) for key in costs}
+        metrics.update({key: total for key, total in totals.items() if not math.isnan(total)})
         metrics["loss"] *= self._method.passes
         for key, scale in self._objective.scales.items():
             metrics[f"normalized/{key}"] = (metrics[f"score/{key}"] - scale.mean) / scale.spread

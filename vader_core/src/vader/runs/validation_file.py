@@ -50,7 +50,8 @@ def write_validation(folder: Path, validation: Validation, settings: str) -> Non
     ]
     size = asdict(validation.size) if validation.size is not None else None
     alarms = [asdict(alarm) for alarm in validation.alarms]
-    data = {"step": validation.step, "settings": settings, "size": size, "alarms": alarms, "clips": clips}
+    spent = {"seconds": validation.seconds, "joules": validation.joules}
+    data = {"step": validation.step, "settings": settings, "size": size, **spent, "alarms": alarms, "clips": clips}
     write_json(folder / FILE, {**data, "sha256": _digest(data)})
 
 
@@ -66,7 +67,8 @@ def read_validation(folder: Path) -> SavedValidation | None:
     given = data.get("clips")
     clips = tuple(_clip(item) for item in (given if isinstance(given, list) else ()) if isinstance(item, dict))
     sound = expected is None or expected == _digest(data)
-    validation = Validation(data["step"], clips, _size(data.get("size")), _alarms(data.get("alarms")))
+    spent = {key: _spent(data.get(key)) for key in ("seconds", "joules")}
+    validation = Validation(data["step"], clips, _size(data.get("size")), _alarms(data.get("alarms")), **spent)
     return SavedValidation(validation, data.get("settings"), sound)
 
 
@@ -119,6 +121,12 @@ def _score(value: object) -> float:
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
         return math.nan
+
+
+def _spent(given: object) -> float | None:
+    """A number from 0; None in folders of versions that did not write it."""
+    value = _score(given)
+    return value if 0 <= value < math.inf else None
 
 
 def _size(given: object) -> ClipSize | None:

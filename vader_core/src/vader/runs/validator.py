@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -32,6 +33,8 @@ class Validator:
         encode: conditioning of prompts.
         folder: of the run.
         progress: told of every clip.
+        energy: joules of all processes since it was last asked, in a validation or an optimizer step; None where no
+            device tells. Every process calls it.
     """
 
     def __init__(
@@ -42,9 +45,10 @@ class Validator:
         encode: ConditioningCache,
         folder: RunFolder,
         progress: Progress,
+        energy: Callable[[], float | None],
     ) -> None:
         self._plan, self._spec, self._engine, self._context = plan, plan.spec, engine, context
-        self._encode, self._folder, self._progress = encode, folder, progress
+        self._encode, self._folder, self._progress, self._energy = encode, folder, progress, energy
         self._settings = _settings(plan)
 
     def due(self, step: int) -> bool:
@@ -82,6 +86,7 @@ class Validator:
 
     def _make(self, step: int) -> Validation:
         engine, spec, video = self._engine, self._spec.validation, self._plan.video
+        start = time.perf_counter()
         folder = self._folder.validation(step)
         prompts, seeds = chosen(spec, self._plan.validation_prompts)
         size = spec.batch_size or self._spec.train.batch_size
@@ -100,6 +105,8 @@ class Validator:
             made = engine.from_main(made)
             validation = Validation(step, tuple(made), written_size(video.frames, video.height, video.width, fps))
             validation = replace(validation, alarms=alarms(spec.hacking, (*self.done(step - 1), validation)))
+            joules = self._energy()
+            validation = replace(validation, seconds=time.perf_counter() - start, joules=joules)
             if engine.is_main:
                 self._folder.write_validation(validation, self._settings)
         engine.wait()
