@@ -107,6 +107,7 @@ def _run(spec: str, overrides: list[str], resume: bool, trust_code: bool) -> Non
 
     screen = console()
     screen.print("loading ...", soft_wrap=True)
+    from vader.report.cost import costs
     from vader.report.reading import read_run
     from vader.report.summary import judged
     from vader.runs import lifeline
@@ -132,10 +133,13 @@ def _run(spec: str, overrides: list[str], resume: bool, trust_code: bool) -> Non
             said = "before the first optimizer step; nothing to save. Start it again."
             screen.print(f"stopped by {result.stopped} {said}", soft_wrap=True)
         raise SystemExit(128 + signal.Signals[result.stopped])
+    run = read_run(result.folder)
     if len(result.validations) >= 2:
         kept = [validation for validation in result.validations if validation.step == result.adapter_step]
         compare(screen, result.validations[0], (kept or result.validations)[-1])
-        screen.print(f"verdict  {judged(read_run(result.folder))[1].verdict.text}", soft_wrap=True)
+        screen.print(f"verdict  {judged(run)[1].verdict.text}", soft_wrap=True)
+    said = ", ".join(f"{name[0].lower()}{name[1:]} {value}" for name, value in costs(run))
+    screen.print(f"cost     {said}", soft_wrap=True)
     folder = RunFolder(result.folder)
     screen.print(f"adapter  {folder.adapter}", soft_wrap=True)
     if folder.report.is_file():

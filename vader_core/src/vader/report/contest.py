@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vader.report.comparison import Comparison, paired, role_of, score_keys, trained_rewards, values_of
+from vader.report.cost import costs
 from vader.report.numbers import ChangeText, mean_text
 from vader.report.reading import RunData, read_run
 from vader.report.statistics import PairedChange, paired_change
@@ -139,6 +140,13 @@ def same_clips(runs: Sequence[Contestant]) -> list[tuple[ValidationClip, list[Sh
                 rows.setdefault((clip.index, clip.prompt, clip.seed), []).append(shown)
     kept = [row for row in rows.values() if len({shown.contestant.number for shown in row}) > 1]
     return [(row[0].clip, row) for row in kept]
+
+
+def cost_table(runs: Sequence[Contestant]) -> list[tuple[str, list[str]]]:
+    """What each run cost, cost by cost; a dash where its folder does not tell."""
+    told = [dict(costs(one.run)) for one in runs]
+    names = dict.fromkeys(name for one in told for name in one)
+    return [(name, [one.get(name, "\N{EN DASH}") for one in told]) for name in names]
 
 
 def spec_differences(runs: Sequence[Contestant]) -> list[tuple[str, list[str]]]:

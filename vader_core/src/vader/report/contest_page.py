@@ -10,7 +10,7 @@ from vader.errors import RunFolderError
 from vader.report.charts import Chart, Point, overlay_chart, smoothed
 from vader.report.clips import BUDGET, TYPES, Media, media, size_asked_for
 from vader.report.comparison import score_is_binary, score_keys, values_of
-from vader.report.contest import Contestant, contestants, same_clips, spec_differences, standings
+from vader.report.contest import Contestant, contestants, cost_table, same_clips, spec_differences, standings
 from vader.report.numbers import plain
 from vader.report.page import fill, write_page
 from vader.report.statistics import mean
@@ -48,6 +48,7 @@ def render(runs: Sequence[Contestant]) -> str:
         cards=cards,
         left_out=left_out,
         wide=any(not shown.media.tiny for card in cards for shown in card.shown),
+        costs=cost_table(runs),
         differences=spec_differences(runs),
     )
 

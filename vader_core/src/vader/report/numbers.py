@@ -79,6 +79,23 @@ def size(count: float) -> str:
     return f"{count:.2f}{NARROW}GiB"
 
 
+def operations(count: float) -> str:
+    """Floating-point operations as ``1.23 TFLOP``."""
+    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"):
+        if count < 1000:
+            return f"{plain(count)}{NARROW}{unit}"
+        count /= 1000
+    return f"{plain(count)}{NARROW}EFLOP"
+
+
+def energy(joules: float) -> str:
+    """``850.0 J``, ``1.23 Wh``, ``4.56 kWh``."""
+    if joules < 3600:
+        return f"{plain(joules)}{NARROW}J"
+    hours = joules / 3600
+    return f"{plain(hours)}{NARROW}Wh" if hours < 1000 else f"{plain(hours / 1000)}{NARROW}kWh"
+
+
 class ChangeText:
     """The numbers of a paired change as text: binary scores in per cent and points, others with fitting decimals."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +20,14 @@ from vader.errors import RunFolderError
 from vader.report.charts import Chart, Point, interval_mark, training_chart, validation_chart
 from vader.report.clips import Gallery, gallery
 from vader.report.comparison import Comparison, compare, role_of, score_is_binary, score_keys, values_of
+from vader.report.cost import costs, training_seconds, validation_seconds
 from vader.report.history import Histories, histories
 from vader.report.kinds import by_kind
 from vader.report.numbers import duration, mean_text, plain, size
 from vader.report.reading import RunData, read_run
 from vader.report.statistics import mean, mean_interval, share_interval, standard_deviation
 from vader.report.summary import Summary, summarise
-from vader.report.timing import phases, step_seconds, time_left
+from vader.report.timing import phases, time_left
 from vader.report.variety import divergence, spread
 from vader.report.verdict import Diagnosis
 from vader.runs.folder import RunFolder, finite
@@ -111,6 +111,7 @@ def _whole(run: RunData, comparison: Comparison | None, lost: list[str], live: b
         "kinds": _attempt("the kinds of prompts", lambda: by_kind(comparison), [], lost),
         "means": _attempt("the means", lambda: _means(run, comparison), [], lost),
         "facts": _attempt("the facts", lambda: list(_facts(run)), [], lost),
+        "costs": _attempt("the costs", lambda: list(costs(run)), [], lost),
         "validation_charts": _attempt("the validations", lambda: list(_validation_charts(run)), [], lost),
         "training_charts": _attempt("the curves", lambda: list(_training_charts(run)), [], lost),
         "phases": _attempt("the times", lambda: phases(run), [], lost),
@@ -186,10 +187,10 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     done = f"{run.step} of {run.planned}" if run.planned else str(run.step)
     yield "Optimizer steps", done
     yield "Skipped", str(sum(bool(record.get("skipped")) for record in run.records))
-    seconds = math.fsum(step_seconds(record) for record in run.records)
-    if seconds:
-        yield "Time in optimizer steps", duration(seconds)
-        yield "Each", duration(seconds / len(run.records))
+    training, judging = training_seconds(run), validation_seconds(run)
+    if training:
+        yield "Each took", duration(training / len(run.records))
+        yield f"Time{', with validations' if judging else ''}", duration(training + judging)
     left = time_left(run)
     if left is not None:
         yield "Left, without validations", f"about {duration(left)}"

@@ -32,6 +32,8 @@ class RunData:
     validations: tuple[Validation, ...]
     """Ascending by step; clips whose scores are missing or not finite keep the scores that are."""
     checkpoints: tuple[str, ...]
+    every_validation: tuple[Validation, ...]
+    """Those made with other settings too."""
 
     @property
     def step(self) -> int:
@@ -69,15 +71,16 @@ def read_run(path: Path) -> RunData:
         )
     text = _read(folder.read_spec, "") if own_file(path, folder.spec) else ""
     records = _read(folder.read_metrics, ()) if own_file(path, folder.metrics) else ()
-    environment = path / ENVIRONMENT
+    environment, saved = path / ENVIRONMENT, _saved(folder)
     return RunData(
         folder=path,
         spec=_spec(text),
         spec_text=text,
         environment=_read(folder.read_environment, {}) if own_file(path, environment) else {},
         records=tuple(record for record in records if record["step"] <= _STEPS),
-        validations=tuple(_validations(_saved(folder))),
+        validations=tuple(_validations(saved)),
         checkpoints=tuple(one.name for one in _read(lambda: step_folders(folder.checkpoints), ())),
+        every_validation=tuple(one.validation for one in saved),
     )
 
 

@@ -55,7 +55,7 @@ class Meter:
         return {QUERIES: self._queries.read(), FLOPS: flops, ENERGY: self._energy.read()}
 
     def energy(self) -> float | None:
-        """Joules of all processes since they were last asked for; None where no device tells. Every process calls it."""
+        """Joules of all processes since they were last asked for; None where no device tells. All must call it."""
         here = torch.tensor([self._energy.read()], device=self._engine.device)
         total = float(self._engine.gather(here).sum())
         return None if math.isnan(total) else total

@@ -92,8 +92,8 @@ def _rapl(powercap: Path) -> Counter | None:
     Source: Linux's powercap interface, ``intel-rapl``, which AMD's processors use too. Its zones of cores and graphics
     are part of the package's, and ``psys`` is more than all of them: they are left out.
     """
-    named = {zone: (zone / "name").read_text(encoding="ascii").strip() for zone in sorted(powercap.glob("intel-rapl:*"))}
-    zones = [_Zone(zone) for zone, name in named.items() if name.startswith("package") or name == "dram"]
+    found = [(zone, (zone / "name").read_text(encoding="ascii").strip()) for zone in powercap.glob("intel-rapl:*")]
+    zones = [_Zone(zone) for zone, name in found if name.startswith("package") or name == "dram"]
     if not zones:
         return None
 

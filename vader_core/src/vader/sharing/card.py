@@ -11,10 +11,10 @@ from pathlib import Path
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from vader.report.comparison import Comparison, trained_rewards
-from vader.report.numbers import duration, plain
+from vader.report.cost import costs
+from vader.report.numbers import plain
 from vader.report.reading import RunData
 from vader.report.summary import judged, where
-from vader.report.timing import step_seconds
 from vader.spec import RunSpec
 from vader.spec.reading import SpecSource
 
@@ -88,9 +88,7 @@ def _facts(run: RunData, spec: RunSpec) -> Iterator[tuple[str, str]]:
     yield "Learning rate", f"{train.learning_rate:g}"
     yield "Clips in an optimizer step", f"{train.batch_size * train.gradient_accumulation} in each process"
     yield "Precision", "float32" if train.mixed_precision == "no" else train.mixed_precision
-    seconds = sum(step_seconds(record) for record in run.records)
-    if seconds:
-        yield "Time in optimizer steps", duration(seconds)
+    yield from costs(run)
     if run.environment.get("device"):
         yield "Device", f"{run.environment['device']}"
     versions = run.environment.get("versions")
