@@ -20,6 +20,7 @@ from vader.diffusion.frames import write_clip
 from vader.report import ReportListener, write_report
 from vader.report.comparison import compare
 from vader.report.kinds import by_kind
+from vader.report.numbers import energy, operations
 from vader.report.reading import read_run
 from vader.report.summary import summarise
 from vader.runs.events import Listeners, Run, RunResult, Validation
@@ -64,6 +65,7 @@ def write_validation(
     sketches: Sequence[bytes] = (),
     alarms: Sequence[dict[str, Any]] = (),
     kinds: Sequence[str | None] = (),
+    **spent: float,
 ) -> None:
     samples = folder / "samples" / f"step-{step:06d}"
     samples.mkdir(parents=True)
@@ -77,7 +79,7 @@ def write_validation(
         row = {"index": index, "prompt": prompt, "seed": 7 + index, "scores": values, "file": file, "sketch": drawn}
         rows.append({**row, "kind": kinds[index] if kinds else None})
     size = {"frames": 4, "height": 16, "width": 24, "fps": 8}
-    data = {"step": step, "size": size, "alarms": list(alarms), "clips": rows}
+    data = {"step": step, "size": size, "alarms": list(alarms), "clips": rows, **spent}
     (samples / "validation.json").write_text(json.dumps(data))
 
 
@@ -149,12 +151,57 @@ def test_time_memory_and_counts(folder: Path) -> None:
     assert "backward 20.0 % 1.0 s 4.0 s" in text
     assert "other 25.0 % 1.2 s 5.0 s" in text
     assert "Time in optimizer steps 20.0 s" in text
+    assert "Each took 5.0 s Time 20.0 s" in text
     assert "Optimizer steps 4 of 4" in text
     assert "Clips per optimizer step 6" in text
     assert "Peak memory 1.00 GiB" in text
     assert "Newest checkpoint step 4" in text
     assert "torch 2.10.1" in text
     assert "backbone: name: tiny" in text
+
+
+def test_what_a_run_cost(folder: Path) -> None:
+    """Operations of the counted steps times all steps; a sum that lacks some of its parts says so."""
+    steps: dict[int, dict[str, float]] = {1: {"cost/flops": 3e12}, 2: {"cost/flops": 1e12}, 3: {}, 4: {}}
+    for more in steps.values():
+        more |= {"cost/reward_queries": 300.0, "cost/energy_joules": 9000.0}
+    write_metrics(folder, [record(step, **more) for step, more in steps.items()])
+    write_validation(folder, 0, {"alignment": BEFORE}, seconds=40.0, joules=18000.0)
+    write_validation(folder, 4, {"alignment": AFTER}, seconds=80.0, joules=18000.0)
+    text = text_of(folder)
+    assert "Time, with validations 2 min 20 s" in text
+    assert "Time in optimizer steps 20.0 s Time in validations 2 min 00 s Time in both 2 min 20 s" in text
+    assert "Clips scored in training 1,200 Clips scored in validations 16" in text
+    assert "Operations in optimizer steps about 8.00 TFLOP Energy 20.0 Wh" in text
+    write_metrics(folder, [record(1), *(record(step, **steps[step]) for step in (2, 3, 4))])
+    text = text_of(folder)
+    assert "Clips scored in training 900 (3 of 4 optimizer steps)" in text
+    assert "about 4.00 TFLOP Energy 17.5 Wh (3 of 4 optimizer steps)" in text
+
+
+def test_a_run_of_an_earlier_version_tells_what_it_knows(folder: Path) -> None:
+    write_validation(folder, 0, {"alignment": BEFORE})
+    write_validation(folder, 4, {"alignment": AFTER}, seconds=6.0)
+    assert "Time in validations 6.0 s (1 of 2 validations) Time in both 26.0 s" in text_of(folder)
+    (folder / "samples" / "step-000004" / "validation.json").unlink()
+    text = text_of(folder)
+    assert "Time in optimizer steps 20.0 s Clips scored in validations 8 Time " in text
+    assert "Operations" not in text
+    assert "Energy" not in text
+
+
+@pytest.mark.parametrize(
+    ("joules", "said"), [(0.5, "0.50 J"), (3599.0, "3,599 J"), (3600.0, "1.00 Wh"), (9e6, "2.50 kWh")]
+)
+def test_energy_has_a_fitting_unit(joules: float, said: str) -> None:
+    assert energy(joules).replace("\N{NO-BREAK SPACE}", " ") == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0.00 FLOP"), (2.5e9, "2.50 GFLOP"), (999e15, "999.0 PFLOP"), (3e21, "3,000 EFLOP")]
+)
+def test_operations_have_a_fitting_unit(count: float, said: str) -> None:
+    assert operations(count).replace("\N{NO-BREAK SPACE}", " ") == said
 
 
 def verdict_of(folder: Path) -> str:

@@ -16,7 +16,7 @@ from tests.integration.harness import command
 from vader.diffusion.frames import write_clip
 from vader.errors import RunFolderError
 from vader.report import write_comparison
-from vader.report.contest import contestants, same_clips, spec_differences, standings
+from vader.report.contest import contestants, cost_table, same_clips, spec_differences, standings
 from vader.spec import RunSpec
 
 ONE = [0.20, 0.35, 0.30, 0.41, 0.26, 0.33, 0.52, 0.28]
@@ -97,6 +97,18 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "a &lt;b&gt;" in page
     assert re.findall(r'aria-label="(\w+) over optimizer steps: 2 runs"', page) == ["green", "form", "reward"]
     assert not re.search(r'(?:src|href)="(?!data:)', page)
+
+
+def test_costs_stand_side_by_side(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", {"green": ONE, "form": TWO})
+    two = make_run(tmp_path / "two", {"green": TWO, "form": ONE})
+    (two / "metrics.jsonl").write_text(json.dumps({"step": 1, "time/step": 5.0, "cost/reward_queries": 8.0}))
+    table = dict(cost_table(contestants([one, two])))
+    dash = "\N{EN DASH}"
+    assert table["Clips scored in training"] == [dash, "8"]
+    assert table["Clips scored in validations"] == ["16", "16"]
+    assert table["Time in optimizer steps"] == [dash, "5.0\N{NO-BREAK SPACE}s"]
+    assert "What they cost" in write_comparison([one, two], tmp_path / "both.html").read_text()
 
 
 def test_one_run_is_no_comparison(tmp_path: Path) -> None:

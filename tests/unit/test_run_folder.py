@@ -67,6 +67,23 @@ def test_a_validation_is_read_as_it_was_written(folder: RunFolder) -> None:
     assert folder.read_validation(40) is None
 
 
+def test_a_validation_keeps_what_it_spent(folder: RunFolder) -> None:
+    folder.validation(0).mkdir()
+    folder.write_validation(replace(validation(0), seconds=2.5, joules=30.0), "settings")
+    saved = folder.read_validation(0)
+    assert saved is not None
+    assert (saved.sound, saved.validation.seconds, saved.validation.joules) == (True, 2.5, 30.0)
+
+
+@pytest.mark.parametrize("said", ["", '"seconds": "long", "joules": null, ', '"seconds": -1, "joules": 1e400, '])
+def test_what_a_validation_spent_may_not_be_known(folder: RunFolder, said: str) -> None:
+    folder.validation(0).mkdir()
+    (folder.validation(0) / "validation.json").write_text(f'{{"step": 0, {said}"clips": []}}')
+    saved = folder.read_validation(0)
+    assert saved is not None
+    assert (saved.validation.seconds, saved.validation.joules) == (None, None)
+
+
 def test_a_score_that_is_not_finite_comes_back_as_nan(folder: RunFolder) -> None:
     folder.validation(0).mkdir()
     folder.write_validation(validation(0, math.inf), "settings")

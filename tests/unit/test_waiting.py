@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -141,3 +142,16 @@ def test_phases_are_read_late_and_add_up(monkeypatch: pytest.MonkeyPatch) -> Non
     assert waited == []
     assert timer.read() == {"rollout": 3.0, "decode": 2.0}
     assert timer.read() == {}
+
+
+def test_what_processes_have_spent_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the gathering that is there; what one of them does not know is left out."""
+    made = backbone()
+    step, engine = step_of(made, context(made))
+    other = torch.tensor([5.0, math.nan])
+    monkeypatch.setattr(step, "_spent", lambda: {"cost/known": 2.0, "cost/unknown": 1.0})
+    monkeypatch.setattr(engine, "num_processes", 2)
+    monkeypatch.setattr(engine, "gather", lambda mine: torch.cat([mine, mine[:-2], other]))
+    metrics, _ = step.step(0)
+    assert metrics["cost/known"] == 7.0
+    assert "cost/unknown" not in metrics

@@ -126,7 +126,7 @@ def _score(value: object) -> float:
 def _spent(given: object) -> float | None:
     """A number from 0; None in folders of versions that did not write it."""
     value = _score(given)
-    return value if 0 <= value < math.inf else None
+    return value if 0 <= value < _MOST_SPENT else None
 
 
 def _size(given: object) -> ClipSize | None:
@@ -140,7 +140,7 @@ def _size(given: object) -> ClipSize | None:
     return size if isinstance(size.fps, int | float) and 0 < size.fps < _MOST else None
 
 
-_MOST = 10**6
+_MOST, _MOST_SPENT = 10**6, 1e15
 
 
 def _counts(value: object) -> bool:
