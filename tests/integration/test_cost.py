@@ -27,10 +27,10 @@ from vader.runs import cost
 from vader.runs.assembly import assemble
 from vader.runs.engine import Engine
 from vader.runs.flops import FlopCounter, countable
+from vader.runs.metrics_file import FLOPS, QUERIES
 from vader.runs.train_step import Counters, TrainStep
 from vader.spec.components import IsolateSpec
 
-QUERIES, FLOPS = cost.QUERIES, cost.FLOPS
 SHAPES: dict[str, Any] = {
     "backbone": {"name": "shapes", "adapter": {"rank": 4}},
     "sampler": {"steps": 2, "guidance_scale": 3.0},

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from vader.report.numbers import duration, energy, operations, plain
 from vader.report.reading import RunData
 from vader.report.timing import step_seconds
-from vader.runs.cost import ENERGY, FLOPS, QUERIES
+from vader.runs.metrics_file import ENERGY, FLOPS, QUERIES
 
 
 def costs(run: RunData) -> Iterator[tuple[str, str]]:

@@ -13,9 +13,7 @@ from vader.resolve.plan import Plan
 from vader.runs.energy import EnergyMeter, counter_of
 from vader.runs.engine import Engine
 from vader.runs.flops import FlopCounter, countable
-
-QUERIES, FLOPS, ENERGY = "cost/reward_queries", "cost/flops", "cost/energy_joules"
-"""Metrics of an optimizer step."""
+from vader.runs.metrics_file import ENERGY, FLOPS, QUERIES
 
 
 class Meter:

@@ -15,6 +15,8 @@ from vader.storage import sync, write_bytes
 
 Record = Mapping[str, Any]
 """One line."""
+QUERIES, FLOPS, ENERGY = "cost/reward_queries", "cost/flops", "cost/energy_joules"
+"""What an optimizer step cost; see :mod:`vader.runs.cost`."""
 ASIDE = "metrics.aside.jsonl"
 """Where lines go that a resumption cannot use: those that cannot be read, and those that it makes again."""
 
