@@ -62,13 +62,14 @@ def _quantized(options: Any) -> bool:
 
 
 def _attention(query: Any, key: Any, value: Any, *rest: Any, out_val: Any = None, **more: Any) -> int:
-    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
 
 
 def _attention_backward(
     gradient: Any, query: Any, key: Any, value: Any, *rest: Any, out_val: Any = None, **more: Any
 ) -> int:
-    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+    count = sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)  # type: ignore[no-untyped-call]
+    return int(count)
 
 
 _FORMULAS: dict[Any, Any] = {
