@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.chaos.rounds import KINDS
-from tests.integration.harness import assert_same_adapter, assert_same_run, python
+from tests.integration.harness import assert_same_adapter, assert_same_run, python, validation_file
 
 ROUNDS = int(os.environ.get("VADER_CHAOS_ROUNDS", "10"))
 SEED = int(os.environ.get("VADER_CHAOS_SEED", "20260101"))
@@ -35,7 +35,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
 
 
 def validations(run: Path) -> dict[str, Any]:
-    return {path.parent.name: json.loads(path.read_text()) for path in run.glob("samples/*/validation.json")}
+    return {path.parent.name: validation_file(path) for path in run.glob("samples/*/validation.json")}
 
 
 def test_every_kind_of_mishap_was_there(played: Played) -> None:

@@ -111,6 +111,14 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if not k.startswith(own)} for line in lines]
 
 
+def validation_file(path: Path) -> dict[str, Any]:
+    """A ``validation.json`` without what no two validations share: how long it took, and its energy."""
+    data: dict[str, Any] = json.loads(path.read_text())
+    assert data.pop("seconds") > 0
+    del data["joules"]
+    return data
+
+
 def adapter(folder: Path) -> dict[str, Tensor]:
     """The tensors of an adapter folder in peft's layout."""
     tensors: dict[str, Tensor] = load_file(folder / ADAPTER_FILE)

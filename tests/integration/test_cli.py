@@ -208,6 +208,7 @@ def test_train_prints_a_comparison_and_where_things_are(vader_command: Any, tmp_
     for said in ("loading", "optimizer step 6 of 6", "before", "after", "gain", "brightness", "report.html", "adapter"):
         assert said in out, out
     assert re.search(r"^verdict  \w+", out, re.MULTILINE)
+    assert re.search(r"^cost     time in optimizer steps .*, clips scored in training 12, ", out, re.MULTILINE)
     assert "brightness" in (tmp_path / "run" / "report.html").read_text()
     assert_same_run(tmp_path / "run", run)
     code, _, err = vader_command("train", file)

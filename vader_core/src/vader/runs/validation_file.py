@@ -50,9 +50,9 @@ def write_validation(folder: Path, validation: Validation, settings: str) -> Non
     ]
     size = asdict(validation.size) if validation.size is not None else None
     alarms = [asdict(alarm) for alarm in validation.alarms]
+    data = {"step": validation.step, "settings": settings, "size": size, "alarms": alarms, "clips": clips}
     spent = {"seconds": validation.seconds, "joules": validation.joules}
-    data = {"step": validation.step, "settings": settings, "size": size, **spent, "alarms": alarms, "clips": clips}
-    write_json(folder / FILE, {**data, "sha256": _digest(data)})
+    write_json(folder / FILE, {**spent, **data, "sha256": _digest(data)})
 
 
 def read_validation(folder: Path) -> SavedValidation | None:
@@ -64,10 +64,10 @@ def read_validation(folder: Path) -> SavedValidation | None:
     if not isinstance(data, dict) or not isinstance(data.get("step"), int):
         return None
     expected = data.pop("sha256", None)
+    spent = {key: _spent(data.pop(key, None)) for key in ("seconds", "joules")}  # no part of what was made: no digest
     given = data.get("clips")
     clips = tuple(_clip(item) for item in (given if isinstance(given, list) else ()) if isinstance(item, dict))
     sound = expected is None or expected == _digest(data)
-    spent = {key: _spent(data.get(key)) for key in ("seconds", "joules")}
     validation = Validation(data["step"], clips, _size(data.get("size")), _alarms(data.get("alarms")), **spent)
     return SavedValidation(validation, data.get("settings"), sound)
 
