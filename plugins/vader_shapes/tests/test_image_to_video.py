@@ -22,7 +22,7 @@ CPU, VIDEO, STEPS = torch.device("cpu"), Video(9, 32, 32, 8.0), 12
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("first frames"))
-    return ShapesPrompts(ShapesPrompts.Options(images=folder)).draw(8, random.Random(0))
+    return ShapesPrompts(ShapesPrompts.Options(world="one", images=folder)).draw(8, random.Random(0))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 
-from vader_shapes import model, world
+from vader_shapes import WEIGHTS, model, world
+from vader_shapes.pretrain.data import prompts_of
+from vader_shapes.scenes import splits
 
 
 def call(pipeline: object, prompts: list[str]) -> torch.Tensor:
@@ -23,12 +25,12 @@ def call(pipeline: object, prompts: list[str]) -> torch.Tensor:
 
 def test_tokenizer_pads_ends_and_knows_every_word() -> None:
     tokenizer = model.build_tokenizer()
-    prompts = [world.prompt(a) for a in world.all_combinations()]
-    ids = tokenizer([*prompts, ""], padding="max_length", max_length=16, truncation=True).input_ids
-    assert {len(row) for row in ids} == {16}
+    prompts = [*prompts_of(splits.held_out_split), *prompts_of(splits.train_split)]
+    ids = tokenizer([*prompts, ""], padding="max_length", max_length=20, truncation=True).input_ids
+    assert {len(row) for row in ids} == {20}
     assert all(tokenizer.unk_token_id not in row for row in ids)
-    assert all(row[9] == tokenizer.eos_token_id for row in ids[:-1])
-    assert ids[-1] == [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * 15
+    assert all(tokenizer.eos_token_id in row for row in ids), "no prompt is cut"
+    assert ids[-1] == [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * 19
     assert tokenizer.unk_token_id in tokenizer("a hexagon").input_ids
 
 
@@ -52,6 +54,6 @@ def test_embedded_weights_load_and_run() -> None:
 
 
 def test_embedded_weights_are_small_and_safe() -> None:
-    files = [path for path in model.WEIGHTS.rglob("*") if path.is_file()]
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 10 * 2**20
     assert {path.suffix for path in files} <= {".safetensors", ".json"}

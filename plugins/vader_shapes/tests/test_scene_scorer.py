@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vader_shapes.model import SCENES, build_vae
-from vader_shapes.pretrain import recipe, scene_scorer
+from vader_shapes.model import build_vae
+from vader_shapes.pretrain import scorer as stage
 from vader_shapes.pretrain.common import Budget
 from vader_shapes.scenes import evaluator, grammar, renderer, splits
 from vader_shapes.scenes.changes import SHAPE, changeable, changed
@@ -37,8 +37,8 @@ def test_rivals_are_never_right_and_never_what_training_must_not_see() -> None:
     rng = random.Random(2)
     for scene in drawn(10):
         for known in (True, False):
-            others = scene_scorer.rivals(scene, known, rng)
-            assert len(others) == scene_scorer.RIVALS
+            others = stage.rivals(scene, known, rng)
+            assert len(others) == stage.RIVALS
             assert scene not in others
             assert not any(splits.unseen(other) for other in others)
             if not known:
@@ -51,9 +51,9 @@ def test_a_morph_goes_from_one_shape_to_the_other() -> None:
     clips = [renderer.render_morph(scene, 0, "circle", share, torch.Generator().manual_seed(0)) for share in (0.0, 1.0)]
     seen = [reading.objects for reading in evaluator.read(torch.stack(clips))]
     assert [objects[0].shape for objects in seen if objects] == ["square", "circle"]
-    clips, others, shares = scene_scorer.morphs(6, 0)
+    clips, others, shares = stage.morphs(6, 0)
     assert 0 <= float(shares.min()) <= float(shares.max()) <= 0.5
-    for one, other in zip(clips.attributes, others, strict=True):
+    for one, other in zip(clips.scenes, others, strict=True):
         assert other is not None
         assert replace(other, things=one.things) == one
         assert other.things[0].shape != one.things[0].shape
@@ -62,7 +62,7 @@ def test_a_morph_goes_from_one_shape_to_the_other() -> None:
 def test_the_loss_prefers_the_right_prompt() -> None:
     right = torch.eye(4)[:2]
     good, bad = 12 * right - 6, 12 * right.roll(1, dims=1) - 6
-    assert scene_scorer.matching_loss(good, right) < 0.1 * scene_scorer.matching_loss(bad, right)
+    assert stage.matching_loss(good, right) < 0.1 * stage.matching_loss(bad, right)
 
 
 def test_scores_depend_on_which_object_has_which_colour_and_on_no_other_clip() -> None:
@@ -96,11 +96,10 @@ def test_wrong_arguments_are_refused() -> None:
 
 def test_the_stage_trains_a_scorer_that_loads(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    build_vae(SCENES).save_pretrained(tmp_path / "vae")
-    few = replace(recipe.SCENES, held_out=lambda seed: recipe.rendered_scenes(splits.held_out_scenes()[::60], seed))
+    build_vae().save_pretrained(tmp_path / "vae")
     budget = Budget(steps=2, batch=2, learning_rate=1e-2, warmup=1)
     file = tmp_path / "scorer.safetensors"
-    scene_scorer.train_scene_scorer(tmp_path, budget, weights=file, recipe=few, counts=(4, 2, 2))
+    stage.train_scorer(tmp_path, budget, weights=file, counts=(4, 2, 2), held_out_every=60)
     assert torch.isfinite(load_scorer(file)(torch.rand(2, 9, 3, 32, 32), PROMPTS)).all()
     assert '"held_out_noisy"' in (tmp_path / "scorer.jsonl").read_text()
 
@@ -112,7 +111,7 @@ def test_what_can_be_changed_is_what_is_said() -> None:
 
 def test_words_are_guessed_where_they_are_said() -> None:
     torch.manual_seed(0)
-    reader, scenes = scene_scorer.Reader(), drawn(2)
+    reader, scenes = stage.Reader(), drawn(2)
     prompts = [grammar.prompt(scene) for scene in scenes]
     said = torch.tensor([[float(word in text.split()) for word in grammar.vocabulary()] for text in prompts])
     with torch.no_grad():
@@ -121,3 +120,21 @@ def test_words_are_guessed_where_they_are_said() -> None:
             for sure, low, high in ((20.0, 0.0, 0.01), (-20.0, 5.0, 30.0)):
                 reader.words.bias.copy_(sure * (2 * row - 1))
                 assert low <= reader.words_loss(torch.randn(1, 80, 96), [text]) <= high
+
+
+@pytest.fixture(scope="module")
+def held_out() -> list[Scene]:
+    return splits.held_out_scenes()[::2]
+
+
+def test_the_trained_scorer_prefers_the_right_prompt(held_out: list[Scene]) -> None:
+    frames = renderer.render_batch(held_out, torch.Generator().manual_seed(0))
+    won = stage.choices(load_scorer(), frames, held_out)
+    assert min(won[kind] for kind in KINDS) >= 0.0, won
+
+
+def test_the_trained_scorer_has_gradients_in_the_pixels(held_out: list[Scene]) -> None:
+    frames = renderer.render_batch(held_out[:10], torch.Generator().manual_seed(0)).requires_grad_()
+    load_scorer()(frames, [grammar.prompt(scene) for scene in held_out[:10]]).sum().backward()
+    assert frames.grad is not None
+    assert (frames.grad.abs().amax(dim=(1, 2, 3, 4)) > 0).all()

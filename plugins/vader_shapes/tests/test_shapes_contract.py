@@ -66,7 +66,7 @@ def test_prompts_of_scenes_are_of_all_kinds_and_hold_those_of_one_object() -> No
     assert [prompt.metadata["kind"] for prompt in splits["held_out"][:5]] == list(KINDS)
     for split in ("train", "held_out"):
         one = [prompt.text for prompt in splits[split] if prompt.metadata["kind"] == "one"]
-        assert one == [prompt.text for prompt in prompts_of(split=split)]
+        assert one == [prompt.text for prompt in prompts_of(world="one", split=split)]
 
 
 def prompts_of(**options: str) -> list[Prompt]:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from pydantic import Field
 
 from vader import Video, sdk
 from vader_diffusers.wan import Wan, WanOptions
-
-_PIPELINE = Path(__file__).parent / "weights" / "pipeline"
+from vader_shapes import WEIGHTS
 
 
 class ShapesOptions(WanOptions):
     """Options of :class:`Shapes`: those of Wan, with the embedded pipeline for default."""
 
-    weights: str = Field(str(_PIPELINE), min_length=1, description="Pipeline folder; the embedded one by default.")
-    max_sequence_length: int = Field(16, ge=1, description="Tokens of a prompt; longer ones are cut, shorter padded.")
+    weights: str = Field(
+        str(WEIGHTS / "pipeline"), min_length=1, description="Pipeline folder; the embedded one by default."
+    )
+    max_sequence_length: int = Field(20, ge=1, description="Tokens of a prompt; longer ones are cut, shorter padded.")
 
 
 class Shapes(Wan):
-    """Clips of 9 frames of 32x32 from prompts such as "a red circle moving left on a blue background"."""
+    """Clips of 9 frames of 32x32 from prompts such as "two red circles moving left slowly on a black background"."""
 
     Options = ShapesOptions
     family = replace(
-        Wan.family, video=Video(9, 32, 32, 8.0), grid=sdk.Grid(time=4, time_offset=1, space=8, cell=8), published={}
+        Wan.family, video=Video(9, 32, 32, 8.0), grid=sdk.Grid(time=4, time_offset=1, space=8, cell=4), published={}
     )

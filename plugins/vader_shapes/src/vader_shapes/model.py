@@ -1,4 +1,4 @@
-"""Builds the tiny Wan pipelines: the architecture of Wan 2.1 text-to-video, about 2.5 M parameters in all.
+"""Builds the tiny Wan pipeline: the architecture of Wan 2.1 text-to-video, about XX M parameters in all.
 
 Only the sizes are tiny; every component is the class that the full-size checkpoint uses (the tokenizer is a plain
 word-level one with the same calling conventions), so one code path loads both.
@@ -6,7 +6,6 @@ word-level one with the same calling conventions), so one code path loads both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,53 +13,21 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipe
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from vader_shapes.scenes import grammar
-from vader_shapes.world import VALUES
+from vader_shapes import WEIGHTS
+from vader_shapes.scenes.grammar import vocabulary
 
-MAX_SEQUENCE_LENGTH = 16
+MAX_SEQUENCE_LENGTH = 20
 TEXT_DIM = 64
 LATENT_CHANNELS = 16
 TEMPORAL_COMPRESSION = 4
 SHIFT = 3.0
 
-WEIGHTS = Path(__file__).parent / "weights"
 PIPELINE = WEIGHTS / "pipeline"
 
 
-def vocabulary() -> list[str]:
-    """The words of the shapes world, specials first (`<pad>` is 0, `</s>` 1, `<unk>` 2)."""
-    words = ["a", "moving", "on", "background"] + [value for values in VALUES.values() for value in values]
-    return ["<pad>", "</s>", "<unk>", *dict.fromkeys(words)]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Where the model of one world differs from that of another.
-
-    Args:
-        words: of its tokenizer.
-        max_sequence_length: tokens of a prompt.
-        base_dim: channels of the VAE's widest level.
-        fold: pixels to a side that the VAE folds into channels first.
-        patch: latent pixels to a side that make one of the denoiser's tokens.
-
-    The VAE shrinks height and width by four after folding, and a token is always eight pixels wide.
-    """
-
-    words: tuple[str, ...]
-    max_sequence_length: int
-    base_dim: int
-    fold: int
-    patch: int
-
-
-ONE = Sizes(tuple(vocabulary()), MAX_SEQUENCE_LENGTH, base_dim=16, fold=2, patch=1)
-SCENES = Sizes(tuple(grammar.vocabulary()), 20, base_dim=8, fold=1, patch=2)  # small objects need finer latents
-
-
-def build_tokenizer(sizes: Sizes = ONE) -> PreTrainedTokenizerFast:
+def build_tokenizer() -> PreTrainedTokenizerFast:
     """A word-level fast tokenizer: lower-cases, appends `</s>`, pads with `<pad>`, unknown words become `<unk>`."""
-    words = sizes.words
+    words = vocabulary()
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -72,15 +39,15 @@ def build_tokenizer(sizes: Sizes = ONE) -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
-        model_max_length=sizes.max_sequence_length,
+        model_max_length=MAX_SEQUENCE_LENGTH,
         padding_side="right",
     )
 
 
-def build_text_encoder(sizes: Sizes = ONE) -> UMT5EncoderModel:
+def build_text_encoder() -> UMT5EncoderModel:
     """Two UMT5 encoder layers of width 64."""
     config = UMT5Config(
-        vocab_size=len(sizes.words),
+        vocab_size=len(vocabulary()),
         d_model=TEXT_DIM,
         d_kv=16,
         d_ff=128,
@@ -96,14 +63,14 @@ def build_text_encoder(sizes: Sizes = ONE) -> UMT5EncoderModel:
     return UMT5EncoderModel(config)
 
 
-def build_vae(sizes: Sizes = ONE) -> AutoencoderKLWan:
-    """Causal video VAE: 4k+1 frames to k+1 latent frames, 4x in height and width, 8x with pixels folded.
+def build_vae() -> AutoencoderKLWan:
+    """Causal video VAE: 4k+1 frames to k+1 latent frames, 4x in height and width.
 
-    As in Wan 2.2, pixels may be folded 2x2 into channels first (four times less work than at full size), and
-    parameter-free shortcuts run past each level (it trains several times faster with them).
+    Small objects need finer latents than Wan's 8x. As in Wan 2.2, parameter-free shortcuts run past each level (it
+    trains several times faster with them).
     """
     return AutoencoderKLWan(
-        base_dim=sizes.base_dim,
+        base_dim=8,
         z_dim=LATENT_CHANNELS,
         dim_mult=[1, 2, 2],
         num_res_blocks=1,
@@ -111,18 +78,15 @@ def build_vae(sizes: Sizes = ONE) -> AutoencoderKLWan:
         latents_mean=[0.0] * LATENT_CHANNELS,
         latents_std=[1.0] * LATENT_CHANNELS,
         is_residual=True,
-        in_channels=3 * sizes.fold**2,
-        out_channels=3 * sizes.fold**2,
-        patch_size=sizes.fold if sizes.fold > 1 else None,
         scale_factor_temporal=TEMPORAL_COMPRESSION,
-        scale_factor_spatial=4 * sizes.fold,
+        scale_factor_spatial=4,
     )
 
 
-def build_transformer(sizes: Sizes = ONE) -> WanTransformer3DModel:
+def build_transformer() -> WanTransformer3DModel:
     """The denoiser: 6 Wan blocks, 4 heads of 32, one token for 8x8 pixels, about 1.6 M parameters."""
     return WanTransformer3DModel(
-        patch_size=(1, sizes.patch, sizes.patch),
+        patch_size=(1, 2, 2),
         num_attention_heads=4,
         attention_head_dim=32,
         in_channels=LATENT_CHANNELS,
@@ -144,15 +108,14 @@ def build_pipeline(
     vae: AutoencoderKLWan | None = None,
     transformer: WanTransformer3DModel | None = None,
     text_encoder: UMT5EncoderModel | None = None,
-    sizes: Sizes = ONE,
 ) -> WanPipeline:
     """Assembles a `WanPipeline`; parts that are not given are built fresh from the global torch seed."""
     pipeline = WanPipeline(
-        tokenizer=build_tokenizer(sizes),
-        text_encoder=(text_encoder or build_text_encoder(sizes)).eval(),
-        vae=(vae or build_vae(sizes)).eval(),
+        tokenizer=build_tokenizer(),
+        text_encoder=(text_encoder or build_text_encoder()).eval(),
+        vae=(vae or build_vae()).eval(),
         scheduler=build_scheduler(),
-        transformer=(transformer or build_transformer(sizes)).eval(),
+        transformer=(transformer or build_transformer()).eval(),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -24,9 +24,8 @@ class ShapesPromptsOptions(Options):
     """Options of :class:`ShapesPrompts`."""
 
     world: Literal["one", "scenes"] = Field(
-        "one",
-        description="Prompts of one object, or scenes: up to three objects with sizes, speeds, numbers and relations. "
-        "The latter hold the former, and are for a model that was trained on them.",
+        "scenes",
+        description="Scenes of up to three objects with sizes, speeds, numbers and relations, or of one alone.",
     )
     split: Literal["train", "held_out", "all"] = Field(
         "train", description="Combinations that the base model was trained on, those it never saw, or all."

@@ -30,7 +30,7 @@ class Alignment:
     needs_prompt: ClassVar[bool] = True
 
     def __init__(self, options: NoOptions, runtime: Runtime) -> None:
-        from vader_shapes.scorer import load_scorer
+        from vader_shapes.scenes.scorer import load_scorer
 
         self._scorer = load_scorer().to(runtime.device).requires_grad_(False).eval()
 

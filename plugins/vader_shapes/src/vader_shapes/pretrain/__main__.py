@@ -6,23 +6,15 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from vader_shapes import WEIGHTS
 from vader_shapes.pretrain.common import Budget
 
 STAGES = ("vae", "decoder", "denoiser", "scorer")
 BUDGETS = {
-    "one": {
-        "vae": Budget(4000, batch=8, learning_rate=1e-2),
-        "decoder": Budget(1500, batch=8, learning_rate=4e-3),
-        # The shipped base: its training budget is 900 steps, on a schedule made for a longer run (PRETRAINING.md).
-        "denoiser": Budget(900, batch=64, learning_rate=1.5e-2, warmup=100, horizon=2500),
-        "scorer": Budget(500, batch=32, learning_rate=1e-2),
-    },
-    "scenes": {
-        "vae": Budget(7500, batch=8, learning_rate=1e-2),
-        "decoder": Budget(1500, batch=8, learning_rate=4e-3),
-        "denoiser": Budget(6000, batch=64, learning_rate=1.5e-2, warmup=100),
-        "scorer": Budget(2500, batch=32, learning_rate=1e-2),
-    },
+    "vae": Budget(7500, batch=8, learning_rate=1e-2),
+    "decoder": Budget(1500, batch=8, learning_rate=4e-3),
+    "denoiser": Budget(6000, batch=64, learning_rate=1.5e-2, warmup=100),
+    "scorer": Budget(2500, batch=32, learning_rate=1e-2),
 }
 
 
@@ -30,8 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vader_shapes.pretrain", description=__doc__)
     parser.add_argument("stage", choices=[*STAGES, "all"])
     parser.add_argument("--out", type=Path, required=True, help="working folder: checkpoints, logs, exports")
-    parser.add_argument("--world", choices=list(BUDGETS), default="one", help="the world of one object, or the scenes")
-    parser.add_argument("--weights", type=Path, help="folder of the results (default: inside the package)")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the results (default: the package's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="optimizer steps (default: the stage's own)")
     parser.add_argument(
@@ -46,33 +37,24 @@ def main() -> None:
 
 def _run(stage: str, arguments: argparse.Namespace) -> None:
     # Each stage imports its own half of diffusers or torch: `--help` and a single stage stay quick.
-    from vader_shapes.pretrain import recipe
-
-    out, seed = arguments.out, arguments.seed
-    world = {"one": recipe.ONE, "scenes": recipe.SCENES}[arguments.world]
-    world = replace(world, weights=arguments.weights or world.weights)
-    budget = BUDGETS[arguments.world][stage]
-    budget = replace(budget, steps=arguments.steps or budget.steps, minutes=arguments.minutes)
+    out, seed, weights = arguments.out, arguments.seed, arguments.weights
+    budget = replace(BUDGETS[stage], steps=arguments.steps or BUDGETS[stage].steps, minutes=arguments.minutes)
     if stage == "vae":
         from vader_shapes.pretrain.vae import train_vae
 
-        train_vae(out, budget, seed, recipe=world)
+        train_vae(out, budget, seed)
     elif stage == "decoder":
         from vader_shapes.pretrain.decoder import train_decoder
 
-        train_decoder(out, budget, seed, recipe=world)
+        train_decoder(out, budget, seed)
     elif stage == "denoiser":
         from vader_shapes.pretrain.denoiser import train_denoiser
 
-        train_denoiser(out, budget, seed, compiled=arguments.compile, recipe=world)
-    elif arguments.world == "one":
+        train_denoiser(out, budget, seed, compiled=arguments.compile, weights=weights / "pipeline")
+    else:
         from vader_shapes.pretrain.scorer import train_scorer
 
-        train_scorer(out, budget, seed, weights=world.weights / "scorer" / "model.safetensors")
-    else:
-        from vader_shapes.pretrain.scene_scorer import train_scene_scorer
-
-        train_scene_scorer(out, budget, seed, weights=world.weights / "scorer" / "model.safetensors")
+        train_scorer(out, budget, seed, weights=weights / "scorer" / "model.safetensors")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ Checkpoint = dict[str, Any]
 class Budget:
     """How long a stage trains: it ends at `steps` optimizer steps, or after `minutes` of processor time before that.
 
-    The learning rate follows a cosine that reaches zero at that end, or, with `horizon`, at that step: a stage with
-    `steps` below its `horizon` stops early on a longer schedule.
+    The learning rate follows a cosine that reaches zero at that end.
     """
 
     steps: int
@@ -30,7 +29,6 @@ class Budget:
     learning_rate: float
     warmup: int = 50
     minutes: float = math.inf
-    horizon: int | None = None
 
     def progress(self, step: int, elapsed: float) -> float:
         """Share of the budget that is used up, in [0, 1]; `elapsed` in seconds over all sessions."""
@@ -38,8 +36,7 @@ class Budget:
 
     def rate(self, step: int, elapsed: float) -> float:
         """Learning rate: linear warm-up, times the cosine."""
-        end = max(self.steps, self.horizon or 0)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(step / end, elapsed / 60 / self.minutes))))
+        cosine = 0.5 * (1 + math.cos(math.pi * self.progress(step, elapsed)))
         return self.learning_rate * min(1.0, (step + 1) / self.warmup) * cosine
 
 

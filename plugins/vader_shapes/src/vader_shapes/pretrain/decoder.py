@@ -10,15 +10,29 @@ from diffusers import AutoencoderKLWan
 from torch import nn
 
 from vader_shapes.pretrain.common import Budget, Log, MovingAverage, Training
-from vader_shapes.pretrain.recipe import ONE, Recipe
-from vader_shapes.pretrain.vae import decode_unclamped, encode, pixel_weights, reconstruction_loss, round_trip, to_video
+from vader_shapes.pretrain.data import held_out_clips, training_clips
+from vader_shapes.pretrain.vae import (
+    CLIPS,
+    decode_unclamped,
+    encode,
+    pixel_weights,
+    reconstruction_loss,
+    round_trip,
+    to_video,
+)
 
 STRONGEST_NOISE = 0.15  # standard deviations of the latents: what a good denoiser leaves
 SEED_OFFSET = 30
 
 
 def train_decoder(
-    out: Path, budget: Budget, seed: int = 0, save_every: int = 100, check_every: int = 500, recipe: Recipe = ONE
+    out: Path,
+    budget: Budget,
+    seed: int = 0,
+    save_every: int = 100,
+    check_every: int = 500,
+    clip_count: int = CLIPS,
+    held_out_every: int = 1,
 ) -> Path:
     """Trains until the budget is used up; continues from `out/decoder.pt` if that exists.
 
@@ -32,7 +46,8 @@ def train_decoder(
     training = Training(out / "decoder.pt", parts, budget, seed)
     if training.progress >= 1:
         return out / "vae"
-    clips, held_out = recipe.training(recipe.vae_clips, seed + SEED_OFFSET), recipe.held_out(seed + 1)
+    clips = training_clips(clip_count, seed + SEED_OFFSET)
+    held_out = held_out_clips(seed + 1, held_out_every)
     mean, std = encode(vae, clips.frames)
     level = STRONGEST_NOISE * torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
     log = Log(out / "vae.jsonl")
@@ -46,7 +61,7 @@ def train_decoder(
         if training.due(save_every):
             training.save()
         if training.due(check_every):
-            figures = round_trip(_write(out / "vae", training.average), held_out, recipe)
+            figures = round_trip(_write(out / "vae", training.average), held_out)
             log.write(stage="decoder", step=training.steps, loss=loss, seconds=training.seconds, held_out=figures)
     return out / "vae"
 

@@ -7,21 +7,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from vader_shapes.pretrain.recipe import Clips
+from vader_shapes.pretrain.data import Clips
 from vader_shapes.pretrain.vae import decode, encode
-from vader_shapes.world import (
-    BACKGROUNDS,
-    CENTRE_JITTER,
-    COLOURS,
-    EXTENT_PER_RADIUS,
-    FRAMES,
-    MOTIONS,
-    RADIUS,
-    SIZE,
-    TRAVEL,
-    Attributes,
-    signed_distance,
-)
 
 
 def latent_noise(vae: AutoencoderKLWan, clips: Clips, strongest: float, seed: int) -> Tensor:
@@ -31,34 +18,6 @@ def latent_noise(vae: AutoencoderKLWan, clips: Clips, strongest: float, seed: in
     level = strongest * torch.rand(len(mean), 1, 1, 1, 1, generator=generator)
     scale = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
     return decode(vae, mean + level * scale * torch.randn(mean.shape, generator=generator))
-
-
-def morphs(attributes: list[Attributes], other: list[str], share: Tensor, seed: int) -> Tensor:
-    """Clips whose shape lies between two shapes, such as a square with round corners.
-
-    Args:
-        attributes: n of them.
-        other: n second shapes.
-        share: `(n,)` in [0, 1], of the second shape in the signed distance to the edge.
-
-    Returns:
-        `(n f c h w)` in [0, 1].
-    """
-    generator = torch.Generator().manual_seed(seed)
-    clips = []
-    for a, shape, weight in zip(attributes, other, share.tolist(), strict=True):
-        draw = torch.rand(3, generator=generator)
-        radius = RADIUS[0] + (RADIUS[1] - RADIUS[0]) * draw[0]
-        centre = SIZE / 2 + (2 * draw[1:] - 1) * CENTRE_JITTER
-        grid = torch.arange(SIZE) + 0.5
-        path = torch.linspace(-TRAVEL / 2, TRAVEL / 2, FRAMES).view(-1, 1, 1)
-        dx = grid.view(1, 1, -1) - centre[0] - path * MOTIONS[a.motion][0]
-        dy = grid.view(1, -1, 1) - centre[1] - path * MOTIONS[a.motion][1]
-        first, second = (signed_distance(s, dx, dy, radius * EXTENT_PER_RADIUS[s]) for s in (a.shape, shape))
-        mask = (0.5 - torch.lerp(first, second, weight)).clamp(0, 1).unsqueeze(1)
-        background = torch.tensor(BACKGROUNDS[a.background]).view(1, 3, 1, 1)
-        clips.append(background + mask * (torch.tensor(COLOURS[a.colour]).view(1, 3, 1, 1) - background))
-    return torch.stack(clips)
 
 
 def distort(frames: Tensor, generator: torch.Generator) -> Tensor:

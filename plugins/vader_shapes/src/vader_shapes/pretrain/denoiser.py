@@ -15,15 +15,22 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanPipeline
 from torch import Tensor, nn
 
-from vader_shapes.model import ONE as ONE_SIZES
-from vader_shapes.model import Sizes, build_pipeline, build_text_encoder, build_tokenizer, build_transformer
+from vader_shapes.model import (
+    MAX_SEQUENCE_LENGTH,
+    PIPELINE,
+    build_pipeline,
+    build_text_encoder,
+    build_tokenizer,
+    build_transformer,
+)
 from vader_shapes.pretrain.common import Budget, Log, MovingAverage, Training, load_checkpoint, save_checkpoint
+from vader_shapes.pretrain.data import training_clips
 from vader_shapes.pretrain.export import export_pipeline
-from vader_shapes.pretrain.recipe import ONE, Recipe
-from vader_shapes.pretrain.sampling import figures
+from vader_shapes.pretrain.sampling import sampled_figures
 from vader_shapes.pretrain.vae import encode
 
 CAPTION_DROPOUT = 0.1
+CLIPS = 32_000
 CHUNK = 4320  # clips that are rendered and encoded at a time
 TIME_MEAN, TIME_STD = 0.5, 1.2  # of the normal under the logit
 FINAL_SETTINGS = ((3.0, 10), (1.0, 8), (1.0, 4))  # guidance scale and sampler steps of the last measurements
@@ -33,10 +40,10 @@ UNIFORM_TIMES = 0.2  # share of uniform sigmas: the sampler starts at sigma 1, w
 class Generator(nn.Module):
     """Text encoder and denoiser, trained as one."""
 
-    def __init__(self, sizes: Sizes = ONE_SIZES) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.text_encoder = build_text_encoder(sizes)
-        self.transformer = build_transformer(sizes)
+        self.text_encoder = build_text_encoder()
+        self.transformer = build_transformer()
 
     def forward(self, latents: Tensor, sigma: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Predicted velocity `(b c f h w)` for noisy latents; sigma `(b,)` in [0, 1]; tokens and mask `(b s)`."""
@@ -65,28 +72,26 @@ class Latents:
         return latents, self.tokens[caption], self.mask[caption]
 
 
-def encode_training_clips(vae: AutoencoderKLWan, count: int, seed: int, recipe: Recipe) -> Latents:
+def encode_training_clips(vae: AutoencoderKLWan, count: int, seed: int) -> Latents:
     """Renders and encodes clips of training combinations."""
     offset = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
     scale = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
     means, stds, prompts = [], [], []
     for chunk, start in enumerate(range(0, count, CHUNK)):
-        clips = recipe.training(min(CHUNK, count - start), seed + 1000 * chunk)
+        clips = training_clips(min(CHUNK, count - start), seed + 1000 * chunk)
         mean, std = encode(vae, clips.frames)
         means.append((mean - offset) / scale)
         stds.append(std / scale)
         prompts += clips.prompts
-    words = build_tokenizer(recipe.sizes)(
-        [*prompts, ""], padding="max_length", max_length=recipe.sizes.max_sequence_length, return_tensors="pt"
-    )
+    words = build_tokenizer()([*prompts, ""], padding="max_length", max_length=MAX_SEQUENCE_LENGTH, return_tensors="pt")
     return Latents(torch.cat(means), torch.cat(stds), words.input_ids, words.attention_mask)
 
 
-def kept_latents(out: Path, count: int, seed: int, recipe: Recipe) -> Latents:
+def kept_latents(out: Path, count: int, seed: int) -> Latents:
     """The encoded training clips, from `out/latents.pt` if they are there already."""
     if (saved := load_checkpoint(out / "latents.pt")) is None:
         vae = AutoencoderKLWan.from_pretrained(out / "vae").eval()
-        saved = vars(encode_training_clips(vae, count, seed, recipe))
+        saved = vars(encode_training_clips(vae, count, seed))
         save_checkpoint(out / "latents.pt", saved)
     return Latents(**saved)
 
@@ -117,24 +122,24 @@ def train_denoiser(
     check_every: int = 500,
     check_clips: int = 64,
     final_clips: int = 128,
-    weights: Path | None = None,
+    weights: Path = PIPELINE,
     compiled: bool = False,
     on_step: Callable[[int], None] | None = None,
-    recipe: Recipe = ONE,
+    clip_count: int = CLIPS,
 ) -> Path:
     """Trains until the budget is used up; continues from `out/denoiser.pt` if that exists.
 
     Needs the folder `out/vae` that `train_vae` leaves. Exports the averaged weights at the end.
 
     Returns:
-        The pipeline folder `weights`, by default the recipe's.
+        The pipeline folder `weights`, by default inside the package.
     """
     torch.manual_seed(seed)
-    model, folder = Generator(recipe.sizes), weights or recipe.weights / "pipeline"
+    model, folder = Generator(), weights
     training = Training(out / "denoiser.pt", model, budget, seed, decay=0.999)
     if training.progress >= 1 and folder.exists():
         return folder
-    data = kept_latents(out, recipe.denoiser_clips, seed + 10, recipe)
+    data = kept_latents(out, clip_count, seed + 10)
     log = Log(out / "denoiser.jsonl")
     predict = torch.compile(model) if compiled else model
     losses: list[float] = []
@@ -148,21 +153,17 @@ def train_denoiser(
         if training.due(save_every):
             training.save()
         if training.steps % check_every == 0:
-            checked = figures(
-                averaged_pipeline(training.average, out / "vae", recipe.sizes), check_clips, recipe=recipe
-            )
+            checked = sampled_figures(averaged_pipeline(training.average, out / "vae"), check_clips)
             log.write(step=training.steps, **checked, seconds=training.seconds)
-    pipeline = averaged_pipeline(training.average, out / "vae", recipe.sizes)
+    pipeline = averaged_pipeline(training.average, out / "vae")
     for guidance_scale, steps in FINAL_SETTINGS if final_clips else ():
-        checked = figures(pipeline, final_clips, 4321, steps, guidance_scale, recipe)
+        checked = sampled_figures(pipeline, final_clips, 4321, steps, guidance_scale)
         log.write(final=checked, clips=final_clips, guidance_scale=guidance_scale, sampler_steps=steps)
     return export_pipeline(pipeline, folder)
 
 
-def averaged_pipeline(average: MovingAverage, vae_folder: Path, sizes: Sizes) -> WanPipeline:
+def averaged_pipeline(average: MovingAverage, vae_folder: Path) -> WanPipeline:
     """The averaged text encoder and denoiser with the VAE of a folder."""
-    model = Generator(sizes)
+    model = Generator()
     model.load_state_dict(average.values)
-    return build_pipeline(
-        AutoencoderKLWan.from_pretrained(vae_folder), model.transformer, model.text_encoder, sizes=sizes
-    )
+    return build_pipeline(AutoencoderKLWan.from_pretrained(vae_folder), model.transformer, model.text_encoder)

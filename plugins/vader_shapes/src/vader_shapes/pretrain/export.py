@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,9 @@ def export_pipeline(pipeline: WanPipeline, folder: Path) -> Path:
         transformer=copy.deepcopy(pipeline.transformer).half(),
     )
     half.save_pretrained(temporary, safe_serialization=True)
+    for path in temporary.rglob("config.json"):  # diffusers notes the folder that a part was loaded from
+        config = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
+        path.write_text(json.dumps(config, indent=2) + "\n")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)

@@ -1,4 +1,4 @@
-"""Samples the pipeline through diffusers' own `__call__` and reads the clips with the world's exact evaluator."""
+"""Samples the pipeline through diffusers' own `__call__` and reads the clips with the exact evaluator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from diffusers import WanPipeline
 from torch import Tensor
 
-from vader_shapes.pretrain.recipe import ONE, Recipe
+from vader_shapes.pretrain.data import figures, prompts_of
+from vader_shapes.scenes import splits
 from vader_shapes.world import FRAMES, SIZE
 
 
@@ -35,17 +36,13 @@ def sample(
     return torch.cat(parts).float()
 
 
-def figures(
-    pipeline: WanPipeline,
-    count: int,
-    seed: int = 1234,
-    steps: int = 10,
-    guidance_scale: float = 3.0,
-    recipe: Recipe = ONE,
+def sampled_figures(
+    pipeline: WanPipeline, count: int, seed: int = 1234, steps: int = 10, guidance_scale: float = 3.0
 ) -> dict[str, dict[str, Any]]:
-    """What the recipe measures of `count` clips for each of its lists of prompts, which are cycled through."""
+    """`data.figures` of `count` clips of held-out and of seen prompts, of which each kind has as many."""
     found = {}
-    for name, prompts in recipe.prompts.items():
+    for name, split in (("held_out", splits.held_out_split), ("seen", splits.train_split)):
+        prompts = prompts_of(split)
         chosen = [prompts[i % len(prompts)] for i in range(count)]
-        found[name] = recipe.figures(sample(pipeline, chosen, seed, steps, guidance_scale), chosen)
+        found[name] = figures(sample(pipeline, chosen, seed, steps, guidance_scale), chosen)
     return found

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vader_shapes import WEIGHTS
 from vader_shapes.scenes.grammar import vocabulary
-from vader_shapes.scorer import fit, require_pairs, word_ids
+from vader_shapes.scenes.scene import FRAMES, SIZE
 
+SCORER = WEIGHTS / "scorer" / "model.safetensors"
 MAX_WORDS = 20
 WIDTH, HEADS, LAYERS = 96, 4, 2
 PLACES = (5, 4, 4)  # frames, height and width of what the words attend to
@@ -25,7 +27,32 @@ PLACES = (5, 4, 4)  # frames, height and width of what the words attend to
 
 def tokenize(prompts: Sequence[str]) -> Tensor:
     """Word ids `(b, 20)`: lower-cased words, 0 where there is none, 2 where the word is unknown."""
-    return word_ids(prompts, vocabulary(), MAX_WORDS)
+    ids = {word: i for i, word in enumerate(vocabulary())}
+    rows = torch.zeros(len(prompts), MAX_WORDS, dtype=torch.long)
+    for row, text in zip(rows, prompts, strict=True):
+        words = [ids.get(word, ids["<unk>"]) for word in text.lower().split()][:MAX_WORDS]
+        row[: len(words)] = torch.tensor(words, dtype=torch.long)
+    return rows
+
+
+def require_pairs(frames: Tensor, prompts: Sequence[str]) -> None:
+    """Check that there is a clip `(f c h w)` of at least two frames for each prompt.
+
+    Raises:
+        ValueError: the layout is another, or the counts differ.
+    """
+    if frames.ndim != 5 or frames.shape[2] != 3 or frames.shape[1] < 2:
+        raise ValueError(f"frames must be (b, f >= 2, 3, h, w), got {tuple(frames.shape)}")
+    if len(prompts) != len(frames):
+        raise ValueError(f"{len(frames)} clips but {len(prompts)} prompts")
+
+
+def fit(frames: Tensor) -> Tensor:
+    """Resizes clips of any length and size to `(b, 9, 3, 32, 32)` by trilinear interpolation, in [-1, 1]."""
+    video = frames.float().clamp(0, 1).transpose(1, 2) * 2 - 1
+    if video.shape[2:] != (FRAMES, SIZE, SIZE):
+        video = F.interpolate(video, size=(FRAMES, SIZE, SIZE), mode="trilinear", align_corners=True)
+    return video.transpose(1, 2)
 
 
 class ClipEncoder(nn.Module):
@@ -104,7 +131,7 @@ class SceneScorer(nn.Module):
         return self.candidates(frames, [[text] for text in prompts])[:, 0]
 
 
-def load_scorer(path: str | Path) -> SceneScorer:
+def load_scorer(path: str | Path = SCORER) -> SceneScorer:
     """The trained scorer in float32, frozen and in eval mode."""
     scorer = SceneScorer()
     scorer.load_state_dict({name: value.float() for name, value in load_file(str(path)).items()})
