@@ -1,13 +1,14 @@
 """`SceneScorer`: a small learned clip-text scorer for scenes, differentiable in pixels; it never sees the evaluator.
 
 A pair of unit vectors cannot tell "a red circle left of a blue square" from its exchange: what belongs to what is lost
-in pooling. So the words attend to places of the clip (cross-attention, as in BLIP's matching head, arXiv 2201.12086),
-and the score is the log-odds that clip and text belong together.
+in pooling. So the network gathers, for each colour, the places that show it, and reads from their forms what the
+objects of that colour are and do; the score is how probable it finds all that the prompt says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,26 +17,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vader_shapes import WEIGHTS
-from vader_shapes.scenes.grammar import vocabulary
-from vader_shapes.scenes.scene import FRAMES, SIZE
+from vader_shapes.scenes.facts import NOTHING, VALUES, Facts, said
+from vader_shapes.scenes.scene import BACKGROUNDS, COLOURS, FRAMES, RELATIONS, SIZE
 
 SCORER = WEIGHTS / "scorer" / "model.safetensors"
-MAX_WORDS = 20
-WIDTH, HEADS, LAYERS = 96, 4, 2
-PLACES = (5, 4, 4)  # frames, height and width of what the words attend to
+WIDTH, OBJECT = 96, 128
+PLACES = (5, 8, 8)  # frames, height and width of what is gathered
 
 
-def tokenize(prompts: Sequence[str]) -> Tensor:
-    """Word ids `(b, 20)`: lower-cased words, 0 where there is none, 2 where the word is unknown."""
-    ids = {word: i for i, word in enumerate(vocabulary())}
-    rows = torch.zeros(len(prompts), MAX_WORDS, dtype=torch.long)
-    for row, text in zip(rows, prompts, strict=True):
-        words = [ids.get(word, ids["<unk>"]) for word in text.lower().split()][:MAX_WORDS]
-        row[: len(words)] = torch.tensor(words, dtype=torch.long)
-    return rows
-
-
-def require_pairs(frames: Tensor, prompts: Sequence[str]) -> None:
+def require_pairs(frames: Tensor, prompts: Sequence[object]) -> None:
     """Check that there is a clip `(f c h w)` of at least two frames for each prompt.
 
     Raises:
@@ -55,14 +45,38 @@ def fit(frames: Tensor) -> Tensor:
     return video.transpose(1, 2)
 
 
-class ClipEncoder(nn.Module):
-    """Convolutions over each frame, then over time, to one vector for each of `PLACES`."""
+class ColourEncoder(nn.Module):
+    """How much each of `PLACES` shows each colour."""
+
+    def __init__(self, channels: int = 64) -> None:
+        super().__init__()
+        self.frame = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, channels, 1),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.SiLU(),
+        )
+        self.shown = nn.Linear(channels, len(COLOURS))
+        self.background = nn.Linear(channels, len(BACKGROUNDS))
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """`(b, 9, 3, 32, 32)` in [-1, 1] to `(b c 320)` in [0, 1], and log-odds of backgrounds `(b, 1, 3)`."""
+        hidden = self.frame(frames[:, ::2].flatten(0, 1)).unflatten(0, (len(frames), -1))
+        places = hidden.movedim(2, -1).flatten(1, 3)
+        return torch.sigmoid(self.shown(places)).transpose(1, 2), self.background(places.mean(1, keepdim=True))
+
+
+class FormEncoder(nn.Module):
+    """Convolutions over what differs from the background, then over time, to one vector for each of `PLACES`."""
 
     def __init__(self, channels: int = 32) -> None:
         super().__init__()
         self.frame = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(12, channels, 3, padding=1),
+            nn.Conv2d(3, channels // 2, 5, padding=2),
+            nn.GroupNorm(4, channels // 2),
+            nn.SiLU(),
+            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
             nn.GroupNorm(4, channels),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
@@ -74,13 +88,43 @@ class ClipEncoder(nn.Module):
             nn.Conv2d(2 * channels, 2 * channels, 3, padding=1),
             nn.SiLU(),
         )
-        self.time = nn.Conv3d(2 * channels, WIDTH, 3, stride=2, padding=1)
+        self.time = nn.Conv3d(2 * channels, WIDTH, (3, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0))
         self.place = nn.Parameter(torch.randn(PLACES[0] * PLACES[1] * PLACES[2], WIDTH) * 0.02)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """`(b, 9, 3, 32, 32)` in [-1, 1] to `(b, 80, 96)`."""
-        hidden = self.frame(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        return F.silu(self.time(hidden.transpose(1, 2))).flatten(2).transpose(1, 2) + self.place
+        """`(b, 9, 3, 32, 32)` in [-1, 1] to `(b, 320, 96)`."""
+        background = frames.transpose(1, 2).flatten(2).median(dim=2).values
+        hidden = self.frame((frames - background[:, None, :, None, None]).flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return F.silu(self.time(hidden.transpose(1, 2)).flatten(2).transpose(1, 2) + self.place)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Log-probabilities of what b clips show, in the order of the fields of `Facts`.
+
+    Args:
+        present: `(b c 2)`.
+        properties: for each of `VALUES`, `(b c values)`.
+        relation: `(b p 6)`.
+        background: `(b 1 3)`.
+    """
+
+    present: Tensor
+    properties: list[Tensor]
+    relation: Tensor
+    background: Tensor
+
+    def log_probability(self, facts: Facts) -> Tensor:
+        """`(b,)`: of all that `facts` of as many prompts say, as if each thing were independent of the others."""
+        properties = [_of(read, facts.properties[..., i]) for i, read in enumerate(self.properties)]
+        whole = [(self.present, facts.present), (self.relation, facts.relation), (self.background, facts.background)]
+        return torch.stack(properties + [_of(read, values) for read, values in whole]).sum(0)
+
+
+def _of(read: Tensor, values: Tensor) -> Tensor:
+    """`(b,)`: the sum of log-probabilities `(b n values)` at `values` `(b n)`; 0 for `NOTHING`."""
+    chosen = read.gather(-1, values.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(values == NOTHING, 0.0, chosen).sum(1)
 
 
 class SceneScorer(nn.Module):
@@ -88,31 +132,35 @@ class SceneScorer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clip = ClipEncoder()
-        self.words = nn.Embedding(len(vocabulary()), WIDTH, padding_idx=0)
-        self.places = nn.Parameter(torch.randn(MAX_WORDS, WIDTH) * 0.02)
-        self.layers = nn.ModuleList(
-            nn.TransformerDecoderLayer(WIDTH, HEADS, 2 * WIDTH, 0.0, F.gelu, batch_first=True, norm_first=True)
-            for _ in range(LAYERS)
+        self.colours, self.forms = ColourEncoder(), FormEncoder()
+        self.value = nn.Linear(WIDTH, WIDTH)
+        self.object = nn.Sequential(nn.Linear(3 * WIDTH, OBJECT), nn.GELU(), nn.Linear(OBJECT, OBJECT), nn.GELU())
+        self.present = nn.Linear(OBJECT, 2)
+        self.properties = nn.ModuleList(nn.Linear(OBJECT, len(values)) for values in VALUES.values())
+        self.pair = nn.Sequential(nn.Linear(2 * OBJECT, OBJECT), nn.GELU(), nn.Linear(OBJECT, len(RELATIONS)))
+
+    def read(self, frames: Tensor, recoloured: Tensor | None = None) -> Reading:
+        """What clips `(b f c h w)` in [0, 1] show.
+
+        Args:
+            frames: the clips.
+            recoloured: the same in other colours, in which forms are seen: training on any teaches the network that
+                colours say nothing of forms. None for `frames`.
+        """
+        weights, background = self.colours(fit(frames))
+        values = self.value(self.forms(fit(frames if recoloured is None else recoloured)))
+        gathered = weights @ values
+        mean = gathered / (weights.sum(-1, keepdim=True) + 1e-3)
+        peak = torch.log(weights @ torch.exp(4 * torch.tanh(values)) + 1e-3) / 4  # a smooth maximum
+        objects = self.object(torch.cat([mean, gathered / PLACES[-1], peak], dim=-1))
+        count = len(COLOURS)
+        pairs = torch.cat([objects.repeat_interleave(count, 1), objects.repeat(1, count, 1)], dim=-1)
+        return Reading(
+            self.present(objects).log_softmax(-1),
+            [head(objects).log_softmax(-1) for head in self.properties],
+            self.pair(pairs).log_softmax(-1),
+            background.log_softmax(-1),
         )
-        self.out = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, 1))
-
-    def candidates(self, frames: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
-        """Scores `(b, k)` of each clip `(b f c h w)` in [0, 1] with the k prompts of its own."""
-        return self.matched(self.clip(fit(frames)), prompts)
-
-    def matched(self, places: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
-        """`candidates` of clips whose places `(b, 80, 96)` the encoder has given."""
-        count = len(prompts[0])
-        memory = places.repeat_interleave(count, dim=0)
-        tokens = tokenize([text for texts in prompts for text in texts]).to(memory.device)
-        absent = tokens == 0
-        absent[:, 0] = False  # an empty prompt still has one place to attend to
-        hidden = self.words(tokens) + self.places
-        for layer in self.layers:
-            hidden = layer(hidden, memory, tgt_key_padding_mask=absent)
-        present = (~absent).unsqueeze(-1).float()
-        return self.out((hidden * present).sum(1) / present.sum(1)).view(-1, count)
 
     def forward(self, frames: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores clips against their prompts.
@@ -122,13 +170,14 @@ class SceneScorer(nn.Module):
             prompts: b texts.
 
         Returns:
-            `(b,)`, higher is better: log-odds that the clip shows the prompt; differentiable in `frames`.
+            `(b,)`, at most 0, higher is better: the log-probability that the clip shows all that the prompt says in
+            words of the grammar; differentiable in `frames`.
 
         Raises:
             ValueError: if the layout is another, or the counts differ.
         """
         require_pairs(frames, prompts)
-        return self.candidates(frames, [[text] for text in prompts])[:, 0]
+        return self.read(frames).log_probability(said(prompts).to(frames.device))
 
 
 def load_scorer(path: str | Path = SCORER) -> SceneScorer:

@@ -97,6 +97,12 @@ def training_scenes(count: int, seed: int) -> list[Scene]:
     return [draw_training(rng) for _ in range(count)]
 
 
+def any_scenes(count: int, seed: int) -> list[Scene]:
+    """`count` scenes, also of combinations that the model's training never sees."""
+    rng = random.Random(f"any scenes {seed}")
+    return [draw(kind, rng) for kind in rng.choices(list(SHARES), list(SHARES.values()), k=count)]
+
+
 def train_split(kind: str) -> list[Scene]:
     """The fixed training prompts of a kind, each once."""
     if kind == "one":
