@@ -16,7 +16,7 @@ from vader_shapes.scenes import evaluator, grammar, renderer, splits
 from vader_shapes.scenes.changes import SHAPE, changeable, changed
 from vader_shapes.scenes.facts import NOTHING, PAIRS, VALUES, said
 from vader_shapes.scenes.scene import BACKGROUNDS, COLOURS, KINDS, RELATIONS, Scene
-from vader_shapes.scenes.scorer import SceneScorer, load_scorer
+from vader_shapes.scenes.scorer import Reading, SceneScorer, load_scorer
 
 PROMPTS = ["a red circle moving left on a black background", "two blue squares standing still on a grey background"]
 
@@ -70,6 +70,13 @@ def test_the_score_is_the_sum_of_the_log_probabilities_of_what_is_said() -> None
     torch.testing.assert_close(score[0], expected + number[1] + shape[0] + motion[4])
 
 
+def test_doubt_bounds_what_a_clip_has_no_trace_of() -> None:
+    sure = torch.tensor([[[0.0, -60.0, -60.0, -60.0]]])
+    doubted = Reading(sure, [], sure, sure).doubted(0.2)
+    torch.testing.assert_close(doubted.present.exp(), torch.tensor([[[0.85, 0.05, 0.05, 0.05]]]))
+    assert doubted.relation.exp().sum() == pytest.approx(1.0)
+
+
 def test_a_morph_goes_from_one_shape_to_the_other() -> None:
     scene = grammar.parse("a large red square moving left slowly on a black background")
     clips = [renderer.render_morph(scene, 0, "circle", share, torch.Generator().manual_seed(0)) for share in (0.0, 1.0)]
@@ -89,7 +96,7 @@ def test_the_loss_of_a_morph_lies_between_its_shapes_and_a_rough_clip_teaches_no
     scene = grammar.parse("a small red square moving left slowly on a black background")
     other = replace(scene, things=(replace(scene.things[0], shape="circle"),))
     texts = [grammar.prompt(one) for one in (scene, other)]
-    own, rest = (scorer(frames, [text])[0] for text in texts)
+    own, rest = (scorer.read(frames).log_probability(said([text]))[0] for text in texts)
     index = torch.tensor([0])
 
     def loss(shape_known: bool) -> torch.Tensor:
@@ -98,7 +105,7 @@ def test_the_loss_of_a_morph_lies_between_its_shapes_and_a_rough_clip_teaches_no
 
     torch.testing.assert_close(loss(True), -(0.7 * own + 0.3 * rest))
     unsaid = [text.replace("square", "thing").replace("circle", "thing") for text in texts[:1]]
-    torch.testing.assert_close(loss(False), -scorer(frames, unsaid)[0])
+    torch.testing.assert_close(loss(False), -scorer.read(frames).log_probability(said(unsaid))[0])
 
 
 def test_scores_depend_on_which_object_has_which_colour_and_on_no_other_clip() -> None:
@@ -153,7 +160,7 @@ def held_out() -> list[Scene]:
 def test_the_trained_scorer_prefers_the_right_prompt(held_out: list[Scene]) -> None:
     frames = renderer.render_batch(held_out, torch.Generator().manual_seed(0))
     won = stage.choices(load_scorer(), frames, held_out)
-    assert min(won[kind] for kind in KINDS) >= 0.0, won
+    assert min(won.values()) >= 0.95, won
 
 
 def test_the_trained_scorer_has_gradients_in_the_pixels(held_out: list[Scene]) -> None:

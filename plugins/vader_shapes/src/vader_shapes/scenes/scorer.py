@@ -22,6 +22,7 @@ from vader_shapes.scenes.scene import BACKGROUNDS, COLOURS, FRAMES, RELATIONS, S
 
 SCORER = WEIGHTS / "scorer" / "model.safetensors"
 WIDTH, OBJECT = 96, 128
+DOUBT = 0.1
 PLACES = (5, 8, 8)  # frames, height and width of what is gathered
 
 
@@ -120,6 +121,15 @@ class Reading:
         whole = [(self.present, facts.present), (self.relation, facts.relation), (self.background, facts.background)]
         return torch.stack(properties + [_of(read, values) for read, values in whole]).sum(0)
 
+    def doubted(self, doubt: float) -> Reading:
+        """The same, but that each thing is a mere guess with probability `doubt`."""
+
+        def less(read: Tensor) -> Tensor:
+            return torch.log((1 - doubt) * read.exp() + doubt / read.shape[-1])
+
+        properties = [less(read) for read in self.properties]
+        return Reading(less(self.present), properties, less(self.relation), less(self.background))
+
 
 def _of(read: Tensor, values: Tensor) -> Tensor:
     """`(b,)`: the sum of log-probabilities `(b n values)` at `values` `(b n)`; 0 for `NOTHING`."""
@@ -171,13 +181,14 @@ class SceneScorer(nn.Module):
 
         Returns:
             `(b,)`, at most 0, higher is better: the log-probability that the clip shows all that the prompt says in
-            words of the grammar; differentiable in `frames`.
+            words of the grammar, with a doubt of `DOUBT` in each thing, so that what a clip has no trace of does not
+            drown what it nearly shows; differentiable in `frames`.
 
         Raises:
             ValueError: if the layout is another, or the counts differ.
         """
         require_pairs(frames, prompts)
-        return self.read(frames).log_probability(said(prompts).to(frames.device))
+        return self.read(frames).doubted(DOUBT).log_probability(said(prompts).to(frames.device))
 
 
 def load_scorer(path: str | Path = SCORER) -> SceneScorer:
