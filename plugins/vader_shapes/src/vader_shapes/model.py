@@ -1,4 +1,4 @@
-"""Builds the tiny Wan pipeline: the architecture of Wan 2.1 text-to-video, about XX M parameters in all.
+"""Builds the tiny Wan pipeline: the architecture of Wan 2.1 text-to-video, about 1.8 M parameters in all.
 
 Only the sizes are tiny; every component is the class that the full-size checkpoint uses (the tokenizer is a plain
 word-level one with the same calling conventions), so one code path loads both.
