@@ -69,7 +69,14 @@ def test_prompts_of_scenes_are_of_all_kinds_and_hold_those_of_one_object() -> No
         assert one == [prompt.text for prompt in prompts_of(world="one", split=split)]
 
 
-def prompts_of(**options: str) -> list[Prompt]:
+def test_prompts_of_some_kinds_are_those_of_all_without_the_rest() -> None:
+    every, some = prompts_of(split="held_out"), prompts_of(split="held_out", kinds=["count", "single"])
+    assert some == [prompt for prompt in every if prompt.metadata["kind"] in ("single", "count")]
+    with pytest.raises(ValueError, match="kinds"):
+        prompts_of(kinds=[])
+
+
+def prompts_of(**options: object) -> list[Prompt]:
     return ShapesPrompts(ShapesPrompts.Options.model_validate(options)).held()
 
 

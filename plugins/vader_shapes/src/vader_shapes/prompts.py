@@ -30,6 +30,11 @@ class ShapesPromptsOptions(Options):
     split: Literal["train", "held_out", "all"] = Field(
         "train", description="Combinations that the base model was trained on, those it never saw, or all."
     )
+    kinds: list[Literal["one", "single", "count", "relation", "passing"]] = Field(
+        ["one", "single", "count", "relation", "passing"],
+        min_length=1,
+        description="Kinds of scenes that are drawn; of the world of one object alone there is only the first.",
+    )
     images: str | None = Field(
         None,
         min_length=1,
@@ -44,7 +49,7 @@ class ShapesPrompts:
     Options = ShapesPromptsOptions
 
     def __init__(self, options: ShapesPromptsOptions) -> None:
-        shown = {"one": _one, "scenes": _scenes}[options.world](options.split)
+        shown = _one(options.split) if options.world == "one" else _scenes(options.split, options.kinds)
         self._prompts = [prompt for prompt, _ in shown]
         if options.images is not None:
             images = first_frames(shown, user_path(options.images))
@@ -76,15 +81,15 @@ def _one(split: str) -> list[Shown]:
     ]
 
 
-def _scenes(split: str) -> list[Shown]:
-    """Prompts of the scenes, as many of each kind in turn."""
+def _scenes(split: str, kinds: Sequence[str]) -> list[Shown]:
+    """Prompts of the scenes of some kinds, as many of each in turn."""
     import torch
 
     from vader_shapes.scenes import grammar, renderer, splits
 
     splitters = {"train": [splits.train_split], "held_out": [splits.held_out_split]}
     splitters["all"] = splitters["train"] + splitters["held_out"]
-    wanted = [scene for of_kind in splitters[split] for scene in splits.in_turn(of_kind)]
+    wanted = [scene for of_kind in splitters[split] for scene in splits.in_turn(of_kind) if scene.kind in kinds]
     return [
         (
             Prompt(grammar.prompt(scene), {"kind": scene.kind, "motion": scene.motion, "background": scene.background}),

@@ -257,7 +257,7 @@ def hollow(channels: int, grid: Grid, state: Mapping[str, Tensor] | None = None,
     grown = grid.time.bit_length() - 1
     rates = [2 if level >= _LEVELS - grown else 1 for level in range(_LEVELS)]
     if state is None:
-        return TinyDecoder((256, 128, 64, 64), channels, grid.cell // 8, rates, False)
+        return TinyDecoder((256, 128, 64, 64), channels, max(grid.cell // 8, 1), rates, False)
     wide = "decoder.1.conv.3.weight" in state
     names = [0, 4, 11, 18] if wide else [1, 8, 14, 20]
     try:
