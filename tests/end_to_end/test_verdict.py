@@ -55,7 +55,7 @@ def made_with(trained: str, held_out: Sequence[str]) -> Made:
         "rewards": [trained],
         "train": {"device": "cpu"},
         "validation": {
-            "prompts": {"name": "shapes", "options": {"split": "held_out"}},
+            "prompts": {"name": "shapes", "options": {"split": "held_out", "world": "one"}},
             "rewards": list(held_out),
             "clips": CLIPS,
         },

@@ -18,6 +18,7 @@ from vader import Options, Prompt, SpecError
 from vader.errors import ComponentError
 from vader.methods.context import PhaseTimer, RolloutContext
 from vader.methods.contrast import Contrast
+from vader.methods.query_counter import QueryCounter
 from vader.methods.scoring import ask_latent_reward, ask_reward
 from vader.plugins.registry import misfit
 from vader.prompts import drawn
@@ -160,6 +161,7 @@ def test_a_contrast_names_the_reward_too() -> None:
     made = RolloutContext.__new__(RolloutContext)
     object.__setattr__(made, "rewards", {"mine": reward(lambda frames: None)})
     object.__setattr__(made, "timer", PhaseTimer(torch.device("cpu")))
+    object.__setattr__(made, "queries", QueryCounter())
     object.__setattr__(made, "contrasts", {"mine": Contrast("good", "bad")})
     with pytest.raises(ComponentError, match="reward 'mine' gave scores that are no tensor but None"):
         made.score(clips(), PROMPTS)

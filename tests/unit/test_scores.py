@@ -11,6 +11,7 @@ from tests.contracts.test_isolation import isolate
 
 from vader.methods.context import PhaseTimer, RolloutContext
 from vader.methods.objective import Objective, Term
+from vader.methods.query_counter import QueryCounter
 from vader.protocols import Prompt, Video, score_and_parts
 from vader.resolve.build import assemble_rewards
 from vader.resolve.components import ResolvedComponent
@@ -29,6 +30,7 @@ def context(reward: object) -> RolloutContext:
     made = RolloutContext.__new__(RolloutContext)
     object.__setattr__(made, "rewards", {"halves": reward, "plain": Red()})
     object.__setattr__(made, "timer", PhaseTimer(CPU))
+    object.__setattr__(made, "queries", QueryCounter())
     object.__setattr__(made, "contrasts", {})
     return made
 

@@ -23,6 +23,7 @@ from vader_shapes.scenes.scene import BACKGROUNDS, COLOURS, FRAMES, RELATIONS, S
 SCORER = WEIGHTS / "scorer" / "model.safetensors"
 WIDTH, OBJECT = 96, 128
 DOUBT = 0.1
+GROUND_SPREADS = (1.0, 0.5, 0.25, 0.1)  # in which pixels count as background, in [-1, 1]
 PLACES = (5, 8, 8)  # frames, height and width of what is gathered
 
 
@@ -44,6 +45,16 @@ def fit(frames: Tensor) -> Tensor:
     if video.shape[2:] != (FRAMES, SIZE, SIZE):
         video = F.interpolate(video, size=(FRAMES, SIZE, SIZE), mode="trilinear", align_corners=True)
     return video.transpose(1, 2)
+
+
+def ground(frames: Tensor) -> Tensor:
+    """`(b 3)`: the colour of most pixels of clips `(b f 3 h w)`, by mean shift, whose gradient is smooth."""
+    pixels = frames.transpose(1, 2).flatten(2)
+    found = pixels.mean(dim=2, keepdim=True)
+    for spread in GROUND_SPREADS:
+        near = torch.exp(-(((pixels - found) / spread) ** 2) / 2)
+        found = (near * pixels).sum(2, keepdim=True) / near.sum(2, keepdim=True)
+    return found.squeeze(2)
 
 
 class ColourEncoder(nn.Module):
@@ -94,8 +105,8 @@ class FormEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """`(b, 9, 3, 32, 32)` in [-1, 1] to `(b, 320, 96)`."""
-        background = frames.transpose(1, 2).flatten(2).median(dim=2).values
-        hidden = self.frame((frames - background[:, None, :, None, None]).flatten(0, 1)).unflatten(0, frames.shape[:2])
+        shown = frames - ground(frames)[:, None, :, None, None]
+        hidden = self.frame(shown.flatten(0, 1)).unflatten(0, frames.shape[:2])
         return F.silu(self.time(hidden.transpose(1, 2)).flatten(2).transpose(1, 2) + self.place)
 
 
