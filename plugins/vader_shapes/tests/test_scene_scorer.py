@@ -100,7 +100,7 @@ def test_the_loss_of_a_morph_lies_between_its_shapes_and_a_rough_clip_teaches_no
     index = torch.tensor([0])
 
     def loss(shape_known: bool) -> torch.Tensor:
-        pool = stage.Pool(frames, [scene], torch.tensor([0.7]), [other], torch.tensor([shape_known]))
+        pool = stage.Pool(frames, texts[:1], torch.tensor([0.7]), texts[1:], torch.tensor([shape_known]))
         return stage.negative_log_likelihood(scorer, pool, index, frames)
 
     torch.testing.assert_close(loss(True), -(0.7 * own + 0.3 * rest))

@@ -27,15 +27,15 @@ PLAIN, NOISY, MORPHS = 6000, 2000, 2000  # training clips: rendered, from the VA
 
 @dataclass(frozen=True)
 class Pool:
-    """Clips `(n f c h w)` with their scenes, how far each shows its own `(n,)`, and the scene it shows for the rest.
+    """Clips `(n f c h w)` with their prompts, how far each shows its own `(n,)`, and the prompt of the rest.
 
     `shape_known`: clips from the VAE, whose shapes it rounds off, teach the other attributes only.
     """
 
     frames: Tensor
-    scenes: list[Scene]
+    prompts: list[str]
     share: Tensor
-    between: list[Scene | None]
+    others: list[str]
     shape_known: Tensor
 
 
@@ -49,22 +49,22 @@ def training_pool(vae: AutoencoderKLWan, seed: int, counts: tuple[int, int, int]
     )
     noisy = latent_noise(vae, rough, STRONGEST_NOISE, seed)
     morphed, rest, shares = morphs(counts[2], seed + 22)
-    scenes = [*plain.scenes, *rough.scenes, *morphed.scenes]
+    prompts = [*plain.prompts, *rough.prompts]
     ones = torch.ones(counts[0] + counts[1])
     known = torch.tensor([True] * counts[0] + [False] * counts[1] + [True] * counts[2])
     return Pool(
         torch.cat([plain.frames, noisy, morphed.frames]),
-        scenes,
+        prompts + morphed.prompts,
         torch.cat([ones, 1 - shares]),
-        [None] * len(ones) + rest,
+        prompts + [grammar.prompt(scene) for scene in rest],
         known,
     )
 
 
-def morphs(count: int, seed: int) -> tuple[Clips, list[Scene | None], Tensor]:
+def morphs(count: int, seed: int) -> tuple[Clips, list[Scene], Tensor]:
     """Clips whose first thing's shape lies up to half way to another: with it the scene, and the share `(n,)`."""
     rng, generator = random.Random(f"morphs {seed}"), torch.Generator().manual_seed(seed)
-    frames, scenes, others, shares = [], list[Scene](), list[Scene | None](), []
+    frames, scenes, others, shares = [], list[Scene](), list[Scene](), []
     while len(scenes) < count:
         scene = splits.draw(rng.choice([kind for kind in KINDS if kind != "one"]), rng)
         other = changed(scene, SHAPE, rng, place=0)
@@ -91,13 +91,11 @@ def negative_log_likelihood(
         frames: `(b f c h w)` in [0, 1], those clips, distorted.
         forms: the same, recoloured; None for `frames`.
     """
-    own = [pool.scenes[i] for i in index.tolist()]
-    others = [pool.between[i] or pool.scenes[i] for i in index.tolist()]
     unknown = ~pool.shape_known[index]
     reading = scorer.read(frames, forms)
     one, other = (
-        reading.log_probability(said([grammar.prompt(scene) for scene in scenes]).without_shapes(unknown))
-        for scenes in (own, others)
+        reading.log_probability(said([prompts[i] for i in index.tolist()]).without_shapes(unknown))
+        for prompts in (pool.prompts, pool.others)
     )
     return -torch.lerp(other, one, pool.share[index]).mean()
 
@@ -130,7 +128,7 @@ def train_scorer(
     tests = {"held_out": held_out.frames, "held_out_noisy": latent_noise(vae, held_out, STRONGEST_NOISE, seed + 24)}
     log = Log(out / "scorer.jsonl")
     while training.progress < 1:
-        index = torch.randint(len(pool.scenes), (budget.batch,), generator=training.generator)
+        index = torch.randint(len(pool.prompts), (budget.batch,), generator=training.generator)
         frames = thin(distort(pool.frames[index], training.generator), training.generator)
         forms = recoloured(frames, training.generator)
         loss = training.update(negative_log_likelihood(scorer, pool, index, frames, forms))

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vader_shapes.scenes.grammar import plural
+from vader_shapes.scenes.grammar import SHAPE_OF
 from vader_shapes.scenes.scene import (
     BACKGROUNDS,
     COLOURS,
@@ -32,7 +32,6 @@ VALUES: dict[str, list[str]] = {
 }
 """Property of the objects of a colour -> its values."""
 PAIRS = [(first, second) for first in COLOURS for second in COLOURS]
-_SHAPE_OF = {word: shape for shape in SHAPES for word in (shape, plural(shape))}
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _read(words: list[str], row: int, facts: Facts) -> None:
         facts.present[row, one] = 1
         properties = {
             "number": before if before in COUNTS else "one",
-            "shape": _SHAPE_OF.get(after, ""),
+            "shape": SHAPE_OF.get(after, ""),
             "size": before,
         }
         if place == 0 or "both" in words:

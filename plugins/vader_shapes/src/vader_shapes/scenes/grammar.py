@@ -69,6 +69,8 @@ def _thing(number: str) -> str:
     return f"{_one_of('colour' + number, COLOURS)} {_one_of('shape' + number, SHAPES)}"
 
 
+SHAPE_OF = {word: shape for shape in SHAPES for word in (shape, plural(shape))}
+"""One or more of a shape -> the shape."""
 _COUNTED = "(?P<shape>" + "|".join([*SHAPES, *map(plural, SHAPES)]) + ")"
 _MOVING = f"(standing (?P<still>{STILL})|moving {_one_of('motion', DIRECTIONS)}"
 _END = f" on an? {_one_of('background', BACKGROUNDS)} background"
@@ -105,8 +107,7 @@ def _scene(kind: str, said: dict[str, str | None]) -> Scene | None:
         return None
     if count is not None and (shape in SHAPES) != (count == "one"):
         return None
-    shape = next(one for one in SHAPES if shape in (one, plural(one)))
-    things = [Thing(colour, shape, said.get("size"))]
+    things = [Thing(colour, SHAPE_OF[shape], said.get("size"))]
     if said.get("colour2") is not None:
         if said["colour2"] == colour:
             return None

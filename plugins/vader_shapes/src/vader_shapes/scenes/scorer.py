@@ -168,8 +168,9 @@ class SceneScorer(nn.Module):
             recoloured: the same in other colours, in which forms are seen: training on any teaches the network that
                 colours say nothing of forms. None for `frames`.
         """
-        weights, background = self.colours(fit(frames))
-        values = self.value(self.forms(fit(frames if recoloured is None else recoloured)))
+        fitted = fit(frames)
+        weights, background = self.colours(fitted)
+        values = self.value(self.forms(fitted if recoloured is None else fit(recoloured)))
         gathered = weights @ values
         mean = gathered / (weights.sum(-1, keepdim=True) + 1e-3)
         peak = torch.log(weights @ torch.exp(4 * torch.tanh(values)) + 1e-3) / 4  # a smooth maximum
