@@ -169,6 +169,11 @@ def test_a_name_that_is_no_file_is_refused(said: str, words: str) -> None:
         load(said, 4, WAN)
 
 
+def test_a_cell_that_no_decoder_makes_is_refused_though_the_file_is_missing() -> None:
+    with pytest.raises(WeightsError, match=r"'hub:a/b:c.pth': .* multiple of 8 pixels .* this backbone 4. Drop"):
+        outlined("hub:a/b:c.pth", 16, Grid(time=4, time_offset=1, space=8, cell=4))
+
+
 def test_bytes_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     for name, content in (("a.safetensors", b"x" * 40), ("b.pth", b"x" * 40)):
         (tmp_path / name).write_bytes(content)

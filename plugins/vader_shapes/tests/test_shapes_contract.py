@@ -74,6 +74,8 @@ def test_prompts_of_some_kinds_are_those_of_all_without_the_rest() -> None:
     assert some == [prompt for prompt in every if prompt.metadata["kind"] in ("single", "count")]
     with pytest.raises(ValueError, match="kinds"):
         prompts_of(kinds=[])
+    with pytest.raises(ValueError, match="one kind only; drop kinds, or set world: scenes"):
+        prompts_of(world="one", kinds=["count"])
 
 
 def prompts_of(**options: object) -> list[Prompt]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vader import Options, Prompt
 from vader.sdk import draw_evenly, user_path
@@ -41,6 +41,13 @@ class ShapesPromptsOptions(Options):
         description="Folder for the first frame of a clip of each prompt, written there and given as the prompt's "
         "image, for image-to-video. Null: no images.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> ShapesPromptsOptions:
+        if self.world == "one" and len(set(self.kinds)) < 5:
+            message = f"kinds {self.kinds}: the world of one object has one kind only; drop kinds, or set world: scenes"
+            raise ValueError(message)
+        return self
 
 
 class ShapesPrompts:

@@ -252,8 +252,11 @@ def hollow(channels: int, grid: Grid, state: Mapping[str, Tensor] | None = None,
         said: the file, for errors.
 
     Raises:
-        WeightsError: the file's decoder is for other latents.
+        WeightsError: the file's decoder is for other latents, or there can be none for these.
     """
+    if grid.cell % 8:
+        made = f"a decoder of TAEHV makes a multiple of 8 pixels of a latent cell, this backbone {grid.cell}"
+        raise WeightsError(f"reward_decoder {said!r}: {made}. Drop `reward_decoder`.")
     grown = grid.time.bit_length() - 1
     rates = [2 if level >= _LEVELS - grown else 1 for level in range(_LEVELS)]
     if state is None:
