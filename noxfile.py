@@ -129,7 +129,7 @@ def nodes(session: nox.Session) -> None:
 def recipes(session: nox.Session) -> None:
     """Estimate every recipe at its real size, and compare with the memory that it claims."""
     session.env["VADER_RECIPES"] = "all"
-    run(session, "python", "-m", "pytest", "-q", "tests/recipes", *session.posargs)
+    run(session, "python", "-m", "pytest", "-q", "-m", "slow", "tests/recipes", *session.posargs)
 
 
 @nox.session

@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.rounds import KINDS
 from tests.integration.harness import assert_same_adapter, assert_same_run, python, validation_file
 
-ROUNDS = int(os.environ.get("VADER_CHAOS_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("VADER_CHAOS_ROUNDS", "6"))
 SEED = int(os.environ.get("VADER_CHAOS_SEED", "20260101"))
 
 

@@ -26,6 +26,7 @@ class Here:
         return self._said, None
 
 
+@pytest.mark.slow
 def test_the_dry_run_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its part of tests, which finds no CUDA device, is a process of its own, as all are in earnest."""
     start = gpu.start

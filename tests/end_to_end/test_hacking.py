@@ -9,7 +9,7 @@ RUN = {
     "sampler": {"steps": 2, "guidance_scale": 1.0},
     "prompts": {"name": "shapes"},
     "gradient": {"mode": "tail", "k": 2},
-    "validation": {"prompts": {"name": "shapes", "options": {"split": "held_out"}}, "clips": 12, "save_clips": 0},
+    "validation": {"prompts": {"name": "shapes", "options": {"split": "held_out"}}, "clips": 8, "save_clips": 0},
 }
 
 

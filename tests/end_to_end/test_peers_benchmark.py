@@ -18,7 +18,10 @@ def gradient(world: worlds.World) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("family", "peer", "k", "blocks"),
-    [("modelscope", loops.modelscope_reference, 1, False), ("wan", loops.wan_videox_fun, 2, True)],
+    [
+        pytest.param("modelscope", loops.modelscope_reference, 1, False, marks=pytest.mark.slow),
+        ("wan", loops.wan_videox_fun, 2, True),
+    ],
 )
 def test_a_peer_has_our_loss_and_our_gradient(
     family: str, peer: Callable[[worlds.World], Any], k: int, blocks: bool, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,8 @@ def scores(validation: Validation, key: str) -> list[float]:
     return [clip.scores[key] for clip in validation.clips]
 
 
-@pytest.mark.parametrize("name", ["imagenet", pytest.param("ocr_text", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imagenet", "ocr_text"])
 def test_a_short_piece_of_the_example_raises_the_score(name: str, tmp_path: Path) -> None:
     """Same prompts and seeds before and after; the guard is logged, and the adapter has learnt something."""
     shorter = [

@@ -51,7 +51,7 @@ def test_the_account_sees_a_second_copy() -> None:
     assert allocated(lambda: made.extend([torch.zeros(1000), torch.zeros(1000)])) >= 8000
 
 
-@pytest.mark.parametrize("name", ["modelscope", "videocrafter2"])
+@pytest.mark.parametrize("name", [pytest.param("modelscope", marks=pytest.mark.slow), "videocrafter2"])
 def test_alignment_on_a_reward_of_another_plugin(tiny: dict[str, str], tmp_path: Path, name: str) -> None:
     """Gradient reaches the adapter from CLIP's judgement of a decoded frame; a resumed run is bit-equal."""
     from vader_rewards.tiny import write

@@ -180,7 +180,8 @@ class Interrupts:
 # -- several processes
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGHUP, marks=SLOW)], ids=lambda n: n.name)
+@SLOW
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP], ids=lambda number: number.name)
 def test_children_end_with_their_launcher_and_save(tmp_path: Path, number: signal.Signals) -> None:
     folder, file = tmp_path / "run", write(tmp_path / "run.yaml", slow(tmp_path / "run"))
     with started(file, "--processes", "2") as launcher:
@@ -618,15 +619,8 @@ def test_a_users_text_is_no_markup(
     assert all(printable(label) in out for label in NASTY)
 
 
-@pytest.mark.parametrize(
-    "stream",
-    [
-        pytest.param("closed", marks=SLOW),
-        "full",
-        pytest.param("head", marks=SLOW),
-        pytest.param("both closed", marks=SLOW),
-    ],
-)
+@SLOW
+@pytest.mark.parametrize("stream", ["closed", "full", "head", "both closed"])
 def test_printing_ends_no_run(tmp_path: Path, stream: str) -> None:
     made = tiny(tmp_path / "run", validation={"clips": 1, "save_clips": 0, "rewards": [f"{ME}:Prints"]})
     file = write(tmp_path / "run.yaml", made)

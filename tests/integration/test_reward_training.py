@@ -196,7 +196,7 @@ def test_frame_rewards_are_refused_by_prfl(tmp_path: Path) -> None:
         vader.train({**tiny(tmp_path), "method": "prfl", "gradient": {}})
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "bradley_terry"])
+@pytest.mark.parametrize("loss", [pytest.param("cross_entropy", marks=pytest.mark.slow), "bradley_terry"])
 def test_a_folder_of_clips_with_labels_or_pairs(tmp_path: Path, loss: str) -> None:
     """Red clips are liked, grey ones are not."""
     video = Video(3, 16, 16)

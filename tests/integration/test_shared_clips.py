@@ -34,6 +34,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 def test_generate_in_two_processes(run: Path, tmp_path: Path) -> None:
     """Three whole batches, the last one made by one process alone; every option reaches the processes."""
     prompts = [f"--prompt={prompt}" for prompt in PROMPTS]

@@ -1,6 +1,7 @@
 """Recipes of the plugins: each passes a dry run, says what vader estimate counts, and is in its wheel.
 
-VADER_RECIPES=all estimates each at its real size, as ``nox -s recipes`` does; without, the one that takes least memory.
+VADER_RECIPES=all estimates each at its real size, as ``nox -s recipes`` does; without, slow tests estimate the one that
+takes least memory.
 """
 
 import os
@@ -42,6 +43,7 @@ def test_a_recipe_is_a_spec_that_fits_its_name(shipped, tmp_path):
     assert spec.backbone.options.get("weights", "") in loaded, "the licence of what it trains is said"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shipped", ESTIMATED, ids=name_of)
 def test_a_recipe_takes_the_memory_it_claims(shipped, tmp_path):
     found = vader.estimate(written(shipped, tmp_path), device="cuda")

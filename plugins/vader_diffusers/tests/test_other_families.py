@@ -21,7 +21,6 @@ KINDS = {
 }
 SIZES = {"skyreels_v2": 14.3, "ltx": 1.92, "mochi": 10.0, "hunyuan_video15": 8.3, "hunyuan_video": 12.8}
 """Family -> billions of parameters of its published transformer."""
-SCALES = [1.0, 4.0]
 pytestmark = pytest.mark.filterwarnings("ignore:.*autocast.*target dtype is not supported")  # of Mochi's pipeline
 
 
@@ -87,13 +86,15 @@ def made(request, tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize(
+    ("size", "scale"),
+    [(0, 4.0), (1, 1.0), *(pytest.param(*more, marks=pytest.mark.slow) for more in [(0, 1.0), (1, 4.0)])],
+)
 def test_latents_and_frames_equal_the_pipeline(made, size, scale):
     made(size, scale).assert_same_clips()
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.5])
+@pytest.mark.parametrize("scale", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_guidance_below_1_is_what_the_pipeline_makes_of_it(made, scale):
     """Off in all but HunyuanVideo 1.5, whose guider mixes both branches."""
     made(1, scale).assert_same_clips()
@@ -182,7 +183,7 @@ def test_the_published_network_is_diffusers_own(kind):
         assert shapes_of(built.state_dict()) == shapes_of(plain.state_dict())
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.slow), 4.0])
 def test_adapter_gradients_equal_the_pipeline(made, scale, tmp_path):
     k = 4 if made.name == "skyreels_v2" else 2  # a solver's memory reaches before a window
     made(0, scale).assert_same_gradients(tmp_path / "adapter", k=k)

@@ -37,14 +37,21 @@ def made(request, tmp_path_factory, pictures):
     return made
 
 
-@pytest.mark.parametrize("scale", [1.0, 5.0])
-@pytest.mark.parametrize("video", SIZES, ids=str)
+@pytest.mark.parametrize(
+    ("video", "scale"),
+    [
+        (SIZES[0], 5.0),
+        (SIZES[1], 1.0),
+        *(pytest.param(*more, marks=pytest.mark.slow) for more in [(SIZES[0], 1.0), (SIZES[1], 5.0)]),
+    ],
+    ids=str,
+)
 def test_latents_and_frames_equal_the_pipeline(made, video, scale):
     options = {"guidance_scale_2": 3.0} if made.experts and scale > 1 else {}
     made(video, scale, **options).assert_same_clips(made.held)
 
 
-@pytest.mark.parametrize("scale", [1.0, 5.0])
+@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.slow), 5.0])
 def test_adapter_gradients_equal_the_pipeline(made, scale, tmp_path):
     """With two experts the window reaches across their boundary."""
     made(SIZES[0], scale).assert_same_gradients(tmp_path / "adapter", k=5 if made.experts else 3)

@@ -155,11 +155,12 @@ def test_offload_and_quantisation_exclude_each_other():
             16,
             "| `videoreward`, `fps: 8` | 16 | yes, the default | {peak:.1f} GB | {kept:.1f} GB |",
         ),
-        (
+        pytest.param(
             "videoreward",
             {"fps": 8.0, "checkpointing": False},
             16,
             "| `videoreward`, `fps: 8` | 16 | no | {peak:.1f} GB |",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "hpsv3",

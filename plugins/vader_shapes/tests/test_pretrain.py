@@ -135,6 +135,7 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(tmp_path: Path) -> None:
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_an_interrupted_vae_ends_like_an_unbroken_one_and_keeps_its_later_decoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,11 +47,10 @@ class TestRewards(RewardContract):
 class TestPrompts(PromptSourceContract):
     @pytest.fixture(
         params=[
-            ("one", "all"),
             ("scenes", "held_out"),
             *(
                 pytest.param(case, marks=pytest.mark.slow)
-                for case in [("one", "train"), ("one", "held_out"), ("scenes", "all")]
+                for case in [("one", "train"), ("one", "held_out"), ("one", "all"), ("scenes", "all")]
             ),
         ]
     )

@@ -65,7 +65,7 @@ def large(tmp_path_factory):
     ("kind", "dtype"),
     [
         ("published", "bfloat16"),
-        ("converted", "float32"),
+        pytest.param("converted", "float32", marks=pytest.mark.slow),
         pytest.param("published", "float32", marks=pytest.mark.slow),
         pytest.param("converted", "bfloat16", marks=pytest.mark.slow),
     ],
