@@ -163,10 +163,11 @@ class _Trainer:
         optimizer = torch.optim.AdamW(groups, weight_decay=spec.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         losses: list[float] = []
+        sloped = self._sloped(examples)
         for step in range(spec.steps):
             loss = self._loss(examples, step)
-            if examples.gradients is not None:
-                rows = stream(spec.seed, "gradient", step).choices(range(len(examples.latents)), k=spec.batch_size)
+            if sloped:
+                rows = stream(spec.seed, "gradient", step).choices(sloped, k=spec.batch_size)
                 loss = loss + spec.gradient_weight * (1 - self.cosines(examples, rows)).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -178,6 +179,12 @@ class _Trainer:
             schedule.step()
             progress("optimizer steps", step + 1, spec.steps)
         return losses
+
+    def _sloped(self, examples: Examples) -> list[int]:
+        """Clips whose gradients are learnt: those above the floor, as what is floored has none."""
+        floor, gradients = self._spec.clips.floor, examples.gradients
+        own = range(len(examples.latents)) if gradients is not None else ()
+        return [row for row in own if floor is None or examples.labels[row] > floor]
 
     def _rate(self, step: int) -> float:
         """Linear warm-up over a twentieth, then a cosine to 0."""
@@ -259,11 +266,9 @@ class _Trainer:
 
     def cosine(self, examples: Examples) -> float | None:
         """The mean of :meth:`cosines`; None where gradients were not learnt."""
-        if examples.gradients is None:
-            return None
-        size, count = self._spec.train.batch_size, len(examples.latents)
-        parts = [self.cosines(examples, [*range(at, min(at + size, count))]).detach() for at in range(0, count, size)]
-        return float(torch.cat(parts).mean())
+        rows, size = self._sloped(examples), self._spec.train.batch_size
+        parts = [self.cosines(examples, rows[at : at + size]).detach() for at in range(0, len(rows), size)]
+        return float(torch.cat(parts).mean()) if parts else None
 
     def _all(self, examples: Examples, timestep: float) -> Tensor:
         """Scores of every label's clip at one timestep, on the CPU."""
