@@ -101,7 +101,7 @@ class Sampler:
 
     predictions: ClassVar[tuple[sdk.Prediction, ...]] = ("flow",)
     stochastic: ClassVar[bool] = False
-    needs_noise: ClassVar[bool] = False
+    needs_noise: bool = False
 
     def __init__(self, context: vader.SamplerContext) -> None:
         self.timesteps = torch.linspace(1000, 1000 / context.steps, context.steps)
