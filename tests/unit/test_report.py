@@ -485,7 +485,7 @@ def test_a_live_page_reloads_itself_and_tells_the_time_left(folder: Path) -> Non
     write_metrics(folder, [record(1), record(2)])
     page = write_report(folder, live=True).read_text(encoding="utf-8")
     assert re.search(r'<body data-written="\d{13}">', page)
-    assert "Left, without validations about 10.0 s" in Loads(page).text, "2 steps of 5 s"
+    assert "About left, without validations 10.0 s" in Loads(page).text, "2 steps of 5 s"
     write_metrics(folder, [record(step) for step in range(1, 5)])
     page = write_report(folder).read_text(encoding="utf-8")
     assert "<body>" in page

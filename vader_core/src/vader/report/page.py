@@ -193,7 +193,7 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
         yield f"Time{', with validations' if judging else ''}", duration(training + judging)
     left = time_left(run)
     if left is not None:
-        yield "Left, without validations", f"about {duration(left)}"
+        yield "About left, without validations", duration(left)
     if run.spec:
         train, processes = run.spec.train, run.spec.train.processes or finite(run.environment.get("processes")) or 1
         clips = train.batch_size * train.gradient_accumulation * processes
