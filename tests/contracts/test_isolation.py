@@ -173,7 +173,9 @@ class TestTrouble:
             reward.score(clips(), [Prompt("hang"), Prompt("")])
         assert gone(pid)
 
-    @pytest.mark.parametrize("how", ["close", "return", "kill"])
+    @pytest.mark.parametrize(
+        "how", [*(pytest.param(how, marks=pytest.mark.slow) for how in ("close", "return")), "kill"]
+    )
     def test_leaves_no_process_behind_however_the_run_ends(self, tmp_path: Path, how: str) -> None:
         pids = tmp_path / "pids"
         lines = [

@@ -53,6 +53,7 @@ def run(site: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=900, check=False)
 
 
+@pytest.mark.slow
 def test_its_tests_pass_as_written(site: Path, folders: dict[str, Path], tmp_path: Path) -> None:
     tests = [str(folder / "tests") for folder in folders.values()]
     done = run(site, "-m", "pytest", "-q", "-W", "error", "--import-mode=importlib", *tests, cwd=tmp_path)

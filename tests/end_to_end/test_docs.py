@@ -37,6 +37,7 @@ PAGES = [
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "adr" not in path.parts),
 ]
 COSTLY = [f"docs/how-to/{name}.md" for name in ("broken-plugins", "check", "many-gpus", "memory", "new-family", "see")]
+COSTLY.append("docs/tutorial.md")
 """Pages whose commands and Python `nox -s slow` runs; otherwise they are parsed."""
 APART = "docs/how-to/environments.md"
 """The page whose commands make environments of their own: the nox session `engines` does that."""

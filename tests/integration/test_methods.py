@@ -85,12 +85,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ema": {"train": {"ema_decay": 0.9, "validate_every": 2}, "validation": {"clips": 2, "save_clips": 0}},
 }
 
+EVERY_CHANGE = ["flowbp", "nft", "ddpo", "dpo", "drtune", "ema"]
+"""Those that every test run interrupts: pieces of a rollout, weights of its own, on-policy, pairs, cut, averaged."""
+
 
 def spec(folder: Path, variant: str, **changes: Any) -> dict[str, Any]:
     return merged(tiny(folder, **VARIANTS[variant]), changes)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[pytest.mark.slow] * (name not in EVERY_CHANGE)) for name in VARIANTS]
+)
 def test_interrupted_at_every_step_it_ends_bit_equal(variant: str, tmp_path: Path) -> None:
     unbroken, folder = tmp_path / "unbroken", tmp_path / "run"
     assert vader.train(spec(unbroken, variant)).step == STEPS

@@ -28,8 +28,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "tail-4-by-block": {"gradient": {"mode": "tail", "k": 4}, "train": {"gradient_checkpointing": True}},
 }
 """Four steps, the first two of them the high expert's."""
-KEPT = "tail-4-kept"
-"""The one of them that `nox -s slow` runs, in a start of its own."""
+pytestmark = pytest.mark.slow
 
 
 def spec(output: Path, weights: Path, *changes: dict[str, Any]) -> dict[str, Any]:
@@ -71,21 +70,12 @@ def launched(folder: Path, runs: list[dict[str, Any]]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
-    """The run :data:`KEPT`."""
-    folder = tmp_path_factory.mktemp("kept")
-    made = spec(folder / KEPT, weights, RUNS[KEPT], sharded())
-    return launched(folder, [{"name": KEPT, "spec": made, "resume": False}])
-
-
-@pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
-    """All other runs of two processes."""
+    """All runs of two processes."""
     folder = tmp_path_factory.mktemp("pair")
     runs = [
         {"name": name, "spec": spec(folder / name, weights, change, sharded()), "resume": False}
         for name, change in RUNS.items()
-        if name != KEPT
     ]
     runs.append({"name": "whole", "spec": spec(folder / "whole", weights, RUNS["last"]), "resume": False})
     other, two = folder / "other-way", {"train": {"steps": 2}}
@@ -108,19 +98,16 @@ def distance(one: list[Tensor], other: list[Tensor]) -> float:
     return float((first - second).norm() / second.norm())
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == KEPT)) for name in RUNS])
-def test_gradients_are_those_of_one_process(
-    request: pytest.FixtureRequest, weights: Path, tmp_path: Path, name: str
-) -> None:
-    folder: Path = request.getfixturevalue("kept" if name == KEPT else "pair")
-    first, second = read(folder, name)
+@pytest.mark.parametrize("name", RUNS)
+def test_gradients_are_those_of_one_process(pair: Path, weights: Path, tmp_path: Path, name: str) -> None:
+    first, second = read(pair, name)
     assert all(torch.equal(a, b) for a, b in zip(first["gradients"][0], second["gradients"][0], strict=True))
     alone = watched(spec(tmp_path / "one", weights, RUNS[name], {"train": {"gradient_accumulation": 2}}))
     assert alone["whole"] == alone["peak"] == first["whole"]
     assert distance(first["gradients"][0], alone["gradients"][0]) <= 1e-5
     assert first["gradients"][0]
     assert first["peak"] <= 0.6 * first["whole"], (first["peak"], first["whole"])
-    for two, one in zip(records(folder / name), records(tmp_path / "one"), strict=True):
+    for two, one in zip(records(pair / name), records(tmp_path / "one"), strict=True):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
 
 
@@ -191,7 +178,6 @@ def test_what_processes_send(pair: Path) -> None:
     assert read(pair, "whole")[0]["gathers"] == (0, 0)
 
 
-@pytest.mark.slow
-def test_what_processes_send_for_a_call_that_is_kept(kept: Path) -> None:
+def test_what_processes_send_for_a_call_that_is_kept(pair: Path) -> None:
     """The blocks are gathered twice."""
-    assert LAYERS * 8 <= read(kept, KEPT)[0]["gathers"][0] <= LAYERS * 8 + JUDGE
+    assert LAYERS * 8 <= read(pair, "tail-4-kept")[0]["gathers"][0] <= LAYERS * 8 + JUDGE

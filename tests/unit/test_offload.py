@@ -82,6 +82,7 @@ def test_a_step_has_the_same_gradient(monkeypatch: pytest.MonkeyPatch, recompute
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
+@pytest.mark.slow
 def test_an_estimate_leaves_out_what_waits_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offload, "LEAST", 0)
     row = "gradient window"

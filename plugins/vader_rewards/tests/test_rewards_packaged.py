@@ -38,6 +38,7 @@ def imagenet():
     return ImageNet(ImageNet.Options(), CPU)
 
 
+@pytest.mark.slow
 def test_each_rendered_word_outscores_nine_others(ocr):
     clips = torch.cat([rendered(word) for word in WORDS])
     assert ocr.read(clips) == WORDS

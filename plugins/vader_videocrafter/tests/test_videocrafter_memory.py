@@ -61,15 +61,9 @@ def large(tmp_path_factory):
     return file
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [
-        ("published", "bfloat16"),
-        pytest.param("converted", "float32", marks=pytest.mark.slow),
-        pytest.param("published", "float32", marks=pytest.mark.slow),
-        pytest.param("converted", "bfloat16", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["published", "converted"])
 def test_peak_is_below_1_2_times_the_weights(large, tiny_file, converted, tmp_path, kind, dtype):
     file = large if kind == "published" else converted(large, tmp_path / "model.safetensors", dtype)
     command = [sys.executable, "-c", MEASURE, str(file), dtype, str(tiny_file())]

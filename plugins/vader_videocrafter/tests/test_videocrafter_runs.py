@@ -105,6 +105,7 @@ def test_one_step_in_bf16_is_within_two_percent(spec, tmp_path):
     assert rounded["loss"] != exact["loss"]
 
 
+@pytest.mark.slow
 def test_generate_with_a_trained_and_an_imported_adapter(spec, tmp_path, tiny_file):
     vader.train(spec("run"))
     prompts = ["a fox", "a hen"]
