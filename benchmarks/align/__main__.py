@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true", help="only count what the plan will take")
     parser.add_argument("--report", action="store_true", help="only write the results of the runs that are done")
     options = parser.parse_args()
-    plan = running.equalised(planning.load(options.plan), options.runs)
+    plan = running.equalised(planning.load(options.plan), options.runs, options.only)
     if options.cost:
         print(running.costs(plan, options.runs))
         return

@@ -64,12 +64,17 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
     base = running.base_figures(plan, home)
     variants: dict[str, Any] = {}
     environment: dict[str, Any] = {}
+    rewards: dict[str, list[float]] = {}
     for name, options in plan.options.variants.items():
         paths = {seed: home / plan.run(name, seed).folder / running.RESULT for seed in plan.seeds(name)}
         done = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.is_file()}
         if not done:
             continue
         environment = next(iter(done.values()))["environment"]
+        if name in plan.equal:
+            at = str(plan.equal[name])
+            made = [one["evaluations"][at]["scores"][REWARD] for one in done.values()]
+            rewards[name] = [mean(values) for values in zip(*made, strict=True)]
         counted = home / "operations" / f"{name}.json"
         variants[name] = {
             "title": options.title,
@@ -86,6 +91,9 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
                 for queries in next(iter(done.values()))["evaluations"]
             },
         }
+    for name in rewards if plan.options.equal_to in rewards else ():
+        beside = paired_change(rewards[str(plan.options.equal_to)], rewards[name])
+        variants[name]["beside"] = {"gain": beside.difference, "interval": _ends(beside.interval)}
     kept = ("versions", "python", "cpus", "threads")
     return {
         "queries": plan.options.queries,
@@ -147,7 +155,7 @@ def tables(data: Mapping[str, Any]) -> dict[str, str]:
     """Markdown tables by name."""
     made = {"main": _main(data), "ten": _ten(data), "kl": _kl(data)}
     if data.get("equal_to") in data["variants"]:
-        made |= {"operations": _equal(data, _at_operations), "seconds": _equal(data, _at_seconds)}
+        made |= {"operations": _beside(data), "seconds": _equal(data, _at_seconds)}
     return made
 
 
@@ -163,6 +171,15 @@ def _at_seconds(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     points = sorted(data["variants"][name]["points"].values(), key=lambda point: float(point["queries"]))
     found: Mapping[str, Any] = ([point for point in points if point["cpu"] <= limit] or points[:1])[-1]
     return found
+
+
+def _beside(data: Mapping[str, Any]) -> str:
+    """Every variant after the reference's operations, and its reward beside the reference's, paired over clips."""
+    title = data["variants"][data["equal_to"]]["title"]
+    head, ruler, *rows = _equal(data, _at_operations).splitlines()
+    more = [_with_interval(variant["beside"]) for variant in data["variants"].values()]
+    rows = [f"{row} {said} |" for row, said in zip(rows, more, strict=True)]
+    return "\n".join([f"{head} reward, less that of {title} [95 % CI] |", f"{ruler} --- |", *rows])
 
 
 def _equal(data: Mapping[str, Any], at: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> str:

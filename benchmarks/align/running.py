@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,8 +190,8 @@ def _lengthless(spec: Mapping[str, Any]) -> dict[str, Any]:
     return merged(spec, {"train": {"steps": None, "checkpoint_every": None}})
 
 
-def equalised(plan: Plan, home: Path) -> Plan:
-    """The plan with each variant's queries for the operations of its ``equal_to``, counted or found.
+def equalised(plan: Plan, home: Path, only: Sequence[str] | None = None) -> Plan:
+    """The plan with the queries of each variant, or of some, for the operations of its ``equal_to``, counted or found.
 
     They are rounded to ten optimizer steps, so that checkpoints are not too many; results say what was really taken.
     """
@@ -200,7 +200,7 @@ def equalised(plan: Plan, home: Path) -> Plan:
         return plan
     budget = count_operations(plan, reference, home) * plan.options.queries
     equal = {}
-    for name in plan.options.variants:
+    for name in {reference: None, **dict.fromkeys(only or plan.options.variants)}:
         unit = 10 * clips_per_step(plan.run(name, plan.seeds(name)[0]).spec)
         equal[name] = round(unit * max(1, round(budget / count_operations(plan, name, home) / unit)))
     return replace(plan, equal=equal)

@@ -124,13 +124,13 @@ def test_equal_operations_are_a_milestone_of_every_variant(monkeypatch: pytest.M
     counted = {"tail_2": 2.0, "last": 1.0, "full": 4.0}
     monkeypatch.setattr(running, "count_operations", lambda plan, name, home: counted.get(name, 2.0))
     plan = running.equalised(planning.load(METHODS), tmp_path)
-    assert {name: plan.equal[name] for name in counted} == {"tail_2": 1600, "last": 3200, "full": 800}
-    assert list(plan.run("last", 1).milestones) == [320, 800, 1600, 3200]
-    assert list(plan.run("full", 1).milestones) == [320, 800, 1600]
+    assert {name: plan.equal[name] for name in counted} == {"tail_2": 640, "last": 1280, "full": 320}
+    assert list(plan.run("last", 1).milestones) == [160, 320, 640, 1280]
+    assert list(plan.run("full", 1).milestones) == [160, 320, 640]
     assert all(
         10 * planning.clips_per_step(run.spec) >= 1 and plan.equal[run.name] in run.milestones for run in plan.runs()
     )
-    assert "| last | 3200 | 0.00 | 3 |" in running.costs(plan, tmp_path)
+    assert "| last | 1280 | 0.00 | 3 |" in running.costs(plan, tmp_path)
 
 
 def test_the_plans_of_methods_fit_and_the_sweep_is_of_their_settings() -> None:
@@ -155,13 +155,15 @@ def test_budgets_are_read_off_at_equal_operations_and_seconds() -> None:
 
     def variant(title: str, *points: dict[str, Any]) -> dict[str, Any]:
         found = {str(one["queries"]): one for one in points}
-        return {"title": title, "operations_per_query": 1e9, "points": found, "compared": True, "kl": False}
+        rest = {"points": found, "compared": True, "kl": False, "beside": {"gain": -0.3, "interval": [-0.4, -0.2]}}
+        return {"title": title, "operations_per_query": 1e9, **rest}
 
     variants = {"a": variant("A", point(10, 5.0)), "b": variant("B", point(10, 2.0), point(20, 4.0), point(40, 8.0))}
     base = {REWARD: 1.0, "shapes_accuracy": 0.9, "diversity": 1.0}
     data = {"queries": 10, "equal_to": "a", "equal": {"a": 10, "b": 40}, "variants": variants, "base": base}
     made = reporting.tables(data)
     assert "| B | 40 |" in made["operations"]
+    assert made["operations"].splitlines()[-1].endswith("| -0.300 [-0.400, -0.200] |")
     assert "| B | 20 |" in made["seconds"]
 
 
