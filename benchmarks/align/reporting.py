@@ -44,11 +44,12 @@ def write(plan: Plan, home: Path, folder: Path, docs: Path | None) -> str:
 
 
 def documented(folder: Path) -> dict[str, str]:
-    """The tables that the docs show, by name: those of the results, and that of the sweep of learning rates."""
-    data, swept = (
-        json.loads((where / "results.json").read_text(encoding="utf-8")) for where in (folder, folder / "sweep")
+    """The tables that the docs show, by name: of the results, of the sweep of learning rates, and of every method."""
+    data, swept, methods = (
+        tables(json.loads((where / "results.json").read_text(encoding="utf-8")))
+        for where in (folder, folder / "sweep", folder / "methods")
     )
-    return {**tables(data), "sweep": tables(swept)["main"]}
+    return {**data, "sweep": swept["main"], "methods": methods["operations"]}
 
 
 def with_tables(text: str, made: Mapping[str, str]) -> str:

@@ -174,7 +174,9 @@ def test_the_docs_show_the_committed_results(page: str) -> None:
     assert reporting.with_tables(text, reporting.documented(COMMITTED)) == text
 
 
-@pytest.mark.parametrize("folder", [COMMITTED, COMMITTED / "sweep"], ids=["results", "sweep"])
+@pytest.mark.parametrize(
+    "folder", [COMMITTED, COMMITTED / "sweep", COMMITTED / "methods"], ids=["results", "sweep", "methods"]
+)
 def test_the_committed_tables_are_those_of_the_committed_figures(folder: Path) -> None:
     made = reporting.tables(json.loads((folder / "results.json").read_text(encoding="utf-8")))
     assert (folder / "table.md").read_text(encoding="utf-8") == "\n\n".join(made.values()) + "\n"
