@@ -1,4 +1,4 @@
-"""No input gives a traceback, takes long, or touches what is not the run's: 50 in CI, 500 in ``nox -s chaos``."""
+"""No input gives a traceback, takes long, or touches what is not the run's: 75 in CI, 500 in ``nox -s chaos``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.chaos.bad_inputs import KINDS
 from tests.chaos.test_chaos import ROUNDS, SEED
 from tests.integration.harness import python
 
-COUNT = max(50, 5 * ROUNDS // 2)
+COUNT = max(75, 5 * ROUNDS // 2)
 
 
 @pytest.fixture(scope="module")
