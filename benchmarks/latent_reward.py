@@ -26,7 +26,7 @@ from vader.runs.train_step import Counters, TrainStep
 ROUNDS = 3
 SHARED = {
     "backbone": {"name": "shapes", "adapter": {"rank": 16}},
-    "sampler": {"steps": 2, "guidance_scale": 1.0},
+    "sampler": {"steps": 4, "guidance_scale": 1.0},
     "prompts": {"name": "shapes"},
     "train": {"steps": 100, "batch_size": 16, "learning_rate": 5e-4, "device": "cpu"},
     "validation": {"clips": 0},
