@@ -37,26 +37,33 @@ class World:
     k: int
 
 
-def build(family: str, *, steps: int, k: int, blocks: bool, clips: int = 2) -> World:
+def build(family: str, *, steps: int, k: int, blocks: bool, clips: int = 2, learning_rate: float = 1e-12) -> World:
     """A world of one family.
 
     Args:
-        family: ``modelscope`` or ``wan``.
+        family: ``modelscope`` or ``wan``, with random weights; ``shapes``, with its own.
         steps: denoising steps.
         k: of them with gradient.
         blocks: recompute the denoiser's blocks in backward.
         clips: in a batch.
+        learning_rate: by default one that leaves the numbers as they are.
     """
     sizes = {"modelscope": {"frames": 8, "height": 64, "width": 64}, "wan": {"frames": 17, "height": 64, "width": 64}}
+    options = {} if family == "shapes" else {"weights": _weights(family)}
     spec = {
-        "backbone": {"name": family, "options": {"weights": _weights(family)}, "adapter": {"rank": 4}},
-        "video": sizes[family],
-        "sampler": {"steps": steps, "guidance_scale": {"modelscope": 9.0, "wan": 5.0}[family]},
+        "backbone": {"name": family, "options": options, "adapter": {"rank": 4}},
+        "video": sizes.get(family, {}),
+        "sampler": {"steps": steps, "guidance_scale": {"modelscope": 9.0, "wan": 5.0, "shapes": 3.0}[family]},
         "prompts": {"name": "list", "options": {"prompts": list(PROMPTS)}},
         "rewards": [REWARD],
         "gradient": {"mode": "tail", "k": k},
         "frames": {"mode": "index", "index": 0},
-        "train": {"batch_size": clips, "gradient_checkpointing": blocks, "learning_rate": 1e-12, "device": "cpu"},
+        "train": {
+            "batch_size": clips,
+            "gradient_checkpointing": blocks,
+            "learning_rate": learning_rate,
+            "device": "cpu",
+        },
         "validation": {"clips": 0},
     }
     plan = resolve(spec)

@@ -55,6 +55,9 @@ class Backbone:
     def enable_gradient_checkpointing(self) -> None:
         raise NotImplementedError
 
+    def release_text_encoder(self) -> None:
+        """Has none."""
+
     def conditioning_key(self) -> str:
         return "one"
 
@@ -200,6 +203,7 @@ method: type[vader.Method] = Method
 def abilities(made: Backbone, source: Prompts, learner: Method, integrator: Sampler) -> None:
     """Each is what it is called."""
     caches: sdk.CachesConditioning = made
+    releases: sdk.ReleasesTextEncoder = made
     varies: sdk.VariesGuidance = made
     combines: sdk.CombinesGuidance = made
     limits: sdk.LimitsAdapters = made
@@ -216,7 +220,7 @@ def abilities(made: Backbone, source: Prompts, learner: Method, integrator: Samp
     knows: sdk.KnowsNoise = integrator
     notices: sdk.GivesNotices = source
     named: sdk.NamedPromptSets = source
-    print(caches, varies, combines, limits, decodes, encodes, trunk, validates, holds, notices, named)
+    print(caches, releases, varies, combines, limits, decodes, encodes, trunk, validates, holds, notices, named)
     print(native, starts, exports, converts, meta, knows)
 
 

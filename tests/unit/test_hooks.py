@@ -16,6 +16,7 @@ from vader.runs.events import Events, Listeners, Validation, ValidationClip
 
 EVENTS = {
     "vader_run_started": {"run"},
+    "vader_encoding_progress": {"run", "done", "total"},
     "vader_step_finished": {"run", "step", "metrics"},
     "vader_validation_finished": {"run", "validation"},
     "vader_validation_progress": {"run", "step", "done", "total"},

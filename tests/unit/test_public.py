@@ -34,7 +34,7 @@ EXPORTED = {
     "load_pickled", "meta_network", "pipeline_encode", "published_as", "read_adapter", "read_prompts",
     "read_weighted", "recompute_layers", "shapes_of", "shown", "tiny_t5", "tiny_umt5", "to_uint8", "unreadable",
     "ExpertOptions", "call_denoiser", "Images", "TakesImage", "first_latents", "pixels", "LimitsAdapters", "KnowsNoise",
-    "HoldsPrompts", "write_adapter", "user_path", "install_command", "GivesNotices",
+    "HoldsPrompts", "ReleasesTextEncoder", "write_adapter", "user_path", "install_command", "GivesNotices",
     "CutsPrompts", "beyond", "beyond_room",
     "EncodesClips", "GivesTrunk", "LatentReward", "Layers", "encoded_by_factor",
     "encoded_by_statistics",

@@ -40,7 +40,7 @@ class FamilyBackbone:
 
     Denoiser and text encoders are held in the runtime's dtype (diffusers and transformers keep some of their modules in
     float32), the autoencoder in float32 unless an option says otherwise. Text encoders are loaded when the first prompt
-    is encoded.
+    is encoded, and again after they were released.
 
     Args:
         options: which weights, and how they are used.
@@ -169,6 +169,10 @@ class FamilyBackbone:
         """
         self.text.load()
         return self.text.encode([prompt.text for prompt in prompts], encode_images(self, prompts))
+
+    def release_text_encoder(self) -> None:
+        """See :class:`vader.protocols.ReleasesTextEncoder`; encoders that the denoiser has taken in stay."""
+        self.text.release(self.denoiser)
 
     def cut_off(self, text: str) -> str:
         """See :class:`vader.protocols.CutsPrompts`."""

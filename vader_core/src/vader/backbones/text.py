@@ -13,6 +13,7 @@ from vader.weights.text_limit import beyond
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from vader.backbones.parts import Parts
     from vader.weights.meta_init import Place
@@ -53,6 +54,13 @@ class TextSide:
                 self.encoders[part] = self._place(self._parts.module(part, self._runtime.dtype), home)
                 setattr(self.pipeline, part, self.encoders[part])
         return self.encoders
+
+    def release(self, denoiser: nn.Module) -> None:
+        """Let the encoders go, but for those that are part of the denoiser; :meth:`load` loads them again."""
+        taken = set(denoiser.modules())
+        for part in [part for part, encoder in self.encoders.items() if encoder not in taken]:
+            del self.encoders[part]
+            setattr(self.pipeline, part, None)
 
     def key(self, video: Video) -> str:
         """Names all that decides conditioning besides the prompt: model, files, options, precision, versions.

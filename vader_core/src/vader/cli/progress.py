@@ -53,6 +53,7 @@ class ProgressListener:
         self._progress = Progress(*_columns(console.width), console=console, disable=not self._live)
         self._training: TaskID | None = None
         self._validating: TaskID | None = None
+        self._encoding: TaskID | None = None
         self._last_line = 0.0
 
     @hookimpl
@@ -67,6 +68,17 @@ class ProgressListener:
             f"its report, written as it goes: {printable(str(RunFolder(run.folder).report))}", soft_wrap=True
         )
         self._progress.start()
+
+    @hookimpl
+    def vader_encoding_progress(self, run: Run, done: int, total: int) -> None:
+        """See :class:`vader.runs.events.Events`."""
+        if self._encoding is None:
+            self._encoding = self._progress.add_task("encoding", total=total, said="prompts", speed="")
+        self._progress.update(self._encoding, completed=done)
+        self._line(f"encoding prompts: {done} of {total}", force=False)
+        if done == total:
+            self._progress.remove_task(self._encoding)
+            self._encoding = None
 
     @hookimpl
     def vader_step_finished(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:

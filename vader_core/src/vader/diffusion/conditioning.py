@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class ConditioningCache:
         self._images: dict[Path, str] = {}
         self._shared: dict[str, Tensor] = {}
         self._bytes = 0
+        self._room = DISK_BYTES if isinstance(backbone, CachesConditioning) else limit
         self._disk: _Store | None = None
         if home is not None and isinstance(backbone, CachesConditioning):
             self._disk = _Store(home / "conditioning" / backbone.conditioning_key())
@@ -61,6 +62,22 @@ class ConditioningCache:
             return Conditioning(positive)
         negatives = [row.negative or {} for row in rows]
         return Conditioning(positive, {name: self._stacked([row[name] for row in negatives]) for name in negatives[0]})
+
+    def has_room(self, prompt: Prompt, count: int) -> bool:
+        """Whether the conditioning of so many prompts can be kept; this one of them is encoded to see its size."""
+        return _size(self._row(prompt).positive) * count <= self._room
+
+    def ahead(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
+        """Encode prompts before their conditioning is wanted; yields how many are done and how many there are."""
+        distinct = {self._key(prompt): prompt for prompt in prompts}
+        for done, prompt in enumerate(distinct.values(), 1):
+            self._row(prompt)
+            yield done, len(distinct)
+
+    def keeps(self, prompts: Sequence[Prompt]) -> bool:
+        """Whether the conditioning of all these prompts is here, so that none need be encoded again."""
+        keys = set(map(self._key, prompts)) - self._rows.keys()
+        return not keys or (self._disk is not None and all(map(self._disk.has, keys)))
 
     def _stacked(self, tensors: list[Tensor]) -> Tensor:
         """Rows as one tensor on the device; a row that all share is not copied. The host does not wait."""
@@ -164,6 +181,10 @@ class _Store:
             return Conditioning(positive, own | {name: positive[name] for name in shared})
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
+
+    def has(self, key: str) -> bool:
+        """Whether something is kept under a key."""
+        return self._file(key).is_file()
 
     def write(self, key: str, row: Conditioning) -> None:
         """Keep the conditioning of a prompt."""

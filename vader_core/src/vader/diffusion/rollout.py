@@ -17,8 +17,8 @@ from vader.shapes import Latents
 OnStep = Callable[[int, Latents, StepOutput], None]
 """``(step, latents before it, its output)``, for methods that need the trajectory."""
 
-WithoutGradient = Callable[[Predict], AbstractContextManager[Predict]]
-"""``predict -> a context that gives a predict`` which costs less without gradient; the same but for rounding."""
+WithoutGradient = Callable[[], AbstractContextManager[None]]
+"""A context in which ``predict`` costs less without gradient; the same but for rounding."""
 
 
 class ClipNoise:
@@ -74,8 +74,7 @@ def rollout(
         shortcuts: what is left out before the window; None for nothing.
         combine: makes one prediction of two guidance branches.
         on_step: called after each step.
-        without_gradient: makes of ``predict`` what the steps before the window call, and ends with them; None for
-            ``predict`` itself.
+        without_gradient: entered for the steps before the window; None for nothing.
 
     Returns:
         ``(b ...)``, the clean latents; with gradient when the window is not empty.
@@ -85,18 +84,19 @@ def rollout(
     latents = noise.draw()
     silent = torch.zeros_like(latents) if isinstance(sampler, KnowsNoise) and not sampler.needs_noise else None
     with ExitStack() as before_window:
-        call = before_window.enter_context(without_gradient(predict)) if without_gradient else predict
-        free = _free_steps(call, conditioning, shortcuts, window, before_window, combine)
+        if without_gradient is not None:
+            before_window.enter_context(without_gradient())
+        free = _free_steps(predict, conditioning, shortcuts, window, before_window, combine)
         for i in range(window.last + 1):
             if i == window.start:
                 before_window.close()
-                call, free = predict, None
+                free = None
             with torch.set_grad_enabled(torch.is_grad_enabled() and i >= window.start):
                 if free is not None:
                     output = free(i, latents, sampler.timesteps[i].expand(len(conditioning)), scales[i])
                 else:
                     output = predict_step(
-                        call,
+                        predict,
                         sampler,
                         conditioning,
                         latents.detach() if window.detach_input else latents,

@@ -94,7 +94,7 @@ def estimate(
         rewards = _rewards(plan.rewards, isolated, machine, runtime, plan.video, backbone, missing)
         others = {key: part for key, part in plan.held_out.items() if key not in rewards}
         held_out = _rewards(others, isolated, machine, runtime, plan.video, backbone, missing)
-        live = LiveBytes()
+        live, host = LiveBytes(), _on_host(backbone)
         cuda = machine.device.type == "cuda"
         training, validation = watch_step(
             plan,
@@ -106,7 +106,7 @@ def estimate(
             machine.running,
             host=HOST if cuda else None,
         )
-    return Estimate(plan.spec, machine.device.type, training, validation, missing, _on_host(backbone))
+    return Estimate(plan.spec, machine.device.type, training, validation, missing, host)
 
 
 def dearest(plan: Plan) -> list[str]:

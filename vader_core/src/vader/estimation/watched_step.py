@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
@@ -20,6 +21,7 @@ from vader.protocols import Backbone, Branch, Conditioning, DecodePlan, LatentRe
 from vader.resolve import build
 from vader.resolve.networks import networks
 from vader.resolve.plan import Plan
+from vader.runs.ahead import coming, encode_ahead
 from vader.runs.train_step import Counters, TrainStep
 from vader.runs.validation import chosen, score_clips
 from vader.shapes import Frames, Latents
@@ -196,12 +198,12 @@ def watch_step(
 def _optimizer_step(
     plan: Plan,
     context: WatchedContext,
-    encode: ConditioningCache,
+    encode: _WatchedEncoder,
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
     live: LiveBytes,
 ) -> None:
-    """The trainer's own optimizer step, up to where it repeats itself."""
+    """The trainer's own optimizer step, up to where it repeats itself; what encodes prompts is gone if it goes then."""
     spec, method = plan.spec.train, plan.method.build(context=context)
     single = spec.gradient_accumulation * method.passes == 1
     engine = _OneProcess(live, single)
@@ -218,6 +220,10 @@ def _optimizer_step(
         context.timer,
         context.objective,
     )
+    with live.running(ENCODING):
+        if coming(plan, encode, optimization.prompts, 0):
+            used = [*optimization.prompts(0)[0], *(_validated(plan)[0] if plan.spec.validation.clips else ())]
+            deque(encode_ahead(context.backbone, encode, used), maxlen=0)
     with live.running(UPDATE):
         if single:
             optimization.step(0)
@@ -266,9 +272,15 @@ def _optimizer(spec: TrainSpec, parameters: list[nn.Parameter], live: LiveBytes)
     return optimizer
 
 
-def _validate(plan: Plan, context: RolloutContext, encode: ConditioningCache) -> None:
-    """One batch of validation."""
+def _validated(plan: Plan) -> tuple[list[Prompt], list[int]]:
+    """Prompts and seeds of one batch of validation."""
     spec = plan.spec.validation
     size = min(spec.batch_size or plan.spec.train.batch_size, spec.clips)
     prompts, seeds = chosen(spec, plan.validation_prompts)
-    list(score_clips(context, encode, prompts[:size], seeds[:size], size))
+    return prompts[:size], seeds[:size]
+
+
+def _validate(plan: Plan, context: RolloutContext, encode: ConditioningCache) -> None:
+    """One batch of validation."""
+    prompts, seeds = _validated(plan)
+    list(score_clips(context, encode, prompts, seeds, len(prompts)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeGuard, cast
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vader.diffusion.gradient import Draw, Window
-from vader.diffusion.guidance import Branches, Combine, Predict, Recompute, classifier_free, guided
+from vader.diffusion.guidance import Branches, Combine, Recompute, classifier_free, guided
 from vader.diffusion.offload import kept_on
 from vader.diffusion.precision import upcast
 from vader.diffusion.rollout import ClipNoise, OnStep, predict_step, rollout
@@ -163,9 +163,11 @@ class RolloutContext:
     ) -> Latents:
         """Latents of ``b`` clips, ``(b ...)``, with gradient in the window.
 
-        Before the window the adapter is merged into the weights where that changes no more than the rounding; rollouts
-        without a window are made as they are, so that what they record is what a call with gradient gives.
+        Before the window the adapter is merged into the weights where that changes no more than the rounding. Rollouts
+        without a window, or with ``on_step``, are made as they are: what they record is what a call with gradient
+        gives, and ``on_step`` may call the denoiser.
         """
+        merging = on_step is None and 1 < window.start <= window.last
         with self.timer("rollout"), blame(f"backbone {_named(self.backbone)} or sampler {_named(self.sampler)}"):
             return rollout(
                 self.predict,
@@ -179,7 +181,7 @@ class RolloutContext:
                 shortcuts=self.shortcuts,
                 combine=self.combine,
                 on_step=on_step,
-                without_gradient=self._merged if 1 < window.start <= window.last else None,
+                without_gradient=self._merged if merging else None,
             )
 
     @cached_property
@@ -187,16 +189,10 @@ class RolloutContext:
         """The layers that carry the adapter."""
         return lora.layers_of(self.backbone.denoiser)
 
-    @contextmanager
-    def _merged(self, predict: Predict) -> Iterator[Predict]:
+    def _merged(self) -> AbstractContextManager[None]:
         """The adapter as part of the weights, if it can be."""
         merged = lora.merged(self._adapted)
-
-        def call(latents: Latents, timestep: Tensor, branch: Branch) -> Tensor:
-            with nullcontext() if merged is None else merged.used():
-                return predict(latents, timestep, branch)
-
-        yield call
+        return nullcontext() if merged is None else merged.used()
 
     def decode(self, latents: Latents, frames: Sequence[int] | None, plan: DecodePlan | None = None) -> Frames:
         """Pixels of the wanted frames, ``(b f 3 h w)`` in [0, 1].

@@ -54,7 +54,7 @@ class RewardGradient:
     def _direct(self, batch: Batch) -> Iterator[Loss]:
         """One loss: through the gradient window."""
         window = self._context.draw_window(batch.rng)
-        visited = _Visited(batch.rng.randrange(window.last + 1) if self._kl_weight else None)
+        visited = _Visited(batch.rng.randrange(window.last + 1)) if self._kl_weight else None
         made = self._context.sample_and_score(batch, window, visited)
         yield self._loss(batch, made, visited, 1, {"gradient/k": float(window.k)})
 
@@ -77,10 +77,10 @@ class RewardGradient:
             yield self._loss(batch, made, _Visited(last, latents), draws, {"gradient/k": 1.0})
 
     def _loss(
-        self, batch: Batch, made: ScoredClips, at: _Visited, draws: int, metrics: dict[str, float | Tensor]
+        self, batch: Batch, made: ScoredClips, at: _Visited | None, draws: int, metrics: dict[str, float | Tensor]
     ) -> Loss:
         value = -made.reward.mean()
-        if self._kl_weight:
+        if self._kl_weight and at is not None:
             divergence = self._divergence(batch, at)
             value = value + self._kl_weight * divergence
             metrics["kl"] = divergence.detach()
@@ -88,7 +88,6 @@ class RewardGradient:
 
     def _divergence(self, batch: Batch, at: _Visited) -> Tensor:
         context, conditioning = self._context, batch.conditioning
-        assert at.step is not None
         assert at.latents is not None
         with context.timer("loss"):
             prediction = context.predict_at(conditioning, at.latents, at.step, recompute=context.recompute)
@@ -105,7 +104,7 @@ class RewardGradient:
 class _Visited:
     """The latents before one step of a rollout, without their graph."""
 
-    def __init__(self, step: int | None, latents: Latents | None = None) -> None:
+    def __init__(self, step: int, latents: Latents | None = None) -> None:
         self.step, self.latents = step, latents
 
     def __call__(self, i: int, latents: Latents, output: StepOutput) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 EVENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "vader_run_started": ("run",),
+        "vader_encoding_progress": ("run", "done", "total"),
         "vader_step_finished": ("run", "step", "metrics"),
         "vader_validation_progress": ("run", "step", "done", "total"),
         "vader_validation_finished": ("run", "validation"),

@@ -16,6 +16,7 @@ from vader.protocols.abilities import LimitsAdapters as LimitsAdapters
 from vader.protocols.abilities import MetaBuildable as MetaBuildable
 from vader.protocols.abilities import NamedPromptSets as NamedPromptSets
 from vader.protocols.abilities import NativeAdapters as NativeAdapters
+from vader.protocols.abilities import ReleasesTextEncoder as ReleasesTextEncoder
 from vader.protocols.abilities import StartsFromNative as StartsFromNative
 from vader.protocols.abilities import ValidatesSpec as ValidatesSpec
 from vader.protocols.abilities import VariesGuidance as VariesGuidance

@@ -148,6 +148,15 @@ class CachesConditioning(Protocol):
 
 
 @runtime_checkable
+class ReleasesTextEncoder(Protocol):
+    """A backbone that need not hold what encodes prompts once a run's prompts are encoded."""
+
+    def release_text_encoder(self) -> None:
+        """Let it go; :meth:`vader.Backbone.encode` loads it again."""
+        ...
+
+
+@runtime_checkable
 class DecodesForReward(Protocol):
     """A backbone that decodes what a reward scores by a plan, to spare memory. What is looked at is decoded as ever."""
 
@@ -228,6 +237,7 @@ ABILITIES: Mapping[type, tuple[str, ...]] = MappingProxyType(
         CombinesGuidance: ("backbone",),
         LimitsAdapters: ("backbone",),
         CachesConditioning: ("backbone",),
+        ReleasesTextEncoder: ("backbone",),
         HoldsPrompts: ("prompts",),
         GivesNotices: ("prompts",),
         CutsPrompts: ("backbone", "reward"),

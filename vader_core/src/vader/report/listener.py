@@ -29,6 +29,11 @@ class ReportListener:
         self._next = time.monotonic() + EVERY
 
     @hookimpl
+    def vader_encoding_progress(self, run: Run) -> None:
+        """A large text encoder takes its time."""
+        self._write_if_due(run)
+
+    @hookimpl
     def vader_step_finished(self, run: Run) -> None:
         """The optimizer step's metrics are in the run folder by now."""
         self._write_if_due(run)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from vader.errors import ComponentError, NonFiniteError, Problem, SpecError
 from vader.resolve.plan import Plan
+from vader.runs.ahead import coming, encode_ahead
 from vader.runs.assembly import Assembly
 from vader.runs.cost import Meter
 from vader.runs.device import peak_bytes
@@ -58,7 +59,7 @@ class Course:
         shares: StepShares,
         emit: Emit,
     ) -> None:
-        self._spec, self._engine, self._folder, self._live = plan.spec, engine, folder, live
+        self._plan, self._spec, self._engine, self._folder, self._live = plan, plan.spec, engine, folder, live
         self._checkpoints, self._counters, self._emit = checkpoints, counters, emit
         self._step = self._saved = step  # the latter of the newest checkpoint
         self._metrics: dict[str, float] = {}
@@ -101,8 +102,11 @@ class Course:
             self._emit("run_started")
             for text in notices:
                 self._emit("notice", text=text)
-            self._validate_if_due()
+            self._encode_ahead(signals)
             stopped = self._agree(signals.received)
+            if stopped is None:
+                self._validate_if_due()
+                stopped = self._agree(signals.received)
             while self._step < total and stopped is None and not self._learnt:
                 self._one_step()
                 stopped = self._agree(signals.received)
@@ -114,6 +118,17 @@ class Course:
             if self._step > self._saved:  # stopped or learnt in a validation
                 self._save()
         return self._finish(stopped)
+
+    def _encode_ahead(self, signals: StopSignals) -> None:
+        """Encode the prompts that are to come, until a signal."""
+        live, watch = self._live, self._engine.watch
+        watch.phase("encoding")
+        prompts = coming(self._plan, live.encode, self._train_step.prompts, self._step)
+        for done, total in encode_ahead(live.backbone, live.encode, prompts):
+            watch.phase("encoding")
+            self._emit("encoding_progress", done=done, total=total)
+            if signals.received is not None:
+                return
 
     def _agree(self, received: str | None) -> str | None:
         """The signal that any process has received."""

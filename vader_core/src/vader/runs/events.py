@@ -146,7 +146,11 @@ class Events:
 
     @_spec
     def vader_run_started(self, run: Run) -> None:
-        """Everything is built; the first optimizer step comes next."""
+        """Everything is built; prompts, the first validation and the first optimizer step come next."""
+
+    @_spec
+    def vader_encoding_progress(self, run: Run, done: int, total: int) -> None:
+        """``done`` of ``total`` prompts that are to come have been encoded, in this process."""
 
     @_spec
     def vader_step_finished(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:

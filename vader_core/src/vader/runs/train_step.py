@@ -17,7 +17,7 @@ from vader.errors import NonFiniteError
 from vader.methods.context import PhaseTimer
 from vader.methods.objective import Objective
 from vader.prompts import drawn
-from vader.protocols import Batch, Loss, Method, PromptSource
+from vader.protocols import Batch, Loss, Method, Prompt, PromptSource
 from vader.runs.step_shares import StepShares
 from vader.spec import TrainSpec
 from vader.weights.lora import dropouts
@@ -146,19 +146,28 @@ class TrainStep:
             self._optimizer.zero_grad(set_to_none=True)
         return metrics, notice
 
+    def prompts(self, step: int) -> list[tuple[Prompt, ...]]:
+        """Those of optimizer step ``step`` in this process, by micro-step."""
+        spec, world, shared = self._spec, self._engine.num_processes, self._method.group_size
+        batches = world * self._shares.accumulation
+        chance = stream(spec.seed, "prompts", self._start(step))
+        chosen = drawn(self._prompts, batches * spec.batch_size // shared, chance)
+        prompts = [prompt for prompt in chosen for _ in range(shared)]
+        firsts = [batch * spec.batch_size for batch in range(self._engine.process_index, batches, world)]
+        return [tuple(prompts[first : first + spec.batch_size]) for first in firsts]
+
+    def _start(self, step: int) -> int:
+        """The optimizer step whose clips this one uses."""
+        return step - step % self._method.inner_epochs
+
     def _batches(self, step: int) -> list[Batch]:
         """This process's batch of every micro-step. Optimizer steps on the same clips have equal prompts and seeds."""
         spec, engine = self._spec, self._engine
-        size, world, rank = spec.batch_size, engine.num_processes, engine.process_index
-        shared, start = self._method.group_size, step - step % self._method.inner_epochs
-        clips = size * world * self._shares.accumulation
-        chosen = drawn(self._prompts, clips // shared, stream(spec.seed, "prompts", start))
-        prompts = [prompt for prompt in chosen for _ in range(shared)]
+        size, world, rank, start = spec.batch_size, engine.num_processes, engine.process_index, self._start(step)
         batches: list[Batch] = []
-        for micro in range(self._shares.accumulation):
+        for micro, mine in enumerate(self.prompts(step)):
             batch = micro * world + rank
             first = batch * size
-            mine = tuple(prompts[first : first + size])
             seeds = tuple(derive(spec.seed, "clip", start, first + row) for row in range(size))
             chance = stream(spec.seed, "draw", step, self._shares.draw(batch))
             batches.append(Batch(mine, self._encode(mine), seeds, chance))

@@ -32,6 +32,7 @@ _PUBLIC = {
     "LimitsAdapters": "vader.protocols:LimitsAdapters",
     "CombinesGuidance": "vader.protocols:CombinesGuidance",
     "CachesConditioning": "vader.protocols:CachesConditioning",
+    "ReleasesTextEncoder": "vader.protocols:ReleasesTextEncoder",
     "EncodesClips": "vader.protocols:EncodesClips",
     "GivesTrunk": "vader.protocols:GivesTrunk",
     "LatentReward": "vader.protocols:LatentReward",
@@ -189,6 +190,7 @@ if TYPE_CHECKING:
     from vader.protocols import NamedPromptSets as NamedPromptSets
     from vader.protocols import NativeAdapters as NativeAdapters
     from vader.protocols import Prediction as Prediction
+    from vader.protocols import ReleasesTextEncoder as ReleasesTextEncoder
     from vader.protocols import StartsFromNative as StartsFromNative
     from vader.protocols import ValidatesSpec as ValidatesSpec
     from vader.protocols import VariesGuidance as VariesGuidance
