@@ -137,10 +137,14 @@ def reward_of(
     return reward if hasattr(reward, "score") else build.FunctionReward(reward)
 
 
-def dress(machine: Machine, component: Any, homes: Mapping[nn.Module, torch.device]) -> None:
-    """Make all networks of a component fake; those that were placed nowhere live on the wanted device."""
+def dress(machine: Machine, component: Any, homes: Homes) -> None:
+    """Make all networks of a component fake; those that were placed nowhere live on the wanted device.
+
+    Afterwards no home is known, so that a network is gone when its component lets it go.
+    """
     for module, home in homes.items():
         machine.dress(module, home)
+    homes.clear()
     for module in networks(component).values():
         machine.dress(module, machine.device)
 
