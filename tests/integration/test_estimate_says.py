@@ -182,12 +182,15 @@ class TestWhatIsNotCounted:
         assert list(found.not_counted) == ["activations of reward counting"]
         assert found.training.most["weights: reward counting"] == found.training.most["weights: reward small"]
 
-    def test_what_shortcuts_of_the_rollout_keep_is_named(self) -> None:
-        found = estimate(
-            spec(sampler={"steps": 4, "guidance_scale": 2.0}, gradient={"mode": "last"}, rollout={"guidance_every": 2})
-        )
-        assert "what its shortcuts keep" in found.not_counted["rollout"]
-        assert "rollout" not in estimate(spec()).not_counted
+    def test_what_shortcuts_of_the_rollout_keep_is_counted_or_named(self) -> None:
+        guided = {"sampler": {"steps": 4, "guidance_scale": 2.0}, "gradient": {"mode": "last"}}
+        exact, reused = estimate(spec(**guided)), estimate(spec(**guided, rollout={"guidance_every": 2}))
+        assert "rollout" not in reused.not_counted
+        sampling = [found.training.phases["denoising without gradient"] for found in (exact, reused)]
+        assert sampling[0] < sampling[1], "the difference of the branches is kept"
+        wan = {"backbone": {"name": "shapes"}, "rollout": {"cache": {"name": "FirstBlockCacheConfig"}}}
+        cached = estimate(spec(**guided, **wan))
+        assert "what it keeps" in cached.not_counted["rollout.cache"]
 
     def test_a_backbone_that_cannot_be_built_is_an_error(self) -> None:
         unknown = {"name": "modelscope", "options": {"weights": "somebody/unknown"}}

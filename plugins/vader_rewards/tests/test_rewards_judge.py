@@ -1,10 +1,13 @@
 """Large networks as judges: their gradients, their memory, and where their weights are."""
 
+from importlib.metadata import entry_points
+
 import pytest
 import torch
 from torch import nn
 
-from vader import Runtime
+from vader import Prompt, Runtime
+from vader.resolve.networks import networks
 from vader_rewards import towers
 from vader_rewards.holding import JudgeOptions, QuantisableOptions
 from vader_rewards.judge import LARGE, Judge
@@ -179,3 +182,24 @@ def test_memory_at_real_size_is_what_the_page_says(request, monkeypatch, name, o
     most, kept = peak(name, options, frames, (480, 832))
     page = (request.config.rootpath / "docs" / "rewards.md").read_text(encoding="utf-8")
     assert row.format(peak=most, kept=kept) in page
+
+
+@pytest.mark.parametrize("name", ["aesthetic", "hps", "clip_text", "pickscore", "temporal_consistency"])
+def test_image_rewards_judge_frames_in_turns_wherever_their_network_is(name, options, exact):
+    """Clips of three frames: the same scores and gradients by single frames, with weights that come for each use."""
+    kind = next(entry.load() for entry in entry_points(group="vader.rewards") if entry.name == name)
+    prompts = [Prompt("a red circle"), Prompt("a fox in the snow")]
+    clips = torch.rand(2, 3, 3, 40, 56, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for chunk, away in ((9, False), (1, True)):
+        reward = kind(kind.Options(**{**options[name], "chunk": chunk}), exact)
+        judge = next(part for part in networks(reward).values() if isinstance(part, Judge))
+        judge._away = away
+        frames = clips.clone().requires_grad_()
+        scores = reward.score(frames, prompts)
+        (scores * torch.tensor([1.0, -2.0])).sum().backward()
+        judge._away = False  # it is shared
+        found.append((scores.detach(), frames.grad))
+    assert found[0][1].abs().max() > 0
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

@@ -24,12 +24,13 @@ def processed(processor, image):
     return processor(images=[image], do_rescale=False, input_data_format="channels_first", return_tensors="pt")
 
 
-class _Network:
+class _Judge:
     """Only what `ClipVision` asks of a network before it is called."""
 
-    class config:
-        image_size = 224
-        projection_dim = 8
+    class network:
+        class config:
+            image_size = 224
+            projection_dim = 8
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -37,7 +38,7 @@ def test_clip(size):
     from transformers import CLIPImageProcessor
 
     image = smooth(*size)
-    ours = ClipVision(_Network).prepare(image[None], "official")
+    ours = ClipVision(_Judge).prepare(image[None], "official")
     theirs = processed(CLIPImageProcessor(), image).pixel_values
     assert (ours - theirs).abs().max() < 1e-3
 
@@ -50,7 +51,7 @@ def test_clip_on_a_photograph(request, height):
     from transformers import CLIPImageProcessor
 
     photo = Image.open(request.config.rootpath / "tests" / "golden" / "rewards_photo_cat.jpg").crop((0, 0, 200, height))
-    ours = ClipVision(_Network).prepare(pil_to_tensor(photo)[None] / 255, "official")
+    ours = ClipVision(_Judge).prepare(pil_to_tensor(photo)[None] / 255, "official")
     theirs = CLIPImageProcessor()(images=[photo], return_tensors="pt").pixel_values
     difference = (ours - theirs).abs() * torch.tensor(pixels.CLIP_STD).view(3, 1, 1)
     assert difference.mean() < 1.5e-3
@@ -62,7 +63,7 @@ def test_clip_of_the_reference_squeezes(size):
     from torchvision.transforms import Normalize, Resize
 
     image = smooth(*size)[None]
-    ours = ClipVision(_Network).prepare(image, "reference")
+    ours = ClipVision(_Judge).prepare(image, "reference")
     theirs = Normalize(pixels.CLIP_MEAN, pixels.CLIP_STD)(Resize((224, 224))(image))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 

@@ -255,7 +255,7 @@ def test_towers_are_shared(tiny, tmp_path, options, cpu):
     assert half._tower is not made[3]._tower
     hps, plain = Hps(Hps.Options(**options["hps"]), cpu), ClipText(ClipText.Options(**options["clip_text"]), cpu)
     assert hps._tower is plain._tower
-    key = ("clip_vision", clip, None, "cpu", torch.float32)
+    key = ("clip_vision", clip, None, "cpu", torch.float32, False)
     assert key in towers._HELD
     del made
     gc.collect()

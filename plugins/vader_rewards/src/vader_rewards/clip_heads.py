@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vader import Options, Prompt, Runtime
+from vader import Prompt, Runtime
+from vader_rewards.holding import FrameJudgeOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _ASSETS = "It is in VideoCrafter/assets of the repository mihirp1998/VADER, not on the hub: give the path of a copy."
 
 
-class ClipHeadOptions(Options):
+class ClipHeadOptions(FrameJudgeOptions):
     """What every head on CLIP features takes."""
 
     weights: str = Field(
@@ -70,6 +71,7 @@ class _HeadOnClip:
 
         self._head, self._tower = head, tower
         self._how: str = options.preprocess
+        self._chunk: int = options.chunk
         if head.width != tower.width:
             raise WeightsError(
                 f"the head {options.head} takes {head.width} features, but {options.weights} gives {tower.width}. "
@@ -84,14 +86,17 @@ class _HeadOnClip:
 
         path = weights.file(options.head, "head")
         head = load_head(path, between, output, pixels.wide(runtime.dtype)).to(runtime.device)
-        return cls(options, head, towers.clip_vision(options.weights, options.revision, runtime))
+        return cls(options, head, towers.clip_vision(options.weights, options.revision, options, runtime))
 
     def __call__(self, frames: Tensor) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] -> ``(b,)``."""
         from vader_rewards import pixels
 
-        features = self._tower(self._tower.prepare(pixels.images(frames), self._how))
-        return pixels.per_clip(self._head(features), frames)
+        def columns(rows: Tensor, _: slice) -> Tensor:
+            scores: Tensor = self._head(self._tower(self._tower.prepare(rows, self._how)))
+            return scores[:, None]
+
+        return pixels.per_clip(self._tower.judge.score(columns, pixels.images(frames), self._chunk)[:, 0], frames)
 
 
 class Aesthetic:
@@ -121,7 +126,7 @@ class Aesthetic:
         reward = cls.__new__(cls)
         head = meta_init.head(meta_init.AESTHETIC, runtime, place)
         reward._network = _HeadOnClip(
-            options, head, meta_init.clip_vision(options.weights, options.revision, runtime, place)
+            options, head, meta_init.clip_vision(options.weights, options.revision, options, runtime, place)
         )
         return reward
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from vader import Prompt, Runtime
 from vader_rewards.clip_heads import ClipHeadOptions
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 class TemporalConsistencyOptions(ClipHeadOptions):
     """Options of :class:`TemporalConsistency`."""
+
+    chunk: int = Field(1, ge=1, description="Clips judged at once.")
 
 
 class TemporalConsistency:
@@ -38,13 +42,16 @@ class TemporalConsistency:
     def __init__(self, options: TemporalConsistencyOptions, runtime: Runtime) -> None:
         from vader_rewards import towers
 
-        self._tower = towers.clip_vision(options.weights, options.revision, runtime)
-        self._how = options.preprocess
+        self._tower = towers.clip_vision(options.weights, options.revision, options, runtime)
+        self._how, self._chunk = options.preprocess, options.chunk
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1], f at least 2 -> ``(b,)``."""
         from vader_rewards import pixels
 
-        features = self._tower(self._tower.prepare(pixels.images(frames), self._how))
-        clips = pixels.by_clip(features, frames)
-        return (clips[:, 1:] * clips[:, :-1]).sum(-1).mean(1)
+        def columns(rows: Tensor, _: slice) -> Tensor:
+            features = self._tower(self._tower.prepare(pixels.images(rows), self._how))
+            clips = pixels.by_clip(features, rows)
+            return (clips[:, 1:] * clips[:, :-1]).sum(-1).mean(1, keepdim=True)
+
+        return self._tower.judge.score(columns, frames, self._chunk)[:, 0]

@@ -36,6 +36,17 @@ class JudgeOptions(Options):
     )
 
 
+class FrameJudgeOptions(JudgeOptions):
+    """How a network that judges frames one by one is held."""
+
+    checkpointing: bool | None = Field(
+        False,
+        description="Recompute the network's layers in backward: less memory, a third more time. Null: for networks "
+        "of half a billion weights and more.",
+    )
+    chunk: int = Field(8, ge=1, description="Frames judged at once.")
+
+
 class QuantisableOptions(JudgeOptions):
     """How a network of billions of weights is held."""
 

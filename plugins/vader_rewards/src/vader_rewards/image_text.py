@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from vader import Options, Prompt, Runtime
 from vader.sdk import user_path
 from vader_rewards.extras import require
+from vader_rewards.holding import FrameJudgeOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vader.sdk import Place
+    from vader_rewards.judge import Judge
 
 _TOKENS = 77
 HPS_FILES = {"v2.0": "xswu/HPSv2:HPS_v2_compressed.pt", "v2.1": "xswu/HPSv2:HPS_v2.1_compressed.pt"}
@@ -33,7 +35,7 @@ class HpsWeights(Options):
     )
 
 
-class HpsOptions(HpsWeights):
+class HpsOptions(HpsWeights, FrameJudgeOptions):
     """Options of :class:`Hps`."""
 
     preprocess: Literal["official", "reference"] = Field(
@@ -43,7 +45,7 @@ class HpsOptions(HpsWeights):
     )
 
 
-class PickScoreOptions(Options):
+class PickScoreOptions(FrameJudgeOptions):
     """Options of :class:`PickScore`."""
 
     weights: str = Field(
@@ -59,7 +61,7 @@ class PickScoreOptions(Options):
     )
 
 
-class ClipTextOptions(Options):
+class ClipTextOptions(FrameJudgeOptions):
     """Options of :class:`ClipText`."""
 
     model: str = Field(
@@ -95,11 +97,35 @@ def _local(model: str) -> str:
     return f"local-dir:{folder}" if folder.is_dir() else model
 
 
-def _similarity(images: Tensor, texts: Tensor, frames: Tensor) -> Tensor:
-    """Mean over frames of each clip's cosine with its own prompt: ``(b*f d)``, ``(b d)`` -> ``(b,)``."""
+def _similarity(
+    judge: Judge,
+    frames: Tensor,
+    prompts: Sequence[Prompt],
+    chunk: int,
+    see: Callable[[Tensor], Tensor],
+    read: Callable[[Sequence[str]], Tensor],
+) -> Tensor:
+    """Mean over frames of each clip's cosine with its own prompt.
+
+    Args:
+        judge: of the network.
+        frames: ``(b f 3 h w)`` in [0, 1].
+        prompts: of the ``b`` clips.
+        chunk: frames judged at once.
+        see: images ``(n 3 h w)`` -> features ``(n d)``, of unit length or that of the score's scale.
+        read: ``n`` texts -> unit features ``(n d)``, without gradient.
+
+    Returns:
+        ``(b,)``.
+    """
     from vader_rewards import pixels
 
-    return (pixels.by_clip(images, frames) * texts[:, None]).sum(-1).mean(1)
+    def columns(rows: Tensor, which: slice) -> Tensor:
+        clips = [row // frames.shape[1] for row in range(which.start, which.stop)]
+        texts = read([prompts[clip].text for clip in range(clips[0], clips[-1] + 1)])
+        return (see(rows) * texts[[clip - clips[0] for clip in clips]]).sum(-1, keepdim=True)
+
+    return pixels.per_clip(judge.score(columns, pixels.images(frames), chunk)[:, 0], frames)
 
 
 class Hps:
@@ -129,10 +155,10 @@ class Hps:
         name = options.weights or HPS_FILES[options.version]
         is_folder = user_path(name).is_dir()
         if is_folder:
-            self._tower = towers.open_clip(_local(name), None, runtime)
+            self._tower = towers.open_clip(_local(name), None, options, runtime)
         else:
-            self._tower = towers.open_clip("ViT-H-14", file(name, "weights"), runtime)
-        self._how = options.preprocess
+            self._tower = towers.open_clip("ViT-H-14", file(name, "weights"), options, runtime)
+        self._options = options
 
     @classmethod
     def meta_init(cls, options: HpsOptions, runtime: Runtime, place: Place) -> Hps:
@@ -143,7 +169,7 @@ class Hps:
         reward = cls.__new__(cls)
         given = _local(options.weights or HPS_FILES[options.version])
         architecture = given if given.startswith("local-dir:") else "ViT-H-14"
-        reward._tower, reward._how = meta_init.open_clip(architecture, given, runtime, place), options.preprocess
+        reward._tower, reward._options = meta_init.open_clip(architecture, given, options, runtime, place), options
         return reward
 
     def cut_off(self, text: str) -> str:
@@ -152,15 +178,19 @@ class Hps:
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
+        tower = self._tower
+        return _similarity(tower.judge, frames, prompts, self._options.chunk, self._see, tower.texts)
+
+    def _see(self, images: Tensor) -> Tensor:
+        """Images ``(n 3 h w)`` in [0, 1] -> unit features ``(n d)``."""
         from vader_rewards import pixels
 
-        images, size = pixels.images(frames), self._tower.size
-        if self._how == "official":
+        size = self._tower.size
+        if self._options.preprocess == "official":
             images = pixels.fit_inside(images, size, "bicubic")  # hpsv2 does not clamp what bicubic overshoots
         else:
             images = pixels.resize(images, (size, size), "bilinear")
-        features = self._tower.images(self._tower.normalised(images))
-        return _similarity(features, self._tower.texts([prompt.text for prompt in prompts]), frames)
+        return self._tower.images(self._tower.normalised(images))
 
 
 class ClipText:
@@ -189,7 +219,8 @@ class ClipText:
         given = options.weights
         is_file = given is not None and (options.has_weights or Path(given).suffix or ":" in given)
         source = file(given, "weights") if given is not None and is_file else given
-        self._tower = towers.open_clip(_local(options.model), source, runtime)
+        self._tower = towers.open_clip(_local(options.model), source, options, runtime)
+        self._chunk = options.chunk
 
     def cut_off(self, text: str) -> str:
         """See :class:`vader.sdk.CutsPrompts`."""
@@ -197,10 +228,10 @@ class ClipText:
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
-        from vader_rewards import pixels
-
-        features = self._tower.images(self._tower.official(pixels.images(frames)))
-        return _similarity(features, self._tower.texts([prompt.text for prompt in prompts]), frames)
+        tower = self._tower
+        return _similarity(
+            tower.judge, frames, prompts, self._chunk, lambda images: tower.images(tower.official(images)), tower.texts
+        )
 
 
 class PickScore:
@@ -226,24 +257,32 @@ class PickScore:
     needs_prompt: ClassVar[bool] = True
 
     def __init__(self, options: PickScoreOptions, runtime: Runtime) -> None:
-        from transformers import CLIPModel
+        from vader_rewards import towers, weights
 
-        from vader_rewards import weights
-
-        self._tokenizer = weights.tokenizer(
+        tokenizer = weights.tokenizer(
             weights.folder(options.tokenizer, None, option="tokenizer", small=True), options.tokenizer
         )
         source = weights.folder(options.weights, options.revision)
-        self._model = weights.model(CLIPModel, source, options.weights, runtime.dtype).to(runtime.device)
+
+        def build() -> Any:
+            from transformers import CLIPModel
+
+            return weights.model(CLIPModel, source, options.weights, runtime.dtype)
+
+        self._set_up(options, towers.judge(("pickscore", str(source)), build, options, runtime), tokenizer)
 
     @classmethod
     def meta_init(cls, options: PickScoreOptions, runtime: Runtime, place: Place) -> PickScore:
         """See :class:`vader.sdk.MetaBuildable`."""
-        from vader_rewards import meta_init
+        from vader_rewards import meta_init, towers
 
         reward = cls.__new__(cls)
-        reward._model, reward._tokenizer = meta_init.clip(options.weights, runtime, place)
+        network, tokenizer = meta_init.clip(options.weights, runtime)
+        reward._set_up(options, towers.placed(network, options, runtime, place), tokenizer)
         return reward
+
+    def _set_up(self, options: PickScoreOptions, judge: Judge, tokenizer: Any) -> None:
+        self._judge, self._tokenizer, self._chunk = judge, tokenizer, options.chunk
 
     def cut_off(self, text: str) -> str:
         """See :class:`vader.sdk.CutsPrompts`."""
@@ -253,30 +292,34 @@ class PickScore:
 
     def score(self, frames: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """``(b f 3 h w)`` in [0, 1] and ``b`` prompts -> ``(b,)``."""
+        return _similarity(self._judge, frames, prompts, self._chunk, self._see, self._read)
+
+    def _see(self, images: Tensor) -> Tensor:
+        """Images ``(n 3 h w)`` in [0, 1] -> features ``(n d)`` of the length of the score's scale."""
         from torch.nn import functional
 
         from vader_rewards import pixels
 
-        size = self._model.config.vision_config.image_size
-        images = pixels.center_crop(pixels.short_side(pixels.images(frames), size, "bicubic"), size)
-        images = pixels.normalise(images, pixels.CLIP_MEAN, pixels.CLIP_STD).to(self._model.dtype)
-        wide = pixels.wide(self._model.dtype)
-        embedded = self._model.get_image_features(pixel_values=images).pooler_output
-        features = functional.normalize(embedded.to(wide), dim=-1)
-        scale = self._model.logit_scale.to(wide).exp()
-        score: Tensor = scale * _similarity(features, self._texts(prompts).to(wide), frames)
-        return score
+        network: Any = self._judge.network
+        size = network.config.vision_config.image_size
+        images = pixels.center_crop(pixels.short_side(images, size, "bicubic"), size)
+        images = pixels.normalise(images, pixels.CLIP_MEAN, pixels.CLIP_STD).to(network.dtype)
+        wide = pixels.wide(network.dtype)
+        embedded = network.get_image_features(pixel_values=images).pooler_output
+        features: Tensor = network.logit_scale.to(wide).exp() * functional.normalize(embedded.to(wide), dim=-1)
+        return features
 
-    def _texts(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Unit features ``(b d)``, without gradient."""
+    def _read(self, texts: Sequence[str]) -> Tensor:
+        """Unit features ``(n d)``, without gradient."""
         import torch
         from torch.nn import functional
 
         from vader_rewards import pixels
 
+        network: Any = self._judge.network
         tokens = self._tokenizer(
-            [prompt.text for prompt in prompts], padding=True, truncation=True, max_length=_TOKENS, return_tensors="pt"
-        ).to(self._model.device)
+            list(texts), padding=True, truncation=True, max_length=_TOKENS, return_tensors="pt"
+        ).to(network.device)
         with torch.no_grad():
-            embedded = self._model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
+            embedded = network.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
         return functional.normalize(embedded.to(pixels.wide(embedded.dtype)), dim=-1)

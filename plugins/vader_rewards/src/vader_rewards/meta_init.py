@@ -15,7 +15,8 @@ from vader import Runtime, WeightsError
 from vader.sdk import MetaTokens, Place, meta_network, user_path
 from vader_rewards import pixels
 from vader_rewards.heads import Head
-from vader_rewards.towers import ClipVision, OpenClip, outlined
+from vader_rewards.holding import JudgeOptions
+from vader_rewards.towers import ClipVision, OpenClip, outlined, placed
 
 _VISION_H = {
     "hidden_size": 1280,
@@ -59,7 +60,7 @@ def config(name: str, published: Mapping[str, Mapping[str, Any]] = PUBLISHED) ->
     return dict(published[name])
 
 
-def clip_vision(name: str, revision: str | None, runtime: Runtime, place: Place) -> ClipVision:
+def clip_vision(name: str, revision: str | None, options: JudgeOptions, runtime: Runtime, place: Place) -> ClipVision:
     """The image tower of a CLIP of transformers, one for all rewards of an estimate."""
     from transformers import CLIPVisionModelWithProjection
 
@@ -68,9 +69,9 @@ def clip_vision(name: str, revision: str | None, runtime: Runtime, place: Place)
 
     def build() -> ClipVision:
         tower = meta_network(CLIPVisionModelWithProjection, vision, runtime.dtype).requires_grad_(False).eval()
-        return ClipVision(place(tower, runtime.device))
+        return ClipVision(placed(tower, options, runtime, place))
 
-    return outlined(("clip_vision", name, revision), runtime, build)
+    return outlined(("clip_vision", name, revision, options.offload), runtime, build)
 
 
 def head(widths: tuple[int, ...], runtime: Runtime, place: Place) -> Head:
@@ -81,20 +82,21 @@ def head(widths: tuple[int, ...], runtime: Runtime, place: Place) -> Head:
     return made
 
 
-def clip(name: str, runtime: Runtime, place: Place) -> tuple[Any, MetaTokens]:
+def clip(name: str, runtime: Runtime) -> tuple[nn.Module, MetaTokens]:
     """Both halves of a CLIP of transformers, and a tokenizer."""
     from transformers import CLIPModel
 
     made = meta_network(CLIPModel, config(name), runtime.dtype).requires_grad_(False).eval()
-    return place(made, runtime.device), MetaTokens(77)
+    return made, MetaTokens(77)
 
 
-def open_clip(architecture: str, source: str, runtime: Runtime, place: Place) -> OpenClip:
+def open_clip(architecture: str, source: str, options: JudgeOptions, runtime: Runtime, place: Place) -> OpenClip:
     """Both halves of a CLIP of open_clip, one for all rewards of an estimate.
 
     Args:
         architecture: one that is part of it, or ``local-dir:FOLDER``.
         source: names its weights.
+        options: how it is held.
         runtime: of the estimate.
         place: see :class:`vader.sdk.Place`.
     """
@@ -108,6 +110,6 @@ def open_clip(architecture: str, source: str, runtime: Runtime, place: Place) ->
         finally:
             logging.disable(logging.NOTSET)
         made = made.requires_grad_(False).eval().to(runtime.dtype)
-        return OpenClip(place(made, runtime.device), library.get_tokenizer(architecture))
+        return OpenClip(placed(made, options, runtime, place), library.get_tokenizer(architecture))
 
-    return outlined(("open_clip", architecture, source), runtime, build)
+    return outlined(("open_clip", architecture, source, options.offload), runtime, build)

@@ -53,18 +53,19 @@ def judge(key: Hashable, build: Callable[[], nn.Module], options: JudgeOptions, 
     """
     quantization = repr(getattr(options, "quantization", None))
     whole = (key, options.offload, str(runtime.device), runtime.dtype, quantization)
-
-    def held() -> Judge:
-        network, (home, away) = build(), _home(options, runtime)
-        return Judge(network if away else network.to(home), runtime.device, away=away)
-
-    return shared(whole, held).hold(options)
+    return shared(whole, lambda: _held(build(), options, runtime)).hold(options)
 
 
 def placed(network: nn.Module, options: JudgeOptions, runtime: Runtime, place: Place) -> Judge:
     """A judge whose network is on the meta device."""
     home, away = _home(options, runtime)
     return Judge(place(network, home), runtime.device, away=away).hold(options)
+
+
+def _held(network: nn.Module, options: JudgeOptions, runtime: Runtime) -> Judge:
+    """A judge of a network that is on the CPU."""
+    home, away = _home(options, runtime)
+    return Judge(network if away else network.to(home), runtime.device, away=away)
 
 
 def _home(options: JudgeOptions, runtime: Runtime) -> tuple[torch.device, bool]:
@@ -77,10 +78,12 @@ class ClipVision:
     """The image half of a CLIP of transformers (Radford et al. 2021).
 
     Args:
-        network: ``CLIPVisionModelWithProjection``.
+        judge: of a ``CLIPVisionModelWithProjection``.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        network: Any = judge.network
         self.network = network
         self.size: int = network.config.image_size
         self.width: int = network.config.projection_dim
@@ -103,12 +106,13 @@ class ClipVision:
         return pixels.normalise(images, pixels.CLIP_MEAN, pixels.CLIP_STD)
 
 
-def clip_vision(name: str, revision: str | None, runtime: Runtime) -> ClipVision:
+def clip_vision(name: str, revision: str | None, options: JudgeOptions, runtime: Runtime) -> ClipVision:
     """The shared image tower of a CLIP.
 
     Args:
         name: hub id or folder.
         revision: on the hub.
+        options: how it is held.
         runtime: device and dtype.
 
     Raises:
@@ -120,21 +124,25 @@ def clip_vision(name: str, revision: str | None, runtime: Runtime) -> ClipVision
 
         source = weights.folder(name, revision)
         network = weights.model(CLIPVisionModelWithProjection, source, name, runtime.dtype)
-        return ClipVision(network.to(runtime.device))
+        return ClipVision(_held(network, options, runtime))
 
-    return shared(("clip_vision", name, revision, str(runtime.device), runtime.dtype), build)
+    tower = shared(("clip_vision", name, revision, str(runtime.device), runtime.dtype, options.offload), build)
+    tower.judge.hold(options)
+    return tower
 
 
 class OpenClip:
     """A CLIP of open_clip, both halves.
 
     Args:
-        network: as ``open_clip.create_model`` gives it.
+        judge: of a network as ``open_clip.create_model`` gives it.
         tokenizer: texts -> ids ``(n context)``.
     """
 
-    def __init__(self, network: Any, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
-        self.network, self.tokenizer = network, tokenizer
+    def __init__(self, judge: Judge, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
+        self.judge, self.tokenizer = judge, tokenizer
+        network: Any = judge.network
+        self.network = network
         self.preprocess: dict[str, Any] = dict(network.visual.preprocess_cfg)
         self._dtype = next(network.parameters()).dtype
 
@@ -186,12 +194,13 @@ class OpenClip:
         return functional.normalize(features.to(pixels.wide(features.dtype)), dim=-1)
 
 
-def open_clip(architecture: str, source: str | Path | None, runtime: Runtime) -> OpenClip:
+def open_clip(architecture: str, source: str | Path | None, options: JudgeOptions, runtime: Runtime) -> OpenClip:
     """The shared model of open_clip.
 
     Args:
         architecture: one of open_clip's names, ``hf-hub:owner/name``, or ``local-dir:FOLDER``.
         source: file of weights, or name of published ones; None with a prefix, whose own are taken.
+        options: how it is held.
         runtime: device and dtype.
 
     Raises:
@@ -223,7 +232,10 @@ def open_clip(architecture: str, source: str | Path | None, runtime: Runtime) ->
         if tensors is not None:
             assert isinstance(source, Path)
             weights.fill(network, tensors, source, f"open_clip's {architecture}")
-        frozen: nn.Module = network.requires_grad_(False).eval().to(runtime.device, runtime.dtype)
-        return OpenClip(frozen, tokenizer)
+        frozen: nn.Module = network.requires_grad_(False).eval().to(runtime.dtype)
+        return OpenClip(_held(frozen, options, runtime), tokenizer)
 
-    return shared(("open_clip", architecture, str(source), str(runtime.device), runtime.dtype), build)
+    key = ("open_clip", architecture, str(source), str(runtime.device), runtime.dtype, options.offload)
+    tower = shared(key, build)
+    tower.judge.hold(options)
+    return tower

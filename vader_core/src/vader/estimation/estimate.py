@@ -26,7 +26,6 @@ from vader.resolve.plan import Plan
 from vader.resolve.validate import Spec, resolve
 from vader.runs.device import DTYPES
 from vader.spec import RunSpec
-from vader.spec.rollout import RolloutSpec
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ def estimate(
     machine = Machine(torch.device(wanted))
     runtime = Runtime(machine.device, DTYPES[plan.spec.train.mixed_precision])
     missing: dict[str, str] = {}
-    if plan.spec.rollout != RolloutSpec():  # what they leave out depends on numbers, and there are none
-        missing["rollout"] = "what its shortcuts keep from step to step; the steps are counted as without them"
+    if plan.spec.rollout.cache is not None:  # what it leaves out depends on numbers, and there are none
+        missing["rollout.cache"] = "what it keeps from step to step; calls are counted as without it"
     with warnings.catch_warnings(), without_network():
         warnings.simplefilter("ignore")  # libraries warn of devices that are only pretended
         backbone, parameters = backbone_of(plan, machine, runtime)

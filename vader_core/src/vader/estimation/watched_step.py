@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vader.diffusion.conditioning import ConditioningCache
 from vader.diffusion.gradient import Window
 from vader.diffusion.rollout import OnStep
+from vader.diffusion.shortcuts import no_cache
 from vader.estimation.memory_tracker import Account, LiveBytes, is_fake, storages
 from vader.estimation.optimizers import InPlaceAdamW
 from vader.methods.context import RolloutContext
@@ -175,7 +176,8 @@ def watch_step(
     """
     context = build.assemble_context(plan, backbone, backbone.denoiser, rewards, _DEVICE)
     kept = {item.name: getattr(context, item.name) for item in fields(context)}
-    kept |= {"shortcuts": None, "host": host if plan.spec.train.offload_activations else None}
+    shortcuts = replace(context.shortcuts, cache=no_cache) if context.shortcuts is not None else None
+    kept |= {"shortcuts": shortcuts, "host": host if plan.spec.train.offload_activations else None}
     context = WatchedContext(**kept, live=live)
     for scale in context.objective.scales.values():
         scale.start([-1.0, 1.0])
