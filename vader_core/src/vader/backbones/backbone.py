@@ -94,6 +94,8 @@ class FamilyBackbone:
         return backbone
 
     def _assemble(self, parts: Parts, runtime: Runtime, place: Place, video: Video | None) -> None:
+        from vader.backbones.autoencoders.norms import make_lean
+
         family, options = self.family, parts.options
         self.options, self.runtime, self.checkpointed, self.outlined = options, runtime, False, parts.outlined
         self.video = video or family.video
@@ -104,6 +106,7 @@ class FamilyBackbone:
         dtype: Any = self.denoiser.dtype  # diffusers looks at all parameters
         self._typical = next(parameter for parameter in self.denoiser.parameters() if parameter.dtype == dtype)
         self.vae = place(parts.module("vae", self._vae_dtype()), runtime.device)
+        make_lean(self.vae)
         self.reward_decoder = self._reward_decoder(parts, runtime, place)
         self.text = TextSide(parts, runtime, place)
         denoisers = dict.fromkeys(family.denoisers) if family.experts else {family.denoiser: self.denoiser}
