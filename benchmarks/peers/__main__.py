@@ -11,11 +11,12 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -58,14 +59,48 @@ def steps_table(rounds: int) -> list[dict[str, Any]]:
 
 
 def train_table(seeds: int) -> dict[str, Any]:
-    """Reward before and after training with every step and with the recommended shortcuts, by seed."""
+    """Steps, operations and reward in the course of each training, by seed."""
     found: dict[str, Any] = {}
-    for name in ("every step", shortcuts.RECOMMENDED):
+    for name in shortcuts.TRAININGS:
         for seed in range(seeds):
             with tempfile.TemporaryDirectory(prefix="vader-peers-") as folder:
                 found.setdefault(name, []).append(shortcuts.trained(Path(folder) / "run", name, seed))
-            print(name, seed, [(step, round(fmean(scores), 3)) for step, scores in found[name][-1]], flush=True)
+            print(name, seed, [(step, round(reward, 3)) for step, _, reward in found[name][-1]], flush=True)
     return found
+
+
+def _reached(curve: Sequence[Sequence[float]], wanted: float) -> float | None:
+    """Operations after which a curve of (step, operations, reward) first has the wanted reward; None if never."""
+    for (_, before, low), (_, after, high) in pairwise(curve):
+        if high >= wanted:
+            return before + (after - before) * max(0.0, (wanted - low) / (high - low))
+    return None
+
+
+def _train_rows(train: Mapping[str, Any]) -> list[str]:
+    """A row for each training; the first one is the measure of the others."""
+    rows, measure = [], next(iter(train.values()))
+    wanted = fmean(run[-1][2] for run in measure)
+    whole = measure[0][-1][1]
+    for name, runs in train.items():
+        ends = [run[-1][2] for run in runs]
+        mean, interval = fmean(ends), student(ends)
+        curve = [[*points[0][:2], fmean(point[2] for point in points)] for points in zip(*runs, strict=True)]
+        reached = _reached(curve, wanted)
+        rows.append(
+            f"| {name} | {runs[0][-1][0]} | {runs[0][-1][1] / whole:.2f} | {fmean(run[0][2] for run in runs):.3f} "
+            f"| {mean:.3f} [{interval[0]:.3f}, {interval[1]:.3f}] | {', '.join(f'{end:.3f}' for end in ends)} "
+            f"| {f'{reached / whole:.2f}' if reached is not None else 'not reached'} |"
+        )
+    return rows
+
+
+def student(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of a mean."""
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return fmean(values) - half, fmean(values) + half
 
 
 COLUMNS = (
@@ -96,13 +131,12 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
     rows = [f"| {name} | {row['share']:.2f} | {row['cosine']:.3f} |" for name, row in results["directions"].items()]
     made["directions"] = "\n".join(head + rows)
     if "train" in results:
-        head = ["| before the window | seed | reward before | reward after |", "|---|---|---|---|"]
-        rows = [
-            f"| {name} | {seed} | {fmean(run[0][1]):.3f} | {fmean(run[-1][1]):.3f} |"
-            for name, runs in results["train"].items()
-            for seed, run in enumerate(runs)
+        head = [
+            "| training | optimizer steps | FLOPs, of the first's | reward before | after [95 % over seeds] | by seed "
+            "| FLOPs until the first's reward |",
+            f"{'|---' * 7}|",
         ]
-        made["train"] = "\n".join(head + rows)
+        made["train"] = "\n".join(head + _train_rows(results["train"]))
     return made
 
 

@@ -17,21 +17,35 @@ from vader.diffusion.seeding import derive, stream
 from vader.diffusion.shortcuts import Shortcuts
 from vader.methods.context import RolloutContext
 from vader.resolve.validate import resolve
+from vader.runs import metrics_file
 from vader.runs.assembly import Assembly, assemble
 from vader.runs.engine import Engine
+from vader.runs.folder import RunFolder
+from vader.runs.metrics_file import FLOPS
 
+RECOMMENDED = "`coarse_steps: 10`"
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "every step": {},
     "`reuse: {every: 2}`": {"reuse": {"every": 2}},
-    "`reuse: {every: 2, from_step: 5, to_step: 20}`": {"reuse": {"every": 2, "from_step": 5, "to_step": 20}},
+    "`reuse: {every: 2, from_step: 3, to_step: 21}`": {"reuse": {"every": 2, "from_step": 3, "to_step": 21}},
     "`guidance_every: 2`": {"guidance_every": 2},
     "`guidance_every: 4`": {"guidance_every": 4},
     "`reuse: {every: 2}, guidance_every: 2`": {"reuse": {"every": 2}, "guidance_every": 2},
-    "`coarse_steps: 10`": {"coarse_steps": 10},
-    "`coarse_steps: 10, guidance_every: 2`": {"coarse_steps": 10, "guidance_every": 2},
-    "`coarse_steps: 6, guidance_every: 2`": {"coarse_steps": 6, "guidance_every": 2},
+    "`coarse_steps: 12`": {"coarse_steps": 12},
+    RECOMMENDED: {"coarse_steps": 10},
+    "`coarse_steps: 8`": {"coarse_steps": 8},
+    "`coarse_steps: 6`": {"coarse_steps": 6},
 }
-RECOMMENDED = "`reuse: {every: 2}, guidance_every: 2`"
+TRAININGS: Mapping[str, dict[str, Any]] = {
+    "every step, *K* = 1": {},
+    f"{RECOMMENDED}, *K* = 1": {"rollout": VARIANTS[RECOMMENDED]},
+    "`coarse_steps: 8`, *K* = 2, `branches: conditional`": {
+        "rollout": VARIANTS["`coarse_steps: 8`"],
+        "gradient": {"mode": "tail", "k": 2, "branches": "conditional"},
+        "train": {"learning_rate": 1e-3, "steps": 24},
+    },
+}
+"""Runs whose rewards are compared; the first is what the reference's loop computes."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +63,16 @@ class Direction:
 
 def spec(seed: int, **changes: Any) -> dict[str, Any]:
     """A run of the embedded model with guidance, 25 steps and K 1."""
-    train = {"steps": 40, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 2, "seed": seed, "device": "cpu"}
-    judged = {"prompts": {"name": "shapes", "options": {"split": "held_out"}}, "clips": 64, "batch_size": 32}
+    train = {"steps": 40, "batch_size": 16, "learning_rate": 5e-4, "warmup_steps": 2, "seed": seed, "device": "cpu"}
+    judged = {"prompts": {"name": "shapes", "options": {"split": "held_out"}}, "clips": 114, "batch_size": 38}
     return {
         "backbone": {"name": "shapes", "adapter": {"rank": 16}},
         "sampler": {"steps": 25, "guidance_scale": 3.0},
         "prompts": {"name": "shapes", "options": {"split": "train"}},
         "rewards": ["shapes_alignment"],
-        "train": train,
         "validation": {**judged, "save_clips": 0},
         **changes,
+        "train": {**train, "validate_every": 8, **changes.get("train", {})},
     }
 
 
@@ -99,7 +113,12 @@ def _prompts(clips: int) -> list[vader.Prompt]:
     return resolve(spec(0)).prompts.draw(clips, stream(0, "directions"))
 
 
-def trained(folder: Path, name: str, seed: int) -> list[tuple[int, list[float]]]:
-    """Train a variant; the reward of every validation clip before and after, by optimizer step."""
-    made = vader.train(spec(seed, rollout=VARIANTS[name], output=str(folder)))
-    return [(each.step, [clip.scores["shapes_alignment"] for clip in each.clips]) for each in made.validations]
+def trained(folder: Path, name: str, seed: int) -> list[tuple[int, float, float]]:
+    """Train one of :data:`TRAININGS`.
+
+    Returns:
+        For each validation the optimizer steps done, the floating-point operations that they took, and the mean reward.
+    """
+    made = vader.train(spec(seed, **TRAININGS[name], output=str(folder)))
+    flops = next(record[FLOPS] for record in metrics_file.read(RunFolder(folder).metrics) if FLOPS in record)
+    return [(each.step, each.step * flops, each.mean("shapes_alignment")) for each in made.validations]

@@ -36,6 +36,9 @@ def test_set_source():
     drawn = source.draw(40, random.Random(0))
     assert Counter(prompt.metadata["set"] for prompt in drawn) == {"rain": 20, "snow": 20}
     assert len({prompt.text for prompt in drawn}) == 40
+    held = source.held()
+    assert [prompt.text for prompt in held] == [*prompts_of("rain"), *prompts_of("snow")]
+    assert all(prompt in held for prompt in drawn)
     assert source.draw(40, random.Random(0)) == drawn
     assert source.draw(40, random.Random(1)) != drawn
 
@@ -65,6 +68,7 @@ def test_nouns_activities(files):
     }
     assert {"object": "owl", "activity": "riding a bike"} in [prompt.metadata for prompt in drawn]
     assert source.draw(6, random.Random(0)) == drawn
+    assert sorted(source.held(), key=str) == sorted(drawn, key=str)
 
 
 def test_nouns_activities_by_weight(tmp_path):

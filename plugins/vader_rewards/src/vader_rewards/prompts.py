@@ -57,6 +57,10 @@ class NounsActivities:
         ]
         self._weights = [of_noun * of_activity for (_, of_noun), (_, of_activity) in pairs]
 
+    def held(self) -> Sequence[Prompt]:
+        """See :class:`vader.sdk.HoldsPrompts`."""
+        return self._prompts
+
     def draw(self, n: int, rng: random.Random) -> list[Prompt]:
         """See :class:`vader.PromptSource`."""
         return draw_weighted(self._prompts, self._weights, n, rng)
@@ -90,6 +94,10 @@ class PromptSet:
 
     def __init__(self, options: PromptSetOptions) -> None:
         self._prompts = [prompt for name in dict.fromkeys(options.sets) for prompt in _prompts(name)]
+
+    def held(self) -> Sequence[Prompt]:
+        """See :class:`vader.sdk.HoldsPrompts`."""
+        return self._prompts
 
     @classmethod
     def named_sets(cls) -> Mapping[str, Sequence[Prompt]]:
