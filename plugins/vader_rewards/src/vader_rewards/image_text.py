@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -118,12 +119,15 @@ def _similarity(
     Returns:
         ``(b,)``.
     """
+    import torch
+
     from vader_rewards import pixels
 
     def columns(rows: Tensor, which: slice) -> Tensor:
-        clips = [row // frames.shape[1] for row in range(which.start, which.stop)]
-        texts = read([prompts[clip].text for clip in range(clips[0], clips[-1] + 1)])
-        return (see(rows) * texts[[clip - clips[0] for clip in clips]]).sum(-1, keepdim=True)
+        clips = Counter(row // frames.shape[1] for row in range(which.start, which.stop))
+        texts = read([prompts[clip].text for clip in clips])
+        own = [text.expand(count, -1) for text, count in zip(texts.split(1), clips.values(), strict=True)]
+        return (see(rows) * torch.cat(own)).sum(-1, keepdim=True)
 
     return pixels.per_clip(judge.score(columns, pixels.images(frames), chunk)[:, 0], frames)
 
