@@ -1,5 +1,6 @@
 """The backbone gives diffusers' numbers, and its gradients are right."""
 
+import copy
 import importlib.util
 import re
 import subprocess
@@ -319,3 +320,26 @@ def test_readme_shows_a_valid_spec_and_every_option():
 def test_entry_point():
     (entry,) = entry_points(group="vader.backbones", name="modelscope")
     assert entry.load() is ModelScope
+
+
+def test_convolutions_over_time_are_quick_and_the_same():
+    from diffusers.models.resnet import TemporalConvLayer
+
+    from vader_modelscope.unet import LeanTemporalConv, make_lean
+
+    torch.manual_seed(0)
+    plain = TemporalConvLayer(32, 32).double()
+    torch.nn.init.normal_(plain.conv4[-1].weight)  # zero in a new one
+    lean = copy.deepcopy(plain)
+    make_lean(lean)
+    assert sum(type(module) is LeanTemporalConv for module in lean.modules()) == 4
+    found = []
+    for layer in (plain, lean):
+        leaf = torch.randn(
+            6, 32, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+        ).requires_grad_()
+        out = layer(leaf, num_frames=3)
+        out.square().sum().backward()
+        found.append((out.detach(), leaf.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

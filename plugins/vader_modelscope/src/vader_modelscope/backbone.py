@@ -41,9 +41,10 @@ def _check(configs: Mapping[str, Any], grid: sdk.Grid) -> dict[str, tuple[Any, A
 
 
 def _prepare(backbone: Any) -> None:
-    if backbone.options.text_adapter:
-        from vader_modelscope.unet import attach_text_encoder
+    from vader_modelscope.unet import attach_text_encoder, make_lean
 
+    make_lean(backbone.denoiser)
+    if backbone.options.text_adapter:
         attach_text_encoder(backbone.denoiser, backbone.text_encoder)
     if backbone.options.xformers:
         backbone.denoiser.enable_xformers_memory_efficient_attention()

@@ -25,6 +25,6 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
     """``(b c ...)`` or ``(... c)``, normed over c, times gamma, plus a bias if there is one."""
     channels = 1 if norm.channel_first else -1
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    factor = (wide * wide).sum(channels, keepdim=True).clamp_min(_LEAST).rsqrt() * norm.scale
-    normed: Tensor = (wide * factor).to(x.dtype) * norm.gamma
+    factor = (wide * wide).sum(channels, keepdim=True).clamp_min(_LEAST).rsqrt()
+    normed: Tensor = (wide * factor).to(x.dtype) * (norm.gamma * norm.scale)
     return normed + norm.bias if isinstance(norm.bias, Tensor) else normed
