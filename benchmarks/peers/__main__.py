@@ -24,6 +24,7 @@ from benchmarks.peers import loops, measuring, shortcuts, worlds
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results", HERE.parents[1] / "docs" / "how-to" / "speed.md"
+KEPT = "Wan, VideoX-Fun's loop; ours with `recompute: false`"
 CASES: list[tuple[str, str, Callable[[worlds.World], torch.Tensor], int, int, bool]] = [
     ("ModelScope, the reference's loop", "modelscope", loops.modelscope_reference, 25, 1, False),
     ("ModelScope, the reference's loop", "modelscope", loops.modelscope_reference, 25, 1, True),
@@ -33,6 +34,7 @@ CASES: list[tuple[str, str, Callable[[worlds.World], torch.Tensor], int, int, bo
         for k in (1, 5)
         for blocks in (True, False)
     ],
+    *[(KEPT, "wan", loops.wan_videox_fun, steps, 5, False) for steps in (10, 25)],
 ]
 """Title, family, the peer's loop, denoising steps, K, whether blocks are recomputed."""
 
@@ -41,7 +43,7 @@ def steps_table(rounds: int) -> list[dict[str, Any]]:
     """Every case: cost of both, and ours to theirs in time."""
     rows = []
     for title, family, peer, steps, k, blocks in CASES:
-        world = worlds.build(family, steps=steps, k=k, blocks=blocks)
+        world = worlds.build(family, steps=steps, k=k, blocks=blocks, recompute=False if title == KEPT else "auto")
         ours, theirs = lambda w=world: w.step.step(0)[0]["loss"], lambda w=world, p=peer: p(w)
         losses = []
         for step in (ours, theirs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -37,7 +37,16 @@ class World:
     k: int
 
 
-def build(family: str, *, steps: int, k: int, blocks: bool, clips: int = 2, learning_rate: float = 1e-12) -> World:
+def build(
+    family: str,
+    *,
+    steps: int,
+    k: int,
+    blocks: bool,
+    clips: int = 2,
+    learning_rate: float = 1e-12,
+    recompute: Literal["auto", False] = "auto",
+) -> World:
     """A world of one family.
 
     Args:
@@ -47,6 +56,7 @@ def build(family: str, *, steps: int, k: int, blocks: bool, clips: int = 2, lear
         blocks: recompute the denoiser's blocks in backward.
         clips: in a batch.
         learning_rate: by default one that leaves the numbers as they are.
+        recompute: of denoising steps, see :data:`vader.diffusion.guidance.Recompute`.
     """
     sizes = {"modelscope": {"frames": 8, "height": 64, "width": 64}, "wan": {"frames": 17, "height": 64, "width": 64}}
     options = {} if family == "shapes" else {"weights": _weights(family)}
@@ -56,7 +66,7 @@ def build(family: str, *, steps: int, k: int, blocks: bool, clips: int = 2, lear
         "sampler": {"steps": steps, "guidance_scale": {"modelscope": 9.0, "wan": 5.0, "shapes": 3.0}[family]},
         "prompts": {"name": "list", "options": {"prompts": list(PROMPTS)}},
         "rewards": [REWARD],
-        "gradient": {"mode": "tail", "k": k},
+        "gradient": {"mode": "tail", "k": k, "recompute": recompute},
         "frames": {"mode": "index", "index": 0},
         "train": {
             "batch_size": clips,
