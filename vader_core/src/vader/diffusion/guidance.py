@@ -31,7 +31,7 @@ itself, so that no more than one branch's graph is held at a time.
 
 def classifier_free(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """``uncond + scale * (cond - uncond)``, each ``(b ...)``."""
-    return unconditional + scale * (conditional - unconditional)
+    return torch.add(unconditional, conditional - unconditional, alpha=scale)
 
 
 def guided(

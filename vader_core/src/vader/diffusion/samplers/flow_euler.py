@@ -76,12 +76,15 @@ def flow_step(
         following: at least 0.
         eta: 0 to 1.
     """
+    import torch
+
     variance = 0.0
     if following > 0:
         kept = (1 - sigma) / (1 - following) * following
         variance = (following / sigma) ** 2 * max(sigma**2 - kept**2, 0.0)
     std = eta * variance**0.5
-    euler, original = latents + (following - sigma) * output, latents - sigma * output
+    euler = torch.add(latents, output, alpha=following - sigma)
+    original = torch.add(latents, output, alpha=-sigma)
     if std == 0.0:
         return StepOutput(euler, original, euler, latents.new_zeros(()))
     predicted_noise = latents + (1 - sigma) * output
