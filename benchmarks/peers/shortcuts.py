@@ -42,7 +42,7 @@ TRAININGS: Mapping[str, dict[str, Any]] = {
     "`coarse_steps: 8`, *K* = 2, `branches: conditional`": {
         "rollout": VARIANTS["`coarse_steps: 8`"],
         "gradient": {"mode": "tail", "k": 2, "branches": "conditional"},
-        "train": {"steps": 24},
+        "train": {"learning_rate": 1e-3, "steps": 24},
     },
 }
 """Runs whose rewards are compared; the first is what the reference's loop computes."""
@@ -63,7 +63,7 @@ class Direction:
 
 def spec(seed: int, **changes: Any) -> dict[str, Any]:
     """A run of the embedded model with guidance, 25 steps and K 1."""
-    train = {"steps": 40, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 2, "seed": seed, "device": "cpu"}
+    train = {"steps": 40, "batch_size": 16, "learning_rate": 5e-4, "warmup_steps": 2, "seed": seed, "device": "cpu"}
     judged = {"prompts": {"name": "shapes", "options": {"split": "held_out"}}, "clips": 114, "batch_size": 38}
     return {
         "backbone": {"name": "shapes", "adapter": {"rank": 16}},
