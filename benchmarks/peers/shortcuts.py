@@ -39,7 +39,7 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
 TRAININGS: Mapping[str, dict[str, Any]] = {
     "every step, *K* = 1": {},
     f"{RECOMMENDED}, *K* = 1": {"rollout": VARIANTS[RECOMMENDED]},
-    "`coarse_steps: 8`, *K* = 2, `branches: conditional`": {
+    "`coarse_steps: 8`, *K* = 2, `branches: conditional`, learning rate 1e-3": {
         "rollout": VARIANTS["`coarse_steps: 8`"],
         "gradient": {"mode": "tail", "k": 2, "branches": "conditional"},
         "train": {"learning_rate": 1e-3, "steps": 24},
