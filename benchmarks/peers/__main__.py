@@ -16,11 +16,13 @@ from dataclasses import asdict
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
 from benchmarks.peers import loops, measuring, shortcuts, worlds
+
+from vader.report.statistics import mean_interval
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results", HERE.parents[1] / "docs" / "how-to" / "speed.md"
@@ -86,23 +88,16 @@ def _train_rows(train: Mapping[str, Any]) -> list[str]:
     whole = measure[0][-1][1]
     for name, runs in train.items():
         ends = [run[-1][2] for run in runs]
-        mean, interval = fmean(ends), student(ends)
+        found = mean_interval(ends)
+        interval = f" [{found.low:.3f}, {found.high:.3f}]" if found else ""
         curve = [[*points[0][:2], fmean(point[2] for point in points)] for points in zip(*runs, strict=True)]
         reached = _reached(curve, wanted)
         rows.append(
             f"| {name} | {runs[0][-1][0]} | {runs[0][-1][1] / whole:.2f} | {fmean(run[0][2] for run in runs):.3f} "
-            f"| {mean:.3f} [{interval[0]:.3f}, {interval[1]:.3f}] | {', '.join(f'{end:.3f}' for end in ends)} "
+            f"| {fmean(ends):.3f}{interval} | {', '.join(f'{end:.3f}' for end in ends)} "
             f"| {f'{reached / whole:.2f}' if reached is not None else 'not reached'} |"
         )
     return rows
-
-
-def student(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of a mean."""
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return fmean(values) - half, fmean(values) + half
 
 
 COLUMNS = (

@@ -162,7 +162,7 @@ def test_what_is_kept_is_known() -> None:
 def test_the_estimate_counts_the_encoder_while_it_encodes(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = {**spec(weights, tmp_path), "validation": {"clips": 0}}
+    plain = merged(spec(weights, tmp_path), {"validation": {"clips": 0}, "train": {"gradient_accumulation": 3}})
     ahead = estimate(plain).training
     monkeypatch.setattr(watched_step, "coming", lambda *_: [])
     usual = estimate(plain).training

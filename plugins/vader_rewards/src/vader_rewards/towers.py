@@ -83,10 +83,13 @@ class ClipVision:
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
-        network: Any = judge.network
-        self.network = network
-        self.size: int = network.config.image_size
-        self.width: int = network.config.projection_dim
+        self.size: int = self.network.config.image_size
+        self.width: int = self.network.config.projection_dim
+
+    @property
+    def network(self) -> Any:
+        """What the judge holds."""
+        return self.judge.network
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised pixels ``(n 3 size size)`` -> unit features ``(n width)`` of float32 or wider."""
@@ -141,10 +144,13 @@ class OpenClip:
 
     def __init__(self, judge: Judge, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
         self.judge, self.tokenizer = judge, tokenizer
-        network: Any = judge.network
-        self.network = network
-        self.preprocess: dict[str, Any] = dict(network.visual.preprocess_cfg)
-        self._dtype = next(network.parameters()).dtype
+        self.preprocess: dict[str, Any] = dict(self.network.visual.preprocess_cfg)
+        self._dtype = judge.dtype
+
+    @property
+    def network(self) -> Any:
+        """What the judge holds."""
+        return self.judge.network
 
     @property
     def size(self) -> int:

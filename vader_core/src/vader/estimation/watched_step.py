@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -223,8 +224,9 @@ def _optimizer_step(
         context.objective,
     )
     with live.running(ENCODING):
-        if coming(plan, encode, optimization.prompts, 0):
-            used = [*optimization.prompts(0)[0], *(_validated(plan)[0] if plan.spec.validation.clips else ())]
+        if coming(plan, context.backbone, encode, optimization.prompts, 0):
+            batches = optimization.prompts(0)
+            used = [*chain.from_iterable(batches), *(_validated(plan)[0] if plan.spec.validation.clips else ())]
             deque(encode_ahead(context.backbone, encode, used), maxlen=0)
     with live.running(UPDATE):
         if single:

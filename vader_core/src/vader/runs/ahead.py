@@ -12,23 +12,28 @@ from vader.runs.validation import chosen
 
 
 def coming(
-    plan: Plan, encode: ConditioningCache, of_step: Callable[[int], Sequence[Sequence[Prompt]]], first: int
+    plan: Plan,
+    backbone: Backbone,
+    encode: ConditioningCache,
+    of_step: Callable[[int], Sequence[Sequence[Prompt]]],
+    first: int,
 ) -> list[Prompt]:
     """The prompts of a run's optimizer steps and validations.
 
     Args:
         plan: of the run.
+        backbone: of the run.
         encode: conditioning of prompts.
         of_step: gives those of an optimizer step, by micro-step.
         first: the step that comes next.
 
     Returns:
-        None at all where the prompt source does not hold its prompts, or where there is no room for the conditioning of
-        all.
+        None at all where the backbone cannot let its text encoder go, the prompt source does not hold its prompts, or
+        there is no room for the conditioning of all.
     """
     spec, source = plan.spec, plan.prompts
     steps = range(first, spec.train.steps)
-    if not steps or not isinstance(source, HoldsPrompts):
+    if not (steps and isinstance(backbone, ReleasesTextEncoder) and isinstance(source, HoldsPrompts)):
         return []
     validated = chosen(spec.validation, plan.validation_prompts)[0] if spec.validation.clips else []
     with blame(f"prompt source {type(source).__name__}"):
@@ -43,11 +48,7 @@ def coming(
 
 
 def encode_ahead(backbone: Backbone, encode: ConditioningCache, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int]]:
-    """Encode prompts, then let go what encodes them; yields how many are done and how many there are.
-
-    A backbone that cannot let it go encodes when a prompt's turn comes.
-    """
-    if prompts and isinstance(backbone, ReleasesTextEncoder):
-        yield from encode.ahead(prompts)
-        if encode.keeps(prompts):
-            backbone.release_text_encoder()
+    """Encode what :func:`coming` gives, then let go what encodes; yields how many are done and how many there are."""
+    yield from encode.ahead(prompts)
+    if prompts and encode.keeps(prompts) and isinstance(backbone, ReleasesTextEncoder):
+        backbone.release_text_encoder()

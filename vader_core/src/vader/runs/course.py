@@ -123,7 +123,7 @@ class Course:
         """Encode the prompts that are to come, until a signal."""
         live, watch = self._live, self._engine.watch
         watch.phase("encoding")
-        prompts = coming(self._plan, live.encode, self._train_step.prompts, self._step)
+        prompts = coming(self._plan, live.backbone, live.encode, self._train_step.prompts, self._step)
         for done, total in encode_ahead(live.backbone, live.encode, prompts):
             watch.phase("encoding")
             self._emit("encoding_progress", done=done, total=total)
