@@ -106,6 +106,38 @@ def test_variant(copy, load):
     assert load(copy, variant="fp16").denoiser.dtype == torch.float32
 
 
+def test_a_part_without_the_variant_has_its_plain_files(copy, load):
+    tensors = load_file(copy / DENOISER)
+    changed = {name: 2 * tensor if name == "proj_out.weight" else tensor for name, tensor in tensors.items()}
+    save_file(changed, (copy / DENOISER).with_suffix(".fast.safetensors"), metadata={"format": "pt"})
+    plain, fast = load(copy), load(copy, variant="fast")
+    assert torch.equal(fast.denoiser.proj_out.weight, 2 * plain.denoiser.proj_out.weight)
+    prompts = [Prompt("a fox")]
+    states = [one.encode(prompts).positive["encoder_hidden_states"] for one in (plain, fast)]
+    assert torch.equal(*states)
+
+
+def test_of_a_hub_repository_the_variant_s_files_are_fetched_and_the_plain_ones_of_other_parts(
+    copy, tmp_path, monkeypatch
+):
+    (copy / DENOISER).rename((copy / DENOISER).with_suffix(".fast.safetensors"))
+    (copy / DENOISER).write_bytes(b"not wanted")
+    cache = tmp_path / "cache"
+
+    def fetch(name, patterns, revision):
+        for pattern in patterns:
+            for file in copy.glob(pattern):
+                (cache / file.relative_to(copy)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, cache / file.relative_to(copy))
+        return cache
+
+    monkeypatch.setattr(pipeline_folder, "hub_folder", fetch)
+    PIPELINE.locate("some-one/wan", variant="fast")
+    weights = {str(file.relative_to(cache)) for file in cache.glob("*/*.safetensors")}
+    fast = DENOISER.replace(".safetensors", ".fast.safetensors")
+    assert weights == {fast, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"}
+
+
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """The hub's client without a connection, with a cache of the test's own."""

@@ -87,7 +87,8 @@ class FamilyOptions(Options):
     weights: str = Field(min_length=1, description="Pipeline in diffusers' layout: a hub id (owner/name) or a folder.")
     revision: str | None = Field(None, description="Branch, tag or commit on the hub. Null: main. Not for a folder.")
     variant: str | None = Field(
-        None, description="Variant in the weight files' names, such as fp16. Null: plain names."
+        None,
+        description="Variant in the weight files' names, such as fp16; a part without such files has its plain ones. Null: plain.",
     )
     negative_prompt: str = Field("", description="Prompt of the unconditional branch of classifier-free guidance.")
     attention: Attention = Field(

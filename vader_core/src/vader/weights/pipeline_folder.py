@@ -81,20 +81,31 @@ class PipelineFolder:
         Args:
             weights: see :meth:`find`.
             revision: see :meth:`find`.
-            variant: restricts the download to that variant's files.
+            variant: restricts the download to that variant's files, and to the plain ones of a part that has none.
 
         Raises:
-            WeightsError: see :meth:`find`; or a weight file is missing or truncated.
+            WeightsError: see :meth:`find`; a weight file is missing or truncated; or no part has the variant.
         """
         folder = self.find(weights, revision)
         if not user_path(weights).is_dir():
-            pattern = f"*.{variant}*{SAFETENSORS}" if variant else f"*{SAFETENSORS}"
-            parts = [f"{part}/{wanted}" for part in self.modules for wanted in ("*.json", pattern)]
-            texts = [f"{part}/*" for part in self.tokenizers]
-            folder = hub_folder(weights, [*self._small_files(), *texts, *parts], revision)
+            folder = self._fetched(weights, revision, variant)
         for part in self.modules:
             check_safetensors(folder / part, weights, self.fix)
+        if variant and not any(_has(variant, folder / part) for part in self.modules):
+            wanted = f"expected *.{variant}*{SAFETENSORS} in {', '.join(self.modules)}"
+            raise WeightsError(f"{weights} has no files of the variant {variant!r}; {wanted}. {self.fix}")
         return folder
+
+    def _fetched(self, weights: str, revision: str | None, variant: str | None) -> Path:
+        """The local folder of a hub repository, with its weight files."""
+        texts, jsons = [f"{part}/*" for part in self.tokenizers], [f"{part}/*.json" for part in self.modules]
+        small = [*self._small_files(), *texts, *jsons]
+        if variant is None:
+            return hub_folder(weights, [*small, *(f"{part}/*{SAFETENSORS}" for part in self.modules)], revision)
+        own = [f"{part}/*.{variant}*{SAFETENSORS}" for part in self.modules]
+        folder = hub_folder(weights, [*small, *own], revision)
+        rest = [f"{part}/*{SAFETENSORS}" for part in self.modules if not _has(variant, folder / part)]
+        return hub_folder(weights, rest, revision) if rest else folder
 
     def _small_files(self) -> list[str]:
         return [INDEX, *(f"{part}/{config}" for part, config in self.configs.items())]
@@ -148,7 +159,7 @@ class PipelineFolder:
             folder: as :meth:`locate` gives it.
             part: name of its folder.
             name: what the user calls the pipeline.
-            variant: of the weight files.
+            variant: of the weight files, where the part has it; else, as in diffusers, the plain ones.
             dtype: of the weights.
             more: for its ``from_pretrained``.
 
@@ -159,7 +170,7 @@ class PipelineFolder:
             module, info = kind.from_pretrained(
                 folder,
                 subfolder=part,
-                variant=variant,
+                variant=variant if variant and _has(variant, folder / part) else None,
                 dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
@@ -178,3 +189,8 @@ class PipelineFolder:
                 f"weights are missing{shown(missing)}, {len(unexpected)} are unexpected{shown(unexpected)}. {self.fix}"
             )
         return module
+
+
+def _has(variant: str, folder: Path) -> bool:
+    """Whether a part's folder holds weight files of a variant."""
+    return any(folder.glob(f"*.{variant}*{SAFETENSORS}"))

@@ -13,7 +13,7 @@ STAGES = ("vae", "decoder", "denoiser", "scorer")
 BUDGETS = {
     "vae": Budget(7500, batch=8, learning_rate=1e-2),
     "decoder": Budget(1500, batch=8, learning_rate=4e-3),
-    "denoiser": Budget(6000, batch=64, learning_rate=1.5e-2, warmup=100),
+    "denoiser": Budget(7000, batch=64, learning_rate=1.5e-2, warmup=100),
     "scorer": Budget(1200, batch=32, learning_rate=1e-2),
 }
 
