@@ -88,7 +88,7 @@ class FamilyOptions(Options):
     revision: str | None = Field(None, description="Branch, tag or commit on the hub. Null: main. Not for a folder.")
     variant: str | None = Field(
         None,
-        description="Variant in the weight files' names, such as fp16; a part without such files has its plain ones. Null: plain.",
+        description="Variant in the weight files' names, such as fp16; parts without it have plain ones. Null: plain.",
     )
     negative_prompt: str = Field("", description="Prompt of the unconditional branch of classifier-free guidance.")
     attention: Attention = Field(
