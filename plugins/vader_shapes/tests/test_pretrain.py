@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
 from vader_shapes import model
-from vader_shapes.pretrain import common, data, decoder, defects, denoiser, vae
+from vader_shapes.pretrain import common, data, decoder, defects, denoiser, few_steps, vae
 from vader_shapes.pretrain.muon import Muon, orthogonalise
 
 
@@ -133,6 +133,60 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(tmp_path: Path) -> None:
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     again = train("broken", stop_at=0)  # is at its end
     assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+class _Straight(nn.Module):
+    """A teacher whose velocity is 2 with a prompt and 1 without."""
+
+    def forward(self, latents: torch.Tensor, sigma: torch.Tensor, tokens: torch.Tensor, *_: torch.Tensor) -> Any:
+        asked = (tokens[:, 1] != 0).float()  # an empty prompt is its end alone
+        return (1 + asked).view(-1, 1, 1, 1, 1).expand_as(latents)
+
+
+def test_a_step_of_the_student_is_what_guidance_does_in_several() -> None:
+    prompts = ["a red circle moving left on a black background"] * 3
+    paths = few_steps.guided_paths(_Straight(), prompts, 0, guidance_scale=3.0)  # type: ignore[arg-type]
+    assert paths.latents.shape == (3, few_steps.STEPS + 1, *few_steps.LATENT_SHAPE)
+    levels = torch.tensor(few_steps.noise_levels()).view(1, -1, 1, 1, 1, 1)
+    noise = paths.latents[:, :1]
+    assert torch.allclose(paths.latents, noise + 4 * (levels - 1), atol=1e-5)  # 1 + 3 (2 - 1)
+    right = few_steps.step_loss(lambda latents, *_: torch.full_like(latents, 4.0), paths, 32, seeded())
+    wrong = few_steps.step_loss(lambda latents, *_: torch.full_like(latents, 3.0), paths, 32, seeded())
+    assert right < 1e-8
+    assert wrong == pytest.approx(1, abs=1e-4)
+
+
+def test_the_student_is_a_variant_beside_its_teacher_and_resumes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model.build_vae().save_pretrained(tmp_path / "vae")
+    budget = common.Budget(steps=1, batch=2, learning_rate=1e-2, warmup=1)
+    weights = denoiser.train_denoiser(tmp_path, budget, final_clips=0, weights=tmp_path / "weights", clip_count=8)
+    before = model.load_pipeline(weights).transformer.state_dict()
+
+    def train(out: Path, steps: int) -> dict[str, torch.Tensor]:
+        out.mkdir(exist_ok=True)
+        for name in ("denoiser.pt", "vae"):
+            if not (out / name).exists():
+                (out / name).symlink_to(tmp_path / name)
+        asked = common.Budget(steps=2, batch=2, learning_rate=1e-2, warmup=1, minutes=math.inf)
+        stop = _StopAt(steps + 1)
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            loss_of = few_steps.step_loss
+            patch.setattr(few_steps, "step_loss", lambda *given: stop.count() or loss_of(*given))
+            few_steps.train_few_steps(out, asked, save_every=1, check_clips=0, weights=weights, path_count=4)
+        saved = common.load_checkpoint(out / "few_steps.pt")
+        assert saved is not None
+        assert saved["step"] == steps
+        return saved["model"]
+
+    whole = train(tmp_path / "whole", 2)
+    train(tmp_path / "broken", 1)
+    resumed = train(tmp_path / "broken", 2)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    plain = model.load_pipeline(weights).transformer.state_dict()
+    assert all(torch.equal(plain[name], before[name]) for name in before)
+    student = WanTransformer3DModel.from_pretrained(weights / "transformer", variant=few_steps.VARIANT).state_dict()
+    assert any(not torch.equal(student[name].float(), before[name]) for name in before)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`python -m vader_shapes.pretrain [vae|decoder|denoiser|scorer|all] --out DIR`: trains the embedded weights."""
+"""`python -m vader_shapes.pretrain STAGE --out DIR` trains the embedded weights, or a part of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from vader_shapes import WEIGHTS
 from vader_shapes.pretrain.common import Budget
 
-STAGES = ("vae", "decoder", "denoiser", "scorer")
+STAGES = ("vae", "decoder", "denoiser", "few_steps", "scorer")
 BUDGETS = {
     "vae": Budget(7500, batch=8, learning_rate=1e-2),
     "decoder": Budget(1500, batch=8, learning_rate=4e-3),
     "denoiser": Budget(7000, batch=64, learning_rate=1.5e-2, warmup=100),
+    "few_steps": Budget(1500, batch=64, learning_rate=4e-3, warmup=30),
     "scorer": Budget(1200, batch=32, learning_rate=1e-2),
 }
 
@@ -51,6 +52,10 @@ def _run(stage: str, arguments: argparse.Namespace) -> None:
         from vader_shapes.pretrain.denoiser import train_denoiser
 
         train_denoiser(out, budget, seed, compiled=arguments.compile, weights=weights / "pipeline")
+    elif stage == "few_steps":
+        from vader_shapes.pretrain.few_steps import train_few_steps
+
+        train_few_steps(out, budget, seed, weights=weights / "pipeline")
     else:
         from vader_shapes.pretrain.scorer import train_scorer
 
