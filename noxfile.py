@@ -317,7 +317,7 @@ def align(session: nox.Session) -> None:
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Measure our step beside two peers', renew results and docs (10 minutes; with `-- --train 3` an hour)."""
+    """Measure our step beside two peers', renew results and docs (an hour; `-- --only steps`: 10 minutes)."""
     run(session, "python", "-m", "benchmarks.peers", *session.posargs)
 
 

@@ -1,7 +1,7 @@
-"""Our step beside those of two peers, and what shortcuts cost: ``python -m benchmarks.peers [--train]``.
+"""Our step beside those of two peers, and what shortcuts cost: ``python -m benchmarks.peers``.
 
 Everything runs in this process, in turns. Results go to ``benchmarks/peers/results`` and, as
-tables, to ``docs/how-to/speed.md``.
+tables, to ``docs/how-to/speed.md``; those of parts that are not run stay.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.peers import loops, measuring, shortcuts, worlds
 
 from vader.report.statistics import mean_interval
 
+PARTS = ("steps", "directions", "train")
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results", HERE.parents[1] / "docs" / "how-to" / "speed.md"
 KEPT = "Wan, VideoX-Fun's loop; ours with `recompute: false`"
@@ -82,21 +83,21 @@ def _reached(curve: Sequence[Sequence[float]], wanted: float) -> float | None:
 
 
 def _train_rows(train: Mapping[str, Any]) -> list[str]:
-    """A row for each training; the first one is the measure of the others."""
-    rows, measure = [], next(iter(train.values()))
-    wanted = fmean(run[-1][2] for run in measure)
-    whole = measure[0][-1][1]
+    """A row for each training, beside each of the first ones that are the measure of the others."""
+    rows, measures = [], list(train.values())[: shortcuts.MEASURES]
     for name, runs in train.items():
         ends = [run[-1][2] for run in runs]
         found = mean_interval(ends)
         interval = f" [{found.low:.3f}, {found.high:.3f}]" if found else ""
+        cells = [name, f"{fmean(run[0][2] for run in runs):.3f}", f"{fmean(ends):.3f}{interval}"]
+        cells.append(", ".join(f"{end:.3f}" for end in ends))
         curve = [[*points[0][:2], fmean(point[2] for point in points)] for points in zip(*runs, strict=True)]
-        reached = _reached(curve, wanted)
-        rows.append(
-            f"| {name} | {runs[0][-1][0]} | {runs[0][-1][1] / whole:.2f} | {fmean(run[0][2] for run in runs):.3f} "
-            f"| {fmean(ends):.3f}{interval} | {', '.join(f'{end:.3f}' for end in ends)} "
-            f"| {f'{reached / whole:.2f}' if reached is not None else 'not reached'} |"
-        )
+        for measure in measures:
+            whole = measure[0][-1][1]
+            reached = _reached(curve, fmean(run[-1][2] for run in measure))
+            cells.append(f"{runs[0][-1][1] / whole:.2f}")
+            cells.append("not reached" if reached is None else f"{reached / whole:.2f}")
+        rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
@@ -104,7 +105,6 @@ COLUMNS = (
     "loop", "N", "K", "blocks recomputed", "time, ours / theirs", "quartiles", "FLOPs, ours / theirs",
     "denoiser calls, ours / theirs", "saved, MB", "held, MB",
 )  # fmt: skip
-STEP_HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
 def _step_row(row: Mapping[str, Any]) -> str:
@@ -119,22 +119,25 @@ def _step_row(row: Mapping[str, Any]) -> str:
 
 def tables(results: Mapping[str, Any]) -> dict[str, str]:
     """The results in Markdown, by name."""
-    machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
-    made = {"steps": "\n".join([STEP_HEAD, *map(_step_row, results["steps"]), "", f"Machine: {machine}."])}
-    head = [
-        "| before the window | denoiser FLOPs, of the exact rollout's | cosine with the exact gradient |",
-        "|---|---|---|",
-    ]
-    rows = [f"| {name} | {row['share']:.2f} | {row['cosine']:.3f} |" for name, row in results["directions"].items()]
-    made["directions"] = "\n".join(head + rows)
+    made = {}
+    if "steps" in results:
+        machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
+        made["steps"] = "\n".join([*_head(COLUMNS), *map(_step_row, results["steps"]), "", f"Machine: {machine}."])
+    if "directions" in results:
+        columns = ["before the window", "denoiser FLOPs, of the exact rollout's", "cosine with the exact gradient"]
+        rows = [f"| {name} | {row['share']:.2f} | {row['cosine']:.3f} |" for name, row in results["directions"].items()]
+        made["directions"] = "\n".join([*_head(columns), *rows])
     if "train" in results:
-        head = [
-            "| training | optimizer steps | FLOPs, of the first's | reward before | after [95 % over seeds] | by seed "
-            "| FLOPs until the first's reward |",
-            f"{'|---' * 7}|",
-        ]
-        made["train"] = "\n".join(head + _train_rows(results["train"]))
+        columns = ["training", "reward before", "after [95 % over seeds]", "by seed"]
+        for name in list(results["train"])[: shortcuts.MEASURES]:
+            short = name.rpartition(", ")[2]
+            columns += [f"FLOPs, of {short} with every step", "until its reward"]
+        made["train"] = "\n".join([*_head(columns), *_train_rows(results["train"])])
     return made
+
+
+def _head(columns: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(columns)} |", f"{'|---' * len(columns)}|"]
 
 
 def fill(page: Path, made: Mapping[str, str]) -> None:
@@ -157,23 +160,25 @@ def _processor() -> str:
 def main() -> None:
     """Measure, write results.json, and renew the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Our step beside two peers'.")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run; all by default")
     parser.add_argument("--rounds", type=int, default=9, help="times that each step is timed")
-    parser.add_argument("--train", type=int, default=0, metavar="SEEDS", help="also train, with so many seeds")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    versions = {name: version(name) for name in ("torch", "diffusers", "peft", "accelerate")}
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "threads used": 1}
-    results: dict[str, Any] = {"machine": {**machine, **versions}}
-    results["steps"] = steps_table(arguments.rounds)
-    results["directions"] = {name: asdict(found) for name, found in shortcuts.directions().items()}
     known = RESULTS / "results.json"
-    if arguments.train:
-        results["train"] = train_table(arguments.train)
-    elif known.is_file():
-        results |= {key: value for key, value in json.loads(known.read_text()).items() if key == "train"}
-    RESULTS.mkdir(exist_ok=True)
-    known.write_text(json.dumps(results) + "\n", encoding="utf-8")
-    fill(PAGE, tables(results))
+    results: dict[str, Any] = json.loads(known.read_text()) if known.is_file() else {}
+    for part in arguments.only:
+        if part == "steps":
+            versions = {name: version(name) for name in ("torch", "diffusers", "peft", "accelerate")}
+            results["machine"] = {"processor": _processor(), "cores": os.cpu_count(), "threads used": 1, **versions}
+            results["steps"] = steps_table(arguments.rounds)
+        elif part == "directions":
+            results["directions"] = {name: asdict(found) for name, found in shortcuts.directions().items()}
+        else:
+            results["train"] = train_table(arguments.seeds)
+        known.parent.mkdir(exist_ok=True)
+        known.write_text(json.dumps(results) + "\n", encoding="utf-8")
+        fill(PAGE, tables(results))
 
 
 if __name__ == "__main__":
