@@ -39,7 +39,7 @@ VARIANT = "few_steps"
 STEPS = 4  # of the student, by the scheduler's own noise levels
 TEACHER_STEPS = 12  # about as many guided ones over the whole path
 GUIDANCE_SCALE = 2.0
-PATHS, BATCH = 6144, 64
+PATHS, BATCH = 4096, 64
 LATENT_SHAPE = (LATENT_CHANNELS, 1 + (FRAMES - 1) // TEMPORAL_COMPRESSION, SIZE // 4, SIZE // 4)
 
 
