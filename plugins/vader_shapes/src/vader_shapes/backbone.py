@@ -17,6 +17,10 @@ class ShapesOptions(WanOptions):
     weights: str = Field(
         str(WEIGHTS / "pipeline"), min_length=1, description="Pipeline folder; the embedded one by default."
     )
+    variant: str | None = Field(
+        None,
+        description="few_steps: distilled for four denoising steps without guidance. Null: the model as trained.",
+    )
     max_sequence_length: int = Field(20, ge=1, description="Tokens of a prompt; longer ones are cut, shorter padded.")
 
 
