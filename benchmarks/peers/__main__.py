@@ -83,21 +83,18 @@ def _reached(curve: Sequence[Sequence[float]], wanted: float) -> float | None:
 
 
 def _train_rows(train: Mapping[str, Any]) -> list[str]:
-    """A row for each training, beside each of the first ones that are the measure of the others."""
-    rows, measures = [], list(train.values())[: shortcuts.MEASURES]
+    """A row for each training; the first one is the measure of the others."""
+    rows, measure = [], next(iter(train.values()))
+    wanted, whole = fmean(run[-1][2] for run in measure), measure[0][-1][1]
     for name, runs in train.items():
         ends = [run[-1][2] for run in runs]
         found = mean_interval(ends)
         interval = f" [{found.low:.3f}, {found.high:.3f}]" if found else ""
-        cells = [name, f"{fmean(run[0][2] for run in runs):.3f}", f"{fmean(ends):.3f}{interval}"]
-        cells.append(", ".join(f"{end:.3f}" for end in ends))
         curve = [[*points[0][:2], fmean(point[2] for point in points)] for points in zip(*runs, strict=True)]
-        for measure in measures:
-            whole = measure[0][-1][1]
-            reached = _reached(curve, fmean(run[-1][2] for run in measure))
-            cells.append(f"{runs[0][-1][1] / whole:.2f}")
-            cells.append("not reached" if reached is None else f"{reached / whole:.2f}")
-        rows.append(f"| {' | '.join(cells)} |")
+        reached = _reached(curve, wanted)
+        cells = [name, f"{runs[0][-1][1] / whole:.2f}", f"{fmean(run[0][2] for run in runs):.3f}"]
+        cells += [f"{fmean(ends):.3f}{interval}", ", ".join(f"{end:.3f}" for end in ends)]
+        rows.append(f"| {' | '.join(cells)} | {'not reached' if reached is None else f'{reached / whole:.2f}'} |")
     return rows
 
 
@@ -128,10 +125,8 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
         rows = [f"| {name} | {row['share']:.2f} | {row['cosine']:.3f} |" for name, row in results["directions"].items()]
         made["directions"] = "\n".join([*_head(columns), *rows])
     if "train" in results:
-        columns = ["training", "reward before", "after [95 % over seeds]", "by seed"]
-        for name in list(results["train"])[: shortcuts.MEASURES]:
-            short = name.rpartition(", ")[2]
-            columns += [f"FLOPs, of {short} with every step", "until its reward"]
+        columns = ["before the window", "denoiser FLOPs, of the first's", "reward before", "after [95 % over seeds]"]
+        columns += ["by seed", "denoiser FLOPs until the first's reward"]
         made["train"] = "\n".join([*_head(columns), *_train_rows(results["train"])])
     return made
 
@@ -162,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Our step beside two peers'.")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run; all by default")
     parser.add_argument("--rounds", type=int, default=9, help="times that each step is timed")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each kind")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     known = RESULTS / "results.json"

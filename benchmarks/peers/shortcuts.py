@@ -33,19 +33,12 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     RECOMMENDED: {"coarse_steps": 8},
     "`coarse_steps: 6`": {"coarse_steps": 6},
 }
-TWO_STEPS = {"mode": "tail", "k": 2}
 TRAININGS: Mapping[str, dict[str, Any]] = {
-    "every step, *K* = 1": {},
-    "every step, *K* = 2": {"gradient": TWO_STEPS},
-    f"{RECOMMENDED}, *K* = 2": {"gradient": TWO_STEPS, "rollout": VARIANTS[RECOMMENDED]},
-    f"{RECOMMENDED}, *K* = 2, `branches: conditional`": {
-        "rollout": VARIANTS[RECOMMENDED],
-        "gradient": {**TWO_STEPS, "branches": "conditional"},
-    },
+    "every step": {},
+    RECOMMENDED: {"rollout": VARIANTS[RECOMMENDED]},
+    "`coarse_steps: 3`": {"rollout": {"coarse_steps": 3}},
 }
-"""Runs whose rewards are compared. The first is what the reference's loop computes, the second the same with the window
-of the others: they are what the others are measured by."""
-MEASURES = 2
+"""Runs whose rewards are compared; the first, what the reference's loop computes, is the measure of the others."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +55,13 @@ class Direction:
 
 
 def spec(seed: int, **changes: Any) -> dict[str, Any]:
-    """A run of the embedded model with guidance, 25 steps and K 1; other noise judges it than trains it."""
-    train = {"steps": 60, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 2, "seed": seed, "device": "cpu"}
+    """A run of the embedded model with 25 steps and K 1; other noise judges it than trains it."""
+    rate = {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 3}
+    train = {"steps": 60, "batch_size": 16, **rate, "seed": seed, "device": "cpu"}
     judged = {"clips": 152, "batch_size": 38}
     return {
         "backbone": {"name": "shapes", "adapter": {"rank": 16}},
-        "sampler": {"steps": 25, "guidance_scale": 3.0},
+        "sampler": {"steps": 25, "guidance_scale": 1.0},
         "prompts": {"name": "shapes", "options": {"split": "train"}},
         "rewards": ["shapes_alignment"],
         "validation": {**judged, "save_clips": 0},
@@ -77,8 +71,8 @@ def spec(seed: int, **changes: Any) -> dict[str, Any]:
 
 
 def directions(clips: int = 32) -> dict[str, Direction]:
-    """Each variant's gradient beside the exact one, and beside that of another noise (row "another noise")."""
-    plan = resolve(spec(0))
+    """Each variant's gradient, with guidance, beside the exact one; and beside that of another noise."""
+    plan = resolve(spec(0, sampler={"steps": 25, "guidance_scale": 3.0}))
     live = assemble(plan, Engine(plan.spec), lambda _: None)
     exact, whole = _gradient(live, live.context, "clip", clips)
     found = {}
@@ -128,8 +122,8 @@ def _operations(name: str, clips: int = 4) -> float:
     """Floating-point operations of the denoiser in an optimizer step of a training, forward and backward."""
     plan = resolve(spec(0, **TRAININGS[name]))
     live = assemble(plan, Engine(plan.spec), lambda _: None)
-    steps, k = plan.spec.sampler.steps, TRAININGS[name].get("gradient", {"k": 1})["k"]
+    steps = plan.spec.sampler.steps
     with FlopCounterMode(display=False) as counter:
-        latents = live.context.sample(live.encode(_prompts(clips)), range(clips), Window(steps - k, steps))
+        latents = live.context.sample(live.encode(_prompts(clips)), range(clips), Window(steps - 1, steps))
         torch.autograd.grad(latents.sum(), live.parameters, allow_unused=True)
     return counter.get_total_flops() * plan.spec.train.batch_size / clips
