@@ -38,6 +38,24 @@ def test_the_base_model_is_honestly_imperfect_on_held_out_prompts() -> None:
         assert base.mean(name) >= 0.4
 
 
+def test_in_four_steps_without_guidance_the_variant_for_few_steps_shows_what_the_model_as_trained_does_not() -> None:
+    shown = {}
+    for variant in (None, "few_steps"):
+        spec = {
+            "backbone": {"name": "shapes", "options": {"variant": variant}},
+            "sampler": {"steps": 4, "guidance_scale": 1.0},
+            "prompts": "shapes",
+            "rewards": ["shapes_accuracy"],
+            "validation": {
+                "prompts": {"name": "shapes", "options": {"split": "held_out", "kinds": ["single"]}},
+                "clips": 48,
+                "batch_size": 24,
+            },
+        }
+        shown[variant] = evaluate(spec).base.mean("shapes_accuracy")
+    assert shown["few_steps"] >= shown[None] + 0.15
+
+
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> vader.RunResult:
     folder = tmp_path_factory.mktemp("quickstart")
