@@ -133,7 +133,7 @@ def test_headline_and_table_hold_the_independently_computed_numbers(folder: Path
     assert "tiny aligned with alignment" in text
     assert "Better" in text
     assert (
-        f"alignment on held-out prompts rose from {statistics.mean(BEFORE):.2f} to {statistics.mean(AFTER):.2f} "
+        f"alignment on the validation's prompts rose from {statistics.mean(BEFORE):.2f} to {statistics.mean(AFTER):.2f} "
         f"(+{gain:.2f}, 95 % CI +{gain - half:.2f} to +{gain + half:.2f})."
     ) in text
     assert f"+{gain - half:.2f} to +{gain + half:.2f} {deviation:.2f} +{gain / deviation:.2f}" in text
@@ -326,7 +326,7 @@ def test_target_reward_is_judged_by_its_distance(folder: Path) -> None:
     write_validation(folder, 4, {"alignment": [0.31 + i / 1000 for i in range(8)]})
     text = text_of(folder)
     assert "Better" in text
-    assert "alignment (target 0.30) on held-out prompts fell from" in text
+    assert "alignment (target 0.30) on the validation's prompts fell from" in text
 
 
 def test_clips_of_a_pair_stand_side_by_side(folder: Path) -> None:
@@ -361,7 +361,7 @@ def test_one_validation(folder: Path, clips: int) -> None:
     write_validation(folder, 0, {"alignment": BEFORE, "accuracy": [1.0] * 6 + [0.0] * 2}, clips=clips)
     html = write_report(folder).read_text(encoding="utf-8")
     text = Loads(html).text
-    assert "Judged once so far, before training, on held-out prompts: mean alignment 0.33, accuracy 75.0 %." in text
+    assert "Judged once so far, before training, on the validation's prompts: mean alignment 0.33, accuracy 75.0 %." in text
     assert html.count("<video") == clips
 
 

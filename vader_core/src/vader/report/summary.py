@@ -83,7 +83,7 @@ def where(run: RunData) -> str:
     if run.spec is None:
         return "the validation prompts"
     prompts = run.spec.validation.prompts
-    return "the training prompts" if prompts in (None, run.spec.prompts) else "held-out prompts"
+    return "the training prompts" if prompts in (None, run.spec.prompts) else "the validation's prompts"
 
 
 def _name(score: Score) -> str:
