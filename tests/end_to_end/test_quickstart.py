@@ -78,4 +78,5 @@ def test_a_sixth_of_the_quickstart_already_raises_the_reward_on_prompts_of_one_o
 def test_the_run_folder_is_complete(result: vader.RunResult) -> None:
     files = {"spec.yaml", "metrics.jsonl", "environment.json", "report.html"}
     assert {path.name for path in result.folder.iterdir()} >= files | {"adapter", "checkpoints", "samples"}
-    assert "shapes_alignment on the training prompts rose" in (result.folder / "report.html").read_text(encoding="utf-8")
+    report = (result.folder / "report.html").read_text(encoding="utf-8")
+    assert "shapes_alignment on the training prompts rose" in report

@@ -133,8 +133,8 @@ def test_headline_and_table_hold_the_independently_computed_numbers(folder: Path
     assert "tiny aligned with alignment" in text
     assert "Better" in text
     assert (
-        f"alignment on the validation's prompts rose from {statistics.mean(BEFORE):.2f} to {statistics.mean(AFTER):.2f} "
-        f"(+{gain:.2f}, 95 % CI +{gain - half:.2f} to +{gain + half:.2f})."
+        f"alignment on the validation's prompts rose from {statistics.mean(BEFORE):.2f} "
+        f"to {statistics.mean(AFTER):.2f} (+{gain:.2f}, 95 % CI +{gain - half:.2f} to +{gain + half:.2f})."
     ) in text
     assert f"+{gain - half:.2f} to +{gain + half:.2f} {deviation:.2f} +{gain / deviation:.2f}" in text
     share = math.sqrt((7 / 10 - (5 / 10) ** 2) / 10) * 1.95996398  # 5 gained, 0 lost: (6 - 1) / 10
@@ -361,7 +361,8 @@ def test_one_validation(folder: Path, clips: int) -> None:
     write_validation(folder, 0, {"alignment": BEFORE, "accuracy": [1.0] * 6 + [0.0] * 2}, clips=clips)
     html = write_report(folder).read_text(encoding="utf-8")
     text = Loads(html).text
-    assert "Judged once so far, before training, on the validation's prompts: mean alignment 0.33, accuracy 75.0 %." in text
+    said = "Judged once so far, before training, on the validation's prompts: mean alignment 0.33, accuracy 75.0 %."
+    assert said in text
     assert html.count("<video") == clips
 
 
