@@ -100,7 +100,7 @@ class PipelineFolder:
         """The local folder of a hub repository, with its weight files."""
         texts, jsons = [f"{part}/*" for part in self.tokenizers], [f"{part}/*.json" for part in self.modules]
         small = [*self._small_files(), *texts, *jsons]
-        if variant is None:
+        if not variant:
             return hub_folder(weights, [*small, *(f"{part}/*{SAFETENSORS}" for part in self.modules)], revision)
         own = [f"{part}/*.{variant}*{SAFETENSORS}" for part in self.modules]
         folder = hub_folder(weights, [*small, *own], revision)

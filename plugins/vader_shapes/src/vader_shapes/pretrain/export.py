@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from diffusers import WanPipeline
+from safetensors.torch import save_file
+from torch import Tensor
 
 
 def export_pipeline(pipeline: WanPipeline, folder: Path) -> Path:
@@ -31,3 +34,13 @@ def export_pipeline(pipeline: WanPipeline, folder: Path) -> Path:
     temporary.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def export_weights(values: Mapping[str, Tensor], path: Path) -> Path:
+    """Writes one network's weights in float16, replacing what was there when all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    half = {name: value.half().contiguous() for name, value in values.items()}
+    save_file(half, temporary, metadata={"format": "pt"})
+    temporary.replace(path)
+    return path

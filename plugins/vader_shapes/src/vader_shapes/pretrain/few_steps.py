@@ -7,6 +7,7 @@ one place, not a mean of many, so that clips are crisp. The student is right on 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +16,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vader_shapes.model import (
@@ -29,8 +29,9 @@ from vader_shapes.model import (
     build_tokenizer,
     build_transformer,
 )
-from vader_shapes.pretrain.common import Budget, Log, MovingAverage, Training, load_checkpoint, save_checkpoint
+from vader_shapes.pretrain.common import Budget, Log, Training, load_checkpoint, save_checkpoint
 from vader_shapes.pretrain.denoiser import Generator
+from vader_shapes.pretrain.export import export_weights
 from vader_shapes.pretrain.sampling import sampled_figures
 from vader_shapes.scenes import grammar, splits
 from vader_shapes.world import FRAMES, SIZE
@@ -124,32 +125,31 @@ def train_few_steps(
         The safetensors file with the averaged student in float16, a variant of the folder's transformer.
     """
     torch.manual_seed(seed)
-    model = Generator()
-    teacher = load_checkpoint(out / "denoiser.pt")
-    if teacher is None:
+    teacher, saved = Generator(), load_checkpoint(out / "denoiser.pt")
+    if saved is None:
         raise FileNotFoundError(f"{out / 'denoiser.pt'} is not there; train the denoiser first.")
-    model.load_state_dict(teacher["average"])
-    model.requires_grad_(False)
-    paths = kept_paths(out, model.eval(), path_count, seed + 30)
-    training = Training(out / "few_steps.pt", model.transformer.requires_grad_(True), budget, seed, decay=0.995)
+    teacher.load_state_dict(saved["average"])
+    student = copy.deepcopy(teacher.eval().requires_grad_(False))
+    training = Training(out / "few_steps.pt", student.transformer.requires_grad_(True), budget, seed, decay=0.995)
     file = weights / "transformer" / f"diffusion_pytorch_model.{VARIANT}.safetensors"
     if training.progress >= 1 and file.exists():
         return file
+    paths = kept_paths(out, teacher, path_count, seed + 30)
     log = Log(out / "few_steps.jsonl")
     losses: list[float] = []
     while training.progress < 1:
-        losses.append(training.update(step_loss(model, paths, budget.batch, training.generator)))
+        losses.append(training.update(step_loss(student, paths, budget.batch, training.generator)))
         if training.steps % log_every == 0:
             log.write(step=training.steps, loss=sum(losses) / len(losses), seconds=training.seconds)
             losses.clear()
         if training.due(save_every):
             training.save()
         if training.due(check_every) and check_clips:
-            student = build_transformer()
-            student.load_state_dict(training.average.values)
-            pipeline = build_pipeline(AutoencoderKLWan.from_pretrained(out / "vae"), student, model.text_encoder)
+            averaged = build_transformer()
+            averaged.load_state_dict(training.average.values)
+            pipeline = build_pipeline(AutoencoderKLWan.from_pretrained(out / "vae"), averaged, student.text_encoder)
             log.write(step=training.steps, **sampled_figures(pipeline, check_clips, 4321, STEPS, 1.0))
-    return _export(training.average, file)
+    return export_weights(training.average.values, file)
 
 
 def kept_paths(out: Path, teacher: Generator, count: int, seed: int) -> Paths:
@@ -159,12 +159,3 @@ def kept_paths(out: Path, teacher: Generator, count: int, seed: int) -> Paths:
         saved = vars(guided_paths(teacher, prompts, seed))
         save_checkpoint(out / "paths.pt", saved)
     return Paths(**saved)
-
-
-def _export(average: MovingAverage, file: Path) -> Path:
-    """Writes the student, replacing what was there when all is written."""
-    temporary = file.with_suffix(".tmp")
-    half = {name: value.half().contiguous() for name, value in average.values.items()}
-    save_file(half, temporary, metadata={"format": "pt"})
-    temporary.replace(file)
-    return file

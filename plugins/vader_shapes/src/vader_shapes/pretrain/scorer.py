@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vader_shapes.pretrain.common import Budget, Log, Training
 from vader_shapes.pretrain.data import Clips, held_out_clips, rendered
 from vader_shapes.pretrain.defects import distort, latent_noise, thin
+from vader_shapes.pretrain.export import export_weights
 from vader_shapes.scenes import grammar, renderer, splits
 from vader_shapes.scenes.changes import SHAPE, changeable, changed
 from vader_shapes.scenes.facts import said
@@ -139,16 +139,7 @@ def train_scorer(
             averaged.load_state_dict(training.average.values)
             checked = {name: choices(averaged.eval(), frames, held_out.scenes) for name, frames in tests.items()}
             log.write(step=training.steps, loss=loss, seconds=training.seconds, **checked)
-    export_scorer(training.average.values, weights)
-    return weights
-
-
-def export_scorer(values: Mapping[str, Tensor], path: Path) -> None:
-    """Writes the weights in float16, replacing what was there when all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file({name: value.half().contiguous() for name, value in values.items()}, temporary)
-    temporary.replace(path)
+    return export_weights(training.average.values, weights)
 
 
 @torch.no_grad()
