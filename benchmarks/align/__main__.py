@@ -27,10 +27,14 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="folder of the docs, to renew their tables and plots")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one processor (default: 2)")
     parser.add_argument("--only", nargs="*", metavar="VARIANT", help="run these variants alone")
+    parser.add_argument("--sweep", action="store_true", help="choose learning rates: run the plan's sweep instead")
     parser.add_argument("--cost", action="store_true", help="only count what the plan will take")
     parser.add_argument("--report", action="store_true", help="only write the results of the runs that are done")
     options = parser.parse_args()
-    plan = running.equalised(planning.load(options.plan), options.runs, options.only)
+    plan = planning.load(options.plan)
+    if options.sweep:
+        plan, options.runs, options.results = planning.sweep(plan), options.runs / "sweep", options.results / "sweep"
+    plan = running.equalised(plan, options.runs, options.only)
     if options.cost:
         print(running.costs(plan, options.runs))
         return
@@ -59,7 +63,8 @@ def run_all(plan: planning.Plan, home: Path, jobs: int, only: Sequence[str] | No
         for future in futures:
             future.result()
         names = [name for name in plan.options.variants if not only or name in only]
-        for future in [submit(running.count_operations, plan, name, home) for name in names]:
+        counts = (running.count_operations, running.held)
+        for future in [submit(count, plan, name, home) for name in names for count in counts]:
             future.result()
         submit(running.base_figures, plan, home).result()
 

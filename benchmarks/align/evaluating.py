@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vader.diffusion.seeding import derive, stream
 from vader.protocols import Prompt
+from vader.runs.image_statistics import STATISTICS
 from vader.runs.session import Session, open_session
 from vader.runs.validation import score_clips
 from vader.weights import lora
@@ -87,6 +88,12 @@ class Evaluator:
         clips = list(made)
         scores = {key: [round(clip.scores[key], 5) for clip in clips] for key in clips[0].scores}
         found: dict[str, Any] = {"scores": scores, "diversity": self._diversity([frames[i] for i in everyone])}
+        found["kinds"] = [clip.kind for clip in clips]
+        found["statistics"] = {
+            name: [round(clip.statistics[name], 6) for clip in clips]
+            for name in STATISTICS
+            if all(name in clip.statistics for clip in clips)
+        }
         if divergence:
             found["divergence"] = self._divergence()
         return found

@@ -35,6 +35,18 @@ class VariantOptions(Options):
     )
     curve: bool = Field(False, description="Draw its course.")
     kl: bool = Field(False, description="A point of the curve of KL weights.")
+    rate_of: str | None = Field(
+        None, description="Variant whose learning rate it has; a sweep leaves it out. Null: it is swept itself."
+    )
+
+
+class SweepOptions(Options):
+    """How the learning rates are chosen: the same few for every variant, with fewer queries."""
+
+    queries: int = Field(ge=1)
+    seed: int = Field(description="Of the training; the comparison has others.")
+    rates: tuple[float, ...] = Field(min_length=1)
+    base: dict[str, Any] = Field(default_factory=dict, description="Changes of base.yaml.")
 
 
 class PlanOptions(Options):
@@ -50,6 +62,7 @@ class PlanOptions(Options):
         "variant is also evaluated after as many operations. Null: queries alone.",
     )
     base: dict[str, Any] = Field(default_factory=dict, description="Changes of base.yaml.")
+    sweep: SweepOptions | None = Field(None, description="What `--sweep` runs. Null: it is refused.")
     variants: dict[str, VariantOptions]
 
 
@@ -125,6 +138,33 @@ class Plan:
         train = {"seed": seed, "steps": steps[end], "checkpoint_every": math.gcd(*steps.values())}
         kept = any(spec["train"].get(key) is not None for key in ("ema_decay", "early_stop"))
         return Run(name, seed, merged(spec, {"train": train}), steps, kept)
+
+
+def sweep(plan: Plan) -> Plan:
+    """The plan that chooses the learning rates: every variant that has one of its own, with every rate.
+
+    Raises:
+        ValueError: the plan says no sweep.
+    """
+    options = plan.options.sweep
+    if options is None:
+        raise ValueError("the plan has no section `sweep`: add its queries, seed and rates.")
+    variants = {
+        f"{name}_{rate:g}": VariantOptions(
+            title=f"{variant.title}, {rate:g}", spec=merged(variant.spec, {"train": {"learning_rate": rate}})
+        )
+        for name, variant in plan.options.variants.items()
+        if variant.rate_of is None
+        for rate in options.rates
+    }
+    swept = PlanOptions(
+        queries=options.queries,
+        seeds=(options.seed,),
+        milestones=(options.queries,),
+        evaluation=plan.options.evaluation,
+        variants=variants,
+    )
+    return Plan(swept, merged(plan.base, options.base))
 
 
 def clips_per_step(spec: Mapping[str, Any]) -> float:

@@ -18,6 +18,8 @@ from vader.runs.folder import ADAPTER, RunFolder, step_folder
 from vader.storage import write_json
 
 RESULT, COST, OUTPUT = "result.json", "cost.jsonl", "run"
+HELD_CLIPS = 8
+"""Clips of the step whose memory is counted: the same for all, and whole groups of those that compare clips."""
 _evaluators: dict[str, Evaluator] = {}
 
 
@@ -183,6 +185,26 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
     per_query: float = counter.get_total_flops() / (steps * clips_per_step(small))
     write_json(path, {"spec": run.spec, "per_query": per_query})
     return per_query
+
+
+def held(plan: Plan, name: str, home: Path) -> float:
+    """Bytes that an optimizer step of :data:`HELD_CLIPS` clips of a variant holds at its worst moment, made or found.
+
+    Counted by :func:`vader.estimation.estimate` on tensors without bytes: weights, optimizer, and what is alive beside.
+    """
+    from vader.estimation import estimate
+
+    run = plan.run(name, plan.seeds(name)[0])
+    path = home / "held" / f"{name}.json"
+    spec = merged(run.spec, {"train": {"batch_size": HELD_CLIPS}, "validation": {"clips": 0}, "output": "unused"})
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if _lengthless(found["spec"]) == _lengthless(json.loads(json.dumps(spec))):
+            return float(found["bytes"])
+    counted = float(estimate(spec, device="cpu").training.peak.total)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"spec": spec, "bytes": counted})
+    return counted
 
 
 def _lengthless(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.align import planning, reporting, running
+from benchmarks.align import planning, reporting, running, tables
 from benchmarks.align.__main__ import run_all
 from benchmarks.align.figures import REWARD, kl_points
 
 import vader
 from vader.report.statistics import mean
 from vader.runs.folder import RunFolder
+from vader.runs.image_statistics import STATISTICS
 
 HERE = Path(__file__).resolve().parents[2]
 COMMITTED = HERE / "benchmarks" / "align" / "results"
@@ -51,7 +52,12 @@ def test_a_toy_plan_gives_figures_table_and_plots(toy: tuple[planning.Plan, Path
     data = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
     assert set(data["variants"]) == {"tail", "dpo"}
     assert list(data["variants"]["dpo"]["points"]) == ["8", "16"]
-    found = data["variants"]["tail"]["points"]["8"][REWARD]
+    by_kind, point = data["base"]["by_kind"], data["variants"]["tail"]["points"]["8"]
+    assert by_kind
+    assert set(point["by_kind"]) == set(by_kind)
+    assert [set(seed) <= set(STATISTICS) for seed in point["alarms"]] == [True]
+    assert data["variants"]["tail"]["held"] > 1e6
+    found = point[REWARD]
     raw = json.loads((folder / "runs" / "tail-1" / "result.json").read_text(encoding="utf-8"))
     base = json.loads((folder / "runs" / "base.json").read_text(encoding="utf-8"))
     gain = mean(raw["evaluations"]["8"]["scores"][REWARD]) - mean(base["scores"][REWARD])
@@ -124,26 +130,37 @@ def test_equal_operations_are_a_milestone_of_every_variant(monkeypatch: pytest.M
     counted = {"tail_2": 2.0, "last": 1.0, "full": 4.0}
     monkeypatch.setattr(running, "count_operations", lambda plan, name, home: counted.get(name, 2.0))
     plan = running.equalised(planning.load(METHODS), tmp_path)
-    assert {name: plan.equal[name] for name in counted} == {"tail_2": 640, "last": 1280, "full": 320}
-    assert list(plan.run("last", 1).milestones) == [160, 320, 640, 1280]
-    assert list(plan.run("full", 1).milestones) == [160, 320, 640]
+    assert {name: plan.equal[name] for name in counted} == {"tail_2": 1600, "last": 3200, "full": 800}
+    assert list(plan.run("last", 1).milestones) == [160, 640, 1600, 3200]
+    assert list(plan.run("full", 1).milestones) == [160, 640, 800, 1600]
     assert all(
         10 * planning.clips_per_step(run.spec) >= 1 and plan.equal[run.name] in run.milestones for run in plan.runs()
     )
-    assert "| last | 1280 | 0.00 | 3 |" in running.costs(plan, tmp_path)
+    assert "| last | 3200 | 0.00 | 3 |" in running.costs(plan, tmp_path)
 
 
-def test_the_plans_of_methods_fit_and_the_sweep_is_of_their_settings() -> None:
-    """Every run is a spec that works, and the sweep changes the rate alone."""
+def test_the_plan_of_methods_fits_and_its_sweep_changes_the_rate_alone() -> None:
+    """Every run is a spec that works; variants that have another's rate are not swept."""
     plan = planning.load(METHODS)
     for name in plan.options.variants:
         vader.check({**plan.run(name, 1).spec, "output": "unused"})
-    sweep = planning.load(METHODS.with_name("methods_sweep.yaml"))
-    for name, variant in sweep.options.variants.items():
-        of, rate = name.rsplit("_", 1)
-        made = planning.merged(variant.spec, {"train": {"learning_rate": None}})
-        assert made == planning.merged(plan.options.variants[of].spec, {"train": {"learning_rate": None}}), name
-        assert variant.spec["train"]["learning_rate"] == {"low": 5e-4, "middle": 1e-3, "high": 2e-3}[rate]
+    swept, rates = planning.sweep(plan), plan.options.sweep and plan.options.sweep.rates
+    own = [name for name, variant in plan.options.variants.items() if variant.rate_of is None]
+    assert rates
+    assert list(swept.options.variants) == [f"{name}_{rate:g}" for name in own for rate in rates]
+    assert all(variant.rate_of in (None, *own) for variant in plan.options.variants.values())
+    for run in swept.runs():
+        name, rate = run.name.rsplit("_", 1)
+        assert run.seed not in plan.options.seeds
+        assert run.spec["train"]["learning_rate"] == float(rate)
+        kept = {key: run.spec[key] for key in run.spec if key not in ("train", "validation")}
+        assert kept == {key: plan.run(name, 1).spec[key] for key in kept}
+        assert run.spec["train"]["batch_size"] == plan.run(name, 1).spec["train"]["batch_size"]
+
+
+def test_a_sweep_that_no_plan_asks_for_is_refused() -> None:
+    with pytest.raises(ValueError, match="no section `sweep`"):
+        planning.sweep(planning.load(METHODS.with_name("plan.yaml")))
 
 
 def test_budgets_are_read_off_at_equal_operations_and_seconds() -> None:
@@ -151,20 +168,30 @@ def test_budgets_are_read_off_at_equal_operations_and_seconds() -> None:
 
     def point(queries: int, cpu: float) -> dict[str, Any]:
         figures = {REWARD: change, "shapes_accuracy": change, "diversity": change, "divergence": 0.0}
-        return {"queries": queries, "cpu": cpu, **figures}
+        more = {"by_kind": {"one": change}, "alarms": [["colour"], [], ["colour", "motion"]]}
+        return {"queries": queries, "cpu": cpu, **figures, **more}
 
     def variant(title: str, *points: dict[str, Any]) -> dict[str, Any]:
         found = {str(one["queries"]): one for one in points}
         rest = {"points": found, "compared": True, "kl": False, "beside": {"gain": -0.3, "interval": [-0.4, -0.2]}}
-        return {"title": title, "operations_per_query": 1e9, **rest}
+        return {"title": title, "operations_per_query": 1e9, "queries_per_step": 16.0, "held": 2.5e8, **rest}
 
     variants = {"a": variant("A", point(10, 5.0)), "b": variant("B", point(10, 2.0), point(20, 4.0), point(40, 8.0))}
-    base = {REWARD: 1.0, "shapes_accuracy": 0.9, "diversity": 1.0}
+    base = {REWARD: 1.0, "shapes_accuracy": 0.9, "diversity": 1.0, "by_kind": {"one": 0.9}}
     data = {"queries": 10, "equal_to": "a", "equal": {"a": 10, "b": 40}, "variants": variants, "base": base}
-    made = reporting.tables(data)
+    made = tables.tables(data)
     assert "| B | 40 |" in made["operations"]
     assert made["operations"].splitlines()[-1].endswith("| -0.300 [-0.400, -0.200] |")
     assert "| B | 20 |" in made["seconds"]
+    assert "| B | +10.0 [+0.0, +20.0] | colour (2 of 3), motion (1 of 3) | 250 | 16.0 |" in made["kinds"]
+
+
+def test_an_evaluation_alarms_when_its_clips_leave_the_range_of_the_base_s() -> None:
+    values = [0.1 + 0.001 * index for index in range(8)]
+    base = {"statistics": {"colour": values, "motion": values}}
+    moved = {"statistics": {"colour": [5 * value for value in values], "motion": values}}
+    assert reporting.alarmed(base, base) == []
+    assert reporting.alarmed(base, moved) == ["colour"]
 
 
 @pytest.mark.parametrize("page", reporting.PAGES)
@@ -178,7 +205,7 @@ def test_the_docs_show_the_committed_results(page: str) -> None:
     "folder", [COMMITTED, COMMITTED / "sweep", COMMITTED / "methods"], ids=["results", "sweep", "methods"]
 )
 def test_the_committed_tables_are_those_of_the_committed_figures(folder: Path) -> None:
-    made = reporting.tables(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    made = tables.tables(json.loads((folder / "results.json").read_text(encoding="utf-8")))
     assert (folder / "table.md").read_text(encoding="utf-8") == "\n\n".join(made.values()) + "\n"
 
 
