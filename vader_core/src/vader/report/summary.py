@@ -80,10 +80,9 @@ def _progress(run: RunData) -> str | None:
 
 def where(run: RunData) -> str:
     """What the validation's prompts are."""
-    if run.spec is None:
-        return "the validation prompts"
-    prompts = run.spec.validation.prompts
-    return "the training prompts" if prompts in (None, run.spec.prompts) else "the validation's prompts"
+    if run.spec is not None and run.spec.validation.prompts in (None, run.spec.prompts):
+        return "the training prompts"
+    return "the validation's prompts"
 
 
 def _name(score: Score) -> str:
