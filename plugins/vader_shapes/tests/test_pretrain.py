@@ -72,6 +72,20 @@ def test_the_training_decode_is_the_vae_decode_before_its_clamp() -> None:
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+def test_a_channel_of_mere_noise_is_scaled_away_and_one_that_holds_the_clips_to_unit_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(64, 2, 3, 8, 8, generator=generator)
+    told = torch.tensor([0.7, 0.02]).view(1, 2, 1, 1, 1)  # deviation of what the clips explain, channel by channel
+    noise = torch.tensor([0.01, 0.13]).view(1, 2, 1, 1, 1)
+    mean = 3.0 + told * draws
+    offset, scale = vae.normalisation(mean, noise.expand_as(mean))
+    sampled = mean + noise * torch.randn(mean.shape, generator=generator)
+    normalised = (sampled - offset.view(1, -1, 1, 1, 1)) / scale.view(1, -1, 1, 1, 1)
+    share = 0.02**2 / (0.02**2 + 0.13**2)
+    assert normalised.mean((0, 2, 3, 4)).tolist() == pytest.approx([0.0, 0.0], abs=0.02)
+    assert normalised.var((0, 2, 3, 4)).tolist() == pytest.approx([1.0, share], rel=0.03)
+
+
 def test_the_right_velocity_has_no_loss() -> None:
     latents = denoiser.Latents(
         torch.ones(4, 1, 1, 1, 1), torch.zeros(4, 1, 1, 1, 1), torch.zeros(5, 2).long(), torch.ones(5, 2).long()

@@ -13,7 +13,7 @@ STAGES = ("vae", "decoder", "denoiser", "few_steps", "scorer")
 BUDGETS = {
     "vae": Budget(7500, batch=8, learning_rate=1e-2),
     "decoder": Budget(1500, batch=8, learning_rate=4e-3),
-    "denoiser": Budget(8000, batch=64, learning_rate=1.5e-2, warmup=100),
+    "denoiser": Budget(10000, batch=64, learning_rate=1.5e-2, warmup=100),
     "few_steps": Budget(1000, batch=64, learning_rate=4e-3, warmup=30),
     "scorer": Budget(1200, batch=32, learning_rate=1e-2),
 }

@@ -119,7 +119,7 @@ def train_denoiser(
     seed: int = 0,
     log_every: int = 25,
     save_every: int = 100,
-    check_every: int = 500,
+    check_every: int = 1000,
     check_clips: int = 64,
     final_clips: int = 128,
     weights: Path = PIPELINE,

@@ -157,14 +157,23 @@ def _averaged(average: MovingAverage) -> AutoencoderKLWan:
     return vae.eval()
 
 
+def normalisation(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """latents_mean and latents_std `(c,)` for posterior means and deviations, each `(n c f h w)`.
+
+    A channel's deviation is made larger where posterior noise is much of it, so that its variance, once normalised, is
+    the share that the clips explain: what the VAE left to noise cannot be predicted, and would be much of the denoiser's
+    loss.
+    """
+    over = (0, 2, 3, 4)
+    explained, noise = mean.var(over), (std**2).mean(over)
+    return mean.mean(over), (explained + noise) / explained.sqrt()
+
+
 def _export_vae(vae: AutoencoderKLWan, clips: Clips, held_out: Clips, log: Log, folder: Path) -> Path:
     """Measures latents_mean and latents_std on training clips, writes them to the config, saves the VAE."""
-    mean, std = encode(vae, clips.frames[:1008])
-    latents = mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
-    vae.register_to_config(
-        latents_mean=[round(v, 5) for v in latents.mean(dim=(0, 2, 3, 4)).tolist()],
-        latents_std=[round(v, 5) for v in latents.std(dim=(0, 2, 3, 4)).tolist()],
-    )
+    found = normalisation(*encode(vae, clips.frames[:1008]))
+    offset, scale = ([round(v, 5) for v in values.tolist()] for values in found)
+    vae.register_to_config(latents_mean=offset, latents_std=scale)
     vae.save_pretrained(folder)
     log.write(stage="vae", final=round_trip(vae, held_out), latents_std=vae.config.latents_std)
     return folder
