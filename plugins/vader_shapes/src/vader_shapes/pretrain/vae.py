@@ -161,8 +161,8 @@ def normalisation(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """latents_mean and latents_std `(c,)` for posterior means and deviations, each `(n c f h w)`.
 
     A channel's deviation is made larger where posterior noise is much of it, so that its variance, once normalised, is
-    the share that the clips explain: what the VAE left to noise cannot be predicted, and would be much of the denoiser's
-    loss.
+    the share that the clips explain: what the VAE left to noise cannot be predicted, and would be much of the loss of
+    the denoiser.
     """
     over = (0, 2, 3, 4)
     explained, noise = mean.var(over), (std**2).mean(over)
