@@ -89,11 +89,7 @@ class Evaluator:
         scores = {key: [round(clip.scores[key], 5) for clip in clips] for key in clips[0].scores}
         found: dict[str, Any] = {"scores": scores, "diversity": self._diversity([frames[i] for i in everyone])}
         found["kinds"] = [clip.kind for clip in clips]
-        found["statistics"] = {
-            name: [round(clip.statistics[name], 6) for clip in clips]
-            for name in STATISTICS
-            if all(name in clip.statistics for clip in clips)
-        }
+        found["statistics"] = {name: [clip.statistics.get(name) for clip in clips] for name in STATISTICS}
         if divergence:
             found["divergence"] = self._divergence()
         return found

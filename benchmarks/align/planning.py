@@ -127,6 +127,9 @@ class Plan:
         """
         variant = self.options.variants[name]
         spec = merged(self.base, variant.spec)
+        if variant.rate_of is not None:
+            swept = merged(self.base, self.options.variants[variant.rate_of].spec)
+            spec = merged(spec, {"train": {"learning_rate": swept["train"]["learning_rate"]}})
         steps = {}
         equal = {self.equal[name]} if name in self.equal else set()
         end = max({self.options.queries * variant.times} | equal)

@@ -109,7 +109,7 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
             REWARD: mean(base["scores"][REWARD]),
             ACCURACY: mean(base["scores"][ACCURACY]),
             "diversity": mean(base["diversity"]),
-            "by_kind": {kind: mean([base["scores"][ACCURACY][i] for i in rows]) for kind, rows in _kinds(base).items()},
+            "by_kind": {kind: mean(_accuracies(base, rows)) for kind, rows in _kinds(base).items()},
         },
         "variants": variants,
     }
@@ -128,12 +128,18 @@ def _kinds(figures: Mapping[str, Any]) -> dict[str, list[int]]:
     return found
 
 
+def _accuracies(figures: Mapping[str, Any], rows: Sequence[int]) -> list[float]:
+    """Of some clips of an evaluation."""
+    return [figures["scores"][ACCURACY][row] for row in rows]
+
+
 def alarmed(base: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
     """Image statistics of an evaluation that have left the base's range, by the guard of validations."""
 
     def validation(step: int, figures: Mapping[str, Any]) -> Validation:
-        names, values = list(figures["statistics"]), zip(*figures["statistics"].values(), strict=True)
-        rows = [dict(zip(names, row, strict=True)) for row in values]
+        known = figures["statistics"]
+        count = len(next(iter(known.values())))
+        rows = [{name: of[i] for name, of in known.items() if of[i] is not None} for i in range(count)]
         return Validation(step, tuple(ValidationClip(i, "", 0, {}, statistics=row) for i, row in enumerate(rows)))
 
     return [alarm.statistic for alarm in alarms(HackingSpec(), (validation(0, base), validation(1, run)))]
@@ -141,17 +147,14 @@ def alarmed(base: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
 
 def _point(base: Mapping[str, Any], queries: int, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A variant after some queries: means over clips and training seeds, with intervals of the change from the base."""
-
-    def of(figures: Mapping[str, Any], rows: Sequence[int]) -> list[float]:
-        return [figures["scores"][ACCURACY][row] for row in rows]
-
     return {
         "queries": mean([run.get("queries", queries) for run in runs]),
         REWARD: _change(base["scores"][REWARD], [run["scores"][REWARD] for run in runs]),
         ACCURACY: _change(base["scores"][ACCURACY], [run["scores"][ACCURACY] for run in runs]),
         "diversity": _change(base["diversity"], [run["diversity"] for run in runs]),
         "by_kind": {
-            kind: _change(of(base, rows), [of(run, rows) for run in runs]) for kind, rows in _kinds(base).items()
+            kind: _change(_accuracies(base, rows), [_accuracies(run, rows) for run in runs])
+            for kind, rows in _kinds(base).items()
         },
         "alarms": [alarmed(base, run) for run in runs],
         "divergence": mean([run["divergence"] for run in runs]),

@@ -166,10 +166,8 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
 
     run = plan.run(name, plan.seeds(name)[0])
     path = home / "operations" / f"{name}.json"
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if _lengthless(found["spec"]) == _lengthless(json.loads(json.dumps(run.spec))):
-            return float(found["per_query"])
+    if (found := _counted(path, run.spec, "per_query")) is not None:
+        return found
     options = run.spec.get("method", {}).get("options", {})
     inner_epochs, clips = updates_per_round(run.spec), max(2, options.get("group_size", 1))
     steps = -(-8 // inner_epochs) * inner_epochs
@@ -197,14 +195,21 @@ def held(plan: Plan, name: str, home: Path) -> float:
     run = plan.run(name, plan.seeds(name)[0])
     path = home / "held" / f"{name}.json"
     spec = merged(run.spec, {"train": {"batch_size": HELD_CLIPS}, "validation": {"clips": 0}, "output": "unused"})
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if _lengthless(found["spec"]) == _lengthless(json.loads(json.dumps(spec))):
-            return float(found["bytes"])
+    if (found := _counted(path, spec, "bytes")) is not None:
+        return found
     counted = float(estimate(spec, device="cpu").training.peak.total)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"spec": spec, "bytes": counted})
     return counted
+
+
+def _counted(path: Path, spec: Mapping[str, Any], key: str) -> float | None:
+    """What was counted before for a spec, whatever its number of optimizer steps; None where it was not."""
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    same = _lengthless(found["spec"]) == _lengthless(json.loads(json.dumps(spec)))
+    return float(found[key]) if same else None
 
 
 def _lengthless(spec: Mapping[str, Any]) -> dict[str, Any]:

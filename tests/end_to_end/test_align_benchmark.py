@@ -194,6 +194,23 @@ def test_an_evaluation_alarms_when_its_clips_leave_the_range_of_the_base_s() -> 
     assert reporting.alarmed(base, moved) == ["colour"]
 
 
+def test_the_diversity_of_an_evaluation_alarms_though_its_first_clip_has_none() -> None:
+    base = {"statistics": {"diversity": [None, *[0.3] * 8]}}
+    alike = {"statistics": {"diversity": [None, *[0.01] * 8]}}
+    assert reporting.alarmed(base, base) == []
+    assert reporting.alarmed(base, alike) == ["diversity"]
+
+
+def test_a_variant_has_the_learning_rate_of_the_one_that_it_names() -> None:
+    read = planning.load(METHODS)
+    spec = planning.merged(read.options.variants["srpo"].spec, {"train": {"learning_rate": 7e-4}})
+    chosen = read.options.variants["srpo"].model_copy(update={"spec": spec})
+    options = read.options.model_copy(update={"variants": {**read.options.variants, "srpo": chosen}})
+    plan = planning.Plan(options, read.base)
+    rates = {name: plan.run(name, 1).spec["train"]["learning_rate"] for name in ("srpo", "srpo_denoising", "nft")}
+    assert rates == {"srpo": 7e-4, "srpo_denoising": 7e-4, "nft": read.base["train"]["learning_rate"]}
+
+
 @pytest.mark.parametrize("page", reporting.PAGES)
 def test_the_docs_show_the_committed_results(page: str) -> None:
     text = (HERE / "docs" / page).read_text(encoding="utf-8")
