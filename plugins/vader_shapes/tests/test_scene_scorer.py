@@ -12,6 +12,7 @@ import torch
 from vader_shapes.model import build_vae
 from vader_shapes.pretrain import scorer as stage
 from vader_shapes.pretrain.common import Budget
+from vader_shapes.pretrain.defects import attacked
 from vader_shapes.scenes import evaluator, grammar, renderer, splits
 from vader_shapes.scenes.changes import SHAPE, changeable, changed
 from vader_shapes.scenes.facts import NOTHING, PAIRS, VALUES, said
@@ -88,6 +89,22 @@ def test_a_morph_goes_from_one_shape_to_the_other() -> None:
         assert other is not None
         assert replace(other, things=one.things) == one
         assert other.things[0].shape != one.things[0].shape
+
+
+def test_an_attack_moves_each_clip_by_its_share_to_where_the_loss_rises() -> None:
+    frames, target = 0.4 + 0.2 * torch.rand(64, 9, 3, 32, 32), torch.rand(64, 9, 3, 32, 32)
+
+    def loss(clips: torch.Tensor) -> torch.Tensor:
+        return (clips * target).sum()  # rises fastest along `target`, wherever a clip is
+
+    moved = attacked(frames, loss, 2.0, torch.Generator().manual_seed(0)) - frames
+    distance = moved.flatten(1).norm(dim=1)
+    assert distance.max() <= 2.0 + 1e-5
+    assert distance.mean() == pytest.approx(1.0, abs=0.2)
+    cosine = torch.nn.functional.cosine_similarity(moved.flatten(1), target.flatten(1))
+    torch.testing.assert_close(cosine, torch.ones(64), atol=1e-4, rtol=0)
+    far = attacked(frames, lambda clips: clips.sum(), 1e3, torch.Generator().manual_seed(0))
+    assert far.max() <= 1
 
 
 def test_the_loss_of_a_morph_lies_between_its_shapes_and_a_rough_clip_teaches_none() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from vader_shapes.pretrain.data import Clips
 from vader_shapes.pretrain.vae import decode, encode
+from vader_shapes.world import FRAMES
 
 
 def latent_noise(vae: AutoencoderKLWan, clips: Clips, strongest: float, seed: int) -> Tensor:
@@ -60,3 +63,32 @@ def thin(frames: Tensor, generator: torch.Generator) -> Tensor:
     first = int(torch.randint(0, length - span + 1, (), generator=generator))
     count = int(torch.randint(3, span + 1, (), generator=generator))
     return frames[:, torch.linspace(first, first + span - 1, count).round().long()]
+
+
+def attacked(frames: Tensor, loss: Callable[[Tensor], Tensor], strongest: float, generator: torch.Generator) -> Tensor:
+    """Clips moved a little to where they fool the scorer most: one step along its own gradient, from near each clip.
+
+    A scorer trained on such clips (adversarial training, Madry et al., arXiv 1706.06083, with the single step of Wong
+    et al., arXiv 2001.03994) has gradients that draw what it reads, instead of patterns that please it (Santurkar et
+    al., arXiv 1906.09453): those are what alignment follows.
+
+    Args:
+        frames: `(b f c h w)` in [0, 1].
+        loss: of such clips, in the mean.
+        strongest: how far a clip of `FRAMES` frames may move, in the Euclidean distance of all its pixels; each clip
+            moves by a share of it, and one of fewer frames by less.
+
+    Returns:
+        The same shape and range.
+    """
+    shape = (len(frames), 1, 1, 1, 1)
+    level = strongest * torch.rand(shape, generator=generator) * (frames.shape[1] / FRAMES) ** 0.5
+    start = _unit(torch.randn(frames.shape, generator=generator))
+    tried = (frames + 0.5 * level * start).clamp(0, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(tried), tried)
+    return (frames + level * _unit(gradient)).clamp(0, 1)
+
+
+def _unit(directions: Tensor) -> Tensor:
+    """Each of `(b f c h w)` divided by its Euclidean norm."""
+    return directions / (directions.flatten(1).norm(dim=1) + 1e-12).view(-1, 1, 1, 1, 1)

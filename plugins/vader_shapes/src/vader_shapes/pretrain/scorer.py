@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from vader_shapes.pretrain.common import Budget, Log, Training
 from vader_shapes.pretrain.data import Clips, held_out_clips, rendered
-from vader_shapes.pretrain.defects import distort, latent_noise, thin
+from vader_shapes.pretrain.defects import attacked, distort, latent_noise, thin
 from vader_shapes.pretrain.export import export_weights
 from vader_shapes.scenes import grammar, renderer, splits
 from vader_shapes.scenes.changes import SHAPE, changeable, changed
@@ -22,6 +23,7 @@ from vader_shapes.scenes.scene import KINDS, Scene
 from vader_shapes.scenes.scorer import SCORER, SceneScorer
 
 STRONGEST_NOISE = 0.6  # standard deviations of the latents
+STRONGEST_ATTACK = 3.0  # Euclidean distance of the pixels of a clip
 PLAIN, NOISY, MORPHS = 6000, 2000, 2000  # training clips: rendered, from the VAE with noise, between two shapes
 
 
@@ -130,8 +132,9 @@ def train_scorer(
     while training.progress < 1:
         index = torch.randint(len(pool.prompts), (budget.batch,), generator=training.generator)
         frames = thin(distort(pool.frames[index], training.generator), training.generator)
-        forms = recoloured(frames, training.generator)
-        loss = training.update(negative_log_likelihood(scorer, pool, index, frames, forms))
+        loss_of = partial(negative_log_likelihood, scorer, pool, index)
+        frames = attacked(frames, loss_of, STRONGEST_ATTACK, training.generator)
+        loss = training.update(loss_of(frames, recoloured(frames, training.generator)))
         if training.due(save_every):
             training.save()
         if training.due(check_every):
