@@ -25,7 +25,7 @@ class Notices:
 
 
 def train(tmp_path, reward, rate):
-    notices, steps = Notices(), 12
+    notices, steps = Notices(), 16
     settings = {"steps": steps, "validate_every": 2, "batch_size": 8, "learning_rate": rate}
     spec = {**RUN, "rewards": [reward], "train": settings, "output": str(tmp_path / "run")}
     result = vader.train(spec, listeners=[notices])
