@@ -301,5 +301,6 @@ def test_the_command_trains_and_says_how_good_it_is(
     file.write_text(json.dumps(spec(tmp_path / "out", clips={"count": 16}, train={"steps": 2})))
     code, out, _ = command(monkeypatch, capsys, "reward", "train", file, "--set", "validation.clips=8")
     assert code == 0
+    assert "optimizer steps: 2 of 2" in out
     assert "timestep      0  correlation with the labels" in out
     assert str(tmp_path / "out") in out.replace("\n", "")

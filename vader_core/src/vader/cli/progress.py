@@ -44,17 +44,31 @@ _WITH_REWARD, _WITH_SPEED, _WITH_ALL = 52, 80, 110
 """Widths from which there is room for the reward, for bar and seconds a step, and for the time elapsed."""
 
 
+class PacedLines:
+    """Prints a line every ten seconds where there is no terminal, whose bars say the same."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = 0.0
+
+    def __call__(self, text: str, *, force: bool = False) -> None:
+        """Print a line, if it is time for one, or in any case."""
+        now = time.monotonic()
+        if not self._console.is_terminal and (force or now - self._last >= _SECONDS_BETWEEN_LINES):
+            self._last = now
+            self._console.print(text, soft_wrap=True)
+
+
 class ProgressListener:
     """A bar with reward, rate and time left in a terminal; a line every ten seconds elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = console.is_terminal
-        self._progress = Progress(*_columns(console.width), console=console, disable=not self._live)
+        self._line = PacedLines(console)
+        self._progress = Progress(*_columns(console.width), console=console, disable=not console.is_terminal)
         self._training: TaskID | None = None
         self._validating: TaskID | None = None
         self._encoding: TaskID | None = None
-        self._last_line = 0.0
 
     @hookimpl
     def vader_run_started(self, run: Run) -> None:
@@ -75,7 +89,7 @@ class ProgressListener:
         if self._encoding is None:
             self._encoding = self._progress.add_task("encoding", total=total, said="prompts", speed="")
         self._progress.update(self._encoding, completed=done)
-        self._line(f"encoding prompts: {done} of {total}", force=False)
+        self._line(f"encoding prompts: {done} of {total}")
         if done == total:
             self._progress.remove_task(self._encoding)
             self._encoding = None
@@ -97,7 +111,7 @@ class ProgressListener:
         if self._validating is None:
             self._validating = self._progress.add_task("validation", total=total, said=f"after step {step}", speed="")
         self._progress.update(self._validating, completed=done)
-        self._line(f"validation after step {step}: clip {done} of {total}", force=False)
+        self._line(f"validation after step {step}: clip {done} of {total}")
 
     @hookimpl
     def vader_validation_finished(self, run: Run, validation: Validation) -> None:
@@ -121,9 +135,3 @@ class ProgressListener:
     def close(self) -> None:
         """Give the terminal back."""
         self._progress.stop()
-
-    def _line(self, text: str, *, force: bool) -> None:
-        now = time.monotonic()
-        if not self._live and (force or now - self._last_line >= _SECONDS_BETWEEN_LINES):
-            self._last_line = now
-            self._console.print(text, soft_wrap=True)

@@ -25,18 +25,21 @@ def train(
     """Train a reward that scores latents: on labelled clips, or to agree with another reward."""
     from rich.progress import Progress, TaskID
 
+    from vader.cli.progress import PacedLines
     from vader.reward_training import train_reward
     from vader.reward_training.judging import AGREEMENT
 
     terminal = console()
     hide_loading_bars()
     tasks: dict[str, TaskID] = {}
-    with Progress(console=terminal) as bars:
+    line = PacedLines(terminal)
+    with Progress(console=terminal, disable=not terminal.is_terminal) as bars:
 
         def shown(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done)
+            line(f"{what}: {done} of {total}", force=done == total)
 
         made = train_reward(spec, list(set_ or []), shown)
     said = next(iter(AGREEMENT.values())) if made.judgements[0].rank is not None else "agreement"
