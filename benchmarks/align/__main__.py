@@ -39,12 +39,22 @@ def main() -> None:
         print(running.costs(plan, options.runs))
         return
     if not options.report:
-        run_all(plan, options.runs, options.jobs, options.only)
+        run_all(plan, options.runs, options.jobs, options.only, counted=not options.sweep)
     print(reporting.write(plan, options.runs, options.results, options.docs))
 
 
-def run_all(plan: planning.Plan, home: Path, jobs: int, only: Sequence[str] | None = None) -> None:
-    """Make every run that is not done, some at once, and say how far it is."""
+def run_all(
+    plan: planning.Plan, home: Path, jobs: int, only: Sequence[str] | None = None, counted: bool = True
+) -> None:
+    """Make every run that is not done, some at once, and say how far it is.
+
+    Args:
+        plan: the benchmark.
+        home: folder of all runs.
+        jobs: runs at once.
+        only: variants, if not all.
+        counted: count each variant's operations and bytes too. A sweep's differ in their rate alone.
+    """
     home.mkdir(parents=True, exist_ok=True)
     todo = [run for run in plan.runs() if not only or run.name in only]
     start, done, total = time.perf_counter(), [0], sum(run.queries for run in todo)
@@ -62,7 +72,7 @@ def run_all(plan: planning.Plan, home: Path, jobs: int, only: Sequence[str] | No
             futures[-1].add_done_callback(partial(report, run))
         for future in futures:
             future.result()
-        names = [name for name in plan.options.variants if not only or name in only]
+        names = [name for name in plan.options.variants if counted and (not only or name in only)]
         counts = (running.count_operations, running.held)
         for future in [submit(count, plan, name, home) for name in names for count in counts]:
             future.result()
