@@ -207,8 +207,8 @@ def test_a_variant_has_the_learning_rate_of_the_one_that_it_names() -> None:
     chosen = read.options.variants["srpo"].model_copy(update={"spec": spec})
     options = read.options.model_copy(update={"variants": {**read.options.variants, "srpo": chosen}})
     plan = planning.Plan(options, read.base)
-    rates = {name: plan.run(name, 1).spec["train"]["learning_rate"] for name in ("srpo", "srpo_denoising", "last")}
-    assert rates == {"srpo": 7e-4, "srpo_denoising": 7e-4, "last": read.base["train"]["learning_rate"]}
+    rates = {name: plan.run(name, 1).spec["train"]["learning_rate"] for name in ("srpo", "srpo_denoising", "tail_2")}
+    assert rates == {"srpo": 7e-4, "srpo_denoising": 7e-4, "tail_2": read.base["train"]["learning_rate"]}
 
 
 @pytest.mark.parametrize("page", reporting.PAGES)

@@ -83,12 +83,7 @@ def attacked(frames: Tensor, loss: Callable[[Tensor], Tensor], strongest: float,
     """
     shape = (len(frames), 1, 1, 1, 1)
     level = strongest * torch.rand(shape, generator=generator) * (frames.shape[1] / FRAMES) ** 0.5
-    start = _unit(torch.randn(frames.shape, generator=generator))
+    start = F.normalize(torch.randn(frames.shape, generator=generator), dim=(1, 2, 3, 4))
     tried = (frames + 0.5 * level * start).clamp(0, 1).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(tried), tried)
-    return (frames + level * _unit(gradient)).clamp(0, 1)
-
-
-def _unit(directions: Tensor) -> Tensor:
-    """Each of `(b f c h w)` divided by its Euclidean norm."""
-    return directions / (directions.flatten(1).norm(dim=1) + 1e-12).view(-1, 1, 1, 1, 1)
+    return (frames + level * F.normalize(gradient, dim=(1, 2, 3, 4))).clamp(0, 1)
