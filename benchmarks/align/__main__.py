@@ -32,20 +32,21 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only write the results of the runs that are done")
     options = parser.parse_args()
     plan = planning.load(options.plan)
-    if options.sweep:
-        plan, options.runs, options.results = planning.sweep(plan), options.runs / "sweep", options.results / "sweep"
+    if options.sweep:  # its variants differ in their rate alone: nothing but the runs is counted, or put into the docs
+        plan, options.docs = planning.sweep(plan), None
+        options.runs, options.results = options.runs / "sweep", options.results / "sweep"
     plan = running.equalised(plan, options.runs, options.only)
     if options.cost:
         print(running.costs(plan, options.runs))
         return
     if not options.report:
-        run_all(plan, options.runs, options.jobs, options.only, counted=not options.sweep)
+        run_all(plan, options.runs, options.jobs, options.only)
+        if not options.sweep:
+            count_all(plan, options.runs, options.jobs, options.only)
     print(reporting.write(plan, options.runs, options.results, options.docs))
 
 
-def run_all(
-    plan: planning.Plan, home: Path, jobs: int, only: Sequence[str] | None = None, counted: bool = True
-) -> None:
+def run_all(plan: planning.Plan, home: Path, jobs: int, only: Sequence[str] | None = None) -> None:
     """Make every run that is not done, some at once, and say how far it is.
 
     Args:
@@ -53,7 +54,6 @@ def run_all(
         home: folder of all runs.
         jobs: runs at once.
         only: variants, if not all.
-        counted: count each variant's operations and bytes too. A sweep's differ in their rate alone.
     """
     home.mkdir(parents=True, exist_ok=True)
     todo = [run for run in plan.runs() if not only or run.name in only]
@@ -72,11 +72,16 @@ def run_all(
             futures[-1].add_done_callback(partial(report, run))
         for future in futures:
             future.result()
-        names = [name for name in plan.options.variants if counted and (not only or name in only)]
+        submit(running.base_figures, plan, home).result()
+
+
+def count_all(plan: planning.Plan, home: Path, jobs: int, only: Sequence[str] | None = None) -> None:
+    """Count the operations and the bytes of every variant. Arguments as :func:`run_all`'s."""
+    names = [name for name in plan.options.variants if not only or name in only]
+    with _workers(jobs) as submit:
         counts = (running.count_operations, running.held)
         for future in [submit(count, plan, name, home) for name in names for count in counts]:
             future.result()
-        submit(running.base_figures, plan, home).result()
 
 
 @contextmanager

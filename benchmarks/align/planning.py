@@ -1,4 +1,4 @@
-"""What the benchmark runs: plan.yaml and base.yaml, read and checked."""
+"""What the benchmark runs: plan.yaml, read and checked."""
 
 from __future__ import annotations
 
@@ -28,11 +28,6 @@ class VariantOptions(Options):
 
     title: str
     spec: dict[str, Any]
-    times: int = Field(1, ge=1, description="Times the common number of queries.")
-    milestones: tuple[int, ...] | None = Field(None, description="Queries. Null: the plan's.")
-    seeds: tuple[int, ...] | None = Field(
-        None, description="Training seeds of a run beside the comparison. Null: the plan's."
-    )
     curve: bool = Field(False, description="Draw its course.")
     kl: bool = Field(False, description="A point of the curve of KL weights.")
     rate_of: str | None = Field(
@@ -46,7 +41,7 @@ class SweepOptions(Options):
     queries: int = Field(ge=1)
     seed: int = Field(description="Of the training; the comparison has others.")
     rates: tuple[float, ...] = Field(min_length=1)
-    base: dict[str, Any] = Field(default_factory=dict, description="Changes of base.yaml.")
+    base: dict[str, Any] = Field(default_factory=dict, description="Changes of the plan's base.")
 
 
 class PlanOptions(Options):
@@ -61,7 +56,7 @@ class PlanOptions(Options):
         description="Variant whose operations and seconds in the common number of queries are budgets too: each "
         "variant is also evaluated after as many operations. Null: queries alone.",
     )
-    base: dict[str, Any] = Field(default_factory=dict, description="Changes of base.yaml.")
+    base: dict[str, Any] = Field(description="The run spec that all share, without `output`.")
     sweep: SweepOptions | None = Field(None, description="What `--sweep` runs. Null: it is refused.")
     variants: dict[str, VariantOptions]
 
@@ -75,15 +70,12 @@ class Run:
         seed: of the training.
         spec: whole, without ``output``.
         milestones: queries -> optimizer steps, ascending; the last ends the run.
-        kept: only the end is evaluated, because what is kept is not a checkpoint's weights but their average, or the
-            best of them.
     """
 
     name: str
     seed: int
     spec: dict[str, Any]
     milestones: dict[int, int]
-    kept: bool
 
     @property
     def folder(self) -> str:
@@ -102,45 +94,47 @@ class Plan:
 
     Args:
         options: of the plan.
-        base: the spec that variants change.
         equal: by variant, the queries after which it has taken the operations of ``equal_to``, as far as known.
+        swept: of a sweep, by the plan's variant, the sweep's variants and their rates.
     """
 
     options: PlanOptions
-    base: dict[str, Any]
     equal: Mapping[str, int] = field(default_factory=dict)
+    swept: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def runs(self) -> list[Run]:
         """Every run, seed by seed, the longest first."""
-        found = [self.run(name, seed) for name in self.options.variants for seed in self.seeds(name)]
+        found = [self.run(name, seed) for name in self.options.variants for seed in self.options.seeds]
         return sorted(found, key=lambda run: (run.seed, -run.queries))
-
-    def seeds(self, name: str) -> tuple[int, ...]:
-        """Training seeds of a variant."""
-        return self.options.variants[name].seeds or self.options.seeds
 
     def run(self, name: str, seed: int) -> Run:
         """A variant with a seed.
 
         Raises:
-            ValueError: a milestone is no whole number of optimizer steps.
+            ValueError: a milestone is no whole number of optimizer steps, or a checkpoint is not what the run keeps.
         """
-        variant = self.options.variants[name]
-        spec = merged(self.base, variant.spec)
+        options = self.options
+        variant = options.variants[name]
+        spec = merged(options.base, variant.spec)
         if variant.rate_of is not None:
-            swept = merged(self.base, self.options.variants[variant.rate_of].spec)
+            swept = merged(options.base, options.variants[variant.rate_of].spec)
             spec = merged(spec, {"train": {"learning_rate": swept["train"]["learning_rate"]}})
-        steps = {}
-        equal = {self.equal[name]} if name in self.equal else set()
-        end = max({self.options.queries * variant.times} | equal)
-        for queries in sorted({*(variant.milestones or self.options.milestones), end} | equal):
-            clips = clips_per_step(spec)
-            if queries % clips:
-                raise ValueError(f"variant {name}: {queries} queries are no whole number of steps of {clips} queries.")
-            steps[queries] = round(queries / clips)
-        train = {"seed": seed, "steps": steps[end], "checkpoint_every": math.gcd(*steps.values())}
-        kept = any(spec["train"].get(key) is not None for key in ("ema_decay", "early_stop"))
-        return Run(name, seed, merged(spec, {"train": train}), steps, kept)
+        for key in ("ema_decay", "early_stop"):
+            if spec["train"].get(key) is not None:
+                raise ValueError(
+                    f"variant {name}: train.{key} keeps other weights than its checkpoints', which milestones evaluate. "
+                    "Take it out."
+                )
+        queries = {options.queries, *options.milestones} | ({self.equal[name]} if name in self.equal else set())
+        clips, steps = clips_per_step(spec), {}
+        for milestone in sorted(queries):
+            if milestone % clips:
+                raise ValueError(
+                    f"variant {name}: {milestone} queries are no whole number of steps of {clips} queries."
+                )
+            steps[milestone] = round(milestone / clips)
+        train = {"seed": seed, "steps": steps[max(queries)], "checkpoint_every": math.gcd(*steps.values())}
+        return Run(name, seed, merged(spec, {"train": train}), steps)
 
 
 def sweep(plan: Plan) -> Plan:
@@ -152,22 +146,24 @@ def sweep(plan: Plan) -> Plan:
     options = plan.options.sweep
     if options is None:
         raise ValueError("the plan has no section `sweep`: add its queries, seed and rates.")
+    own = {name: variant for name, variant in plan.options.variants.items() if variant.rate_of is None}
+    rates = {name: {f"{name}_{rate:g}": rate for rate in options.rates} for name in own}
     variants = {
-        f"{name}_{rate:g}": VariantOptions(
+        swept: VariantOptions(
             title=f"{variant.title}, {rate:g}", spec=merged(variant.spec, {"train": {"learning_rate": rate}})
         )
-        for name, variant in plan.options.variants.items()
-        if variant.rate_of is None
-        for rate in options.rates
+        for name, variant in own.items()
+        for swept, rate in rates[name].items()
     }
-    swept = PlanOptions(
+    made = PlanOptions(
         queries=options.queries,
         seeds=(options.seed,),
         milestones=(options.queries,),
         evaluation=plan.options.evaluation,
+        base=merged(plan.options.base, options.base),
         variants=variants,
     )
-    return Plan(swept, merged(plan.base, options.base))
+    return Plan(made, swept=rates)
 
 
 def clips_per_step(spec: Mapping[str, Any]) -> float:
@@ -197,14 +193,12 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return found
 
 
-def load(plan: Path = HERE / "plan.yaml", base: Path = HERE / "base.yaml") -> Plan:
-    """Read and check the two files.
+def load(path: Path = HERE / "plan.yaml") -> Plan:
+    """Read and check a plan.
 
     Raises:
         ValueError: a field is wrong (pydantic's ValidationError), or a milestone does not fit.
     """
-    read = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (plan, base)]
-    options = PlanOptions.model_validate(read[0])
-    found = Plan(options, merged(read[1], options.base))
+    found = Plan(PlanOptions.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))))
     found.runs()
     return found

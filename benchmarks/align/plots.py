@@ -110,11 +110,7 @@ def _curves(title: str, x_label: str, y_label: str, series: Mapping[str, Sequenc
 def _dots(data: Mapping[str, Any]) -> str:
     """One line for each variant: its gain after the common budget."""
     queries = str(data["queries"])
-    rows = [
-        (variant["title"], variant["points"][queries][REWARD])
-        for variant in data["variants"].values()
-        if variant["compared"]
-    ]
+    rows = [(variant["title"], variant["points"][queries][REWARD]) for variant in data["variants"].values()]
     left, height = 275.0, TOP + 22.0 * len(rows) + 50
     bounds = [bound for _, change in rows for bound in change["interval"]]
     x = value_axis([0.0, *bounds], left, RIGHT)

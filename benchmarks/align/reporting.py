@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from benchmarks.align import plots, running
@@ -36,6 +38,8 @@ def write(plan: Plan, home: Path, folder: Path, docs: Path | None) -> str:
         The main table.
     """
     data = collect(plan, home)
+    if plan.swept:
+        data["rates"] = chosen(plan, home, data["variants"])
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "results.json", data)
     made = tables(data)
@@ -48,12 +52,11 @@ def write(plan: Plan, home: Path, folder: Path, docs: Path | None) -> str:
 
 
 def documented(folder: Path) -> dict[str, str]:
-    """The tables that the docs show, by name: of the results, of the sweep of learning rates, and of every method."""
-    data, swept, methods = (
-        tables(json.loads((where / "results.json").read_text(encoding="utf-8")))
-        for where in (folder, folder / "sweep", folder / "methods")
+    """The tables that the docs show, by name: of the results, and of the sweep of learning rates."""
+    data, swept = (
+        tables(json.loads((where / "results.json").read_text(encoding="utf-8"))) for where in (folder, folder / "sweep")
     )
-    return {**data, "sweep": swept["main"], "methods": methods["operations"]}
+    return {**data, "sweep": swept["main"]}
 
 
 def with_tables(text: str, made: Mapping[str, str]) -> str:
@@ -71,7 +74,7 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
     environment: dict[str, Any] = {}
     rewards: dict[str, list[float]] = {}
     for name, options in plan.options.variants.items():
-        paths = {seed: home / plan.run(name, seed).folder / running.RESULT for seed in plan.seeds(name)}
+        paths = {seed: home / plan.run(name, seed).folder / running.RESULT for seed in plan.options.seeds}
         done = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.is_file()}
         if not done:
             continue
@@ -85,7 +88,6 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
             "title": options.title,
             "curve": options.curve,
             "kl": options.kl,
-            "compared": options.seeds is None,
             "spec": options.spec,
             "seeds": sorted(done),
             "operations_per_query": counted.get("per_query"),
@@ -113,6 +115,34 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
         },
         "variants": variants,
     }
+
+
+def chosen(plan: Plan, home: Path, done: Collection[str]) -> dict[str, float]:
+    """By variant, the lowest rate of a sweep whose reward is within one standard error of the best one's.
+
+    The error is that of the mean difference over clips. This is the one-standard-error rule of Breiman et al. (1984),
+    here because a sweep is shorter than the comparison: what is best within few optimizer steps is too high for many.
+    """
+    found = {}
+    for variant, rates in plan.swept.items():
+        scores = {rate: _scores(plan, name, home) for name, rate in rates.items() if name in done}
+        if scores:
+            best = max(scores.values(), key=mean)
+            found[variant] = min(rate for rate, made in scores.items() if _within_an_error(made, best))
+    return found
+
+
+def _within_an_error(made: Sequence[float], best: Sequence[float]) -> bool:
+    below = [high - low for low, high in zip(made, best, strict=True)]
+    return mean(below) <= stdev(below) / math.sqrt(len(below))
+
+
+def _scores(plan: Plan, name: str, home: Path) -> list[float]:
+    """The rewards of a variant's clips at its end, means over training seeds."""
+    runs = [plan.run(name, seed) for seed in plan.options.seeds]
+    read = [json.loads((home / run.folder / running.RESULT).read_text(encoding="utf-8")) for run in runs]
+    made = [one["evaluations"][str(run.queries)]["scores"][REWARD] for run, one in zip(runs, read, strict=True)]
+    return [mean(values) for values in zip(*made, strict=True)]
 
 
 def _kept(path: Path) -> dict[str, Any]:
@@ -148,7 +178,7 @@ def alarmed(base: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
 def _point(base: Mapping[str, Any], queries: int, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A variant after some queries: means over clips and training seeds, with intervals of the change from the base."""
     return {
-        "queries": mean([run.get("queries", queries) for run in runs]),
+        "queries": queries,
         REWARD: _change(base["scores"][REWARD], [run["scores"][REWARD] for run in runs]),
         ACCURACY: _change(base["scores"][ACCURACY], [run["scores"][ACCURACY] for run in runs]),
         "diversity": _change(base["diversity"], [run["diversity"] for run in runs]),

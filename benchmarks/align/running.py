@@ -79,7 +79,7 @@ def execute(plan: Plan, run: Run, home: Path) -> dict[str, Any]:
     with (folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
         made = vader.train({**run.spec, "output": str(folder / OUTPUT)}, resume=True, listeners=[CostMeter(folder)])
         _whole(made)
-        evaluations = {str(queries): _evaluated(plan, run, folder, queries, made.step) for queries in _seen(run)}
+        evaluations = {str(queries): _evaluated(plan, run, folder, queries) for queries in run.milestones}
     result = {
         "settings": _settings(plan, run),
         "evaluations": evaluations,
@@ -114,32 +114,25 @@ def _settings(plan: Plan, run: Run) -> dict[str, Any]:
     return {"spec": run.spec, "milestones": run.milestones, "evaluation": plan.options.evaluation.model_dump()}
 
 
-def _seen(run: Run) -> list[int]:
-    """Milestones that can be evaluated."""
-    return [run.queries] if run.kept else list(run.milestones)
-
-
-def _evaluated(plan: Plan, run: Run, folder: Path, queries: int, taken: int) -> dict[str, Any]:
-    """The figures at a milestone, or at the end after ``taken`` optimizer steps: an early stop takes fewer."""
-    step, last = run.milestones[queries], queries == run.queries
-    made = RunFolder(folder / OUTPUT)
-    adapter = made.adapter if last else made.checkpoints / step_folder(step) / ADAPTER
-    figures = evaluator(plan, adapter).adapter(adapter, divergence=True)
-    return {**figures, **cost(folder, min(step, taken)), "queries": round(min(step, taken) * clips_per_step(run.spec))}
+def _evaluated(plan: Plan, run: Run, folder: Path, queries: int) -> dict[str, Any]:
+    """The figures at a milestone."""
+    step, made = run.milestones[queries], RunFolder(folder / OUTPUT)
+    adapter = made.adapter if queries == run.queries else made.checkpoints / step_folder(step) / ADAPTER
+    return {**evaluator(plan, adapter).adapter(adapter, divergence=True), **cost(folder, step)}
 
 
 def evaluator(plan: Plan, adapter: Path) -> Evaluator:
     """This process's evaluator, opened at its first use."""
-    key = json.dumps([plan.base, plan.options.evaluation.model_dump()], sort_keys=True)
+    key = json.dumps([plan.options.base, plan.options.evaluation.model_dump()], sort_keys=True)
     if key not in _evaluators:
-        _evaluators[key] = Evaluator(plan.base, adapter, Grid(**plan.options.evaluation.model_dump()))
+        _evaluators[key] = Evaluator(plan.options.base, adapter, Grid(**plan.options.evaluation.model_dump()))
     return _evaluators[key]
 
 
 def base_figures(plan: Plan, home: Path) -> dict[str, Any]:
     """The evaluation of the model without an adapter, made once; some run must be done."""
     path = home / "base.json"
-    judging = {key: plan.base[key] for key in ("backbone", "sampler", "rewards", "validation")}
+    judging = {key: plan.options.base[key] for key in ("backbone", "sampler", "rewards", "validation")}
     settings = {"spec": judging, "evaluation": plan.options.evaluation.model_dump()}
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -164,7 +157,7 @@ def count_operations(plan: Plan, name: str, home: Path) -> float:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    run = plan.run(name, plan.seeds(name)[0])
+    run = plan.run(name, plan.options.seeds[0])
     path = home / "operations" / f"{name}.json"
     if (found := _counted(path, run.spec, "per_query")) is not None:
         return found
@@ -192,7 +185,7 @@ def held(plan: Plan, name: str, home: Path) -> float:
     """
     from vader.estimation import estimate
 
-    run = plan.run(name, plan.seeds(name)[0])
+    run = plan.run(name, plan.options.seeds[0])
     path = home / "held" / f"{name}.json"
     spec = merged(run.spec, {"train": {"batch_size": HELD_CLIPS}, "validation": {"clips": 0}, "output": "unused"})
     if (found := _counted(path, spec, "bytes")) is not None:
@@ -228,7 +221,7 @@ def equalised(plan: Plan, home: Path, only: Sequence[str] | None = None) -> Plan
     budget = count_operations(plan, reference, home) * plan.options.queries
     equal = {}
     for name in {reference: None, **dict.fromkeys(only or plan.options.variants)}:
-        unit = 10 * clips_per_step(plan.run(name, plan.seeds(name)[0]).spec)
+        unit = 10 * clips_per_step(plan.run(name, plan.options.seeds[0]).spec)
         equal[name] = round(unit * max(1, round(budget / count_operations(plan, name, home) / unit)))
     return replace(plan, equal=equal)
 
@@ -246,8 +239,8 @@ def costs(plan: Plan, home: Path) -> str:
         0.0,
     )
     for name, per_query in counted.items():
-        runs = [plan.run(name, seed) for seed in plan.seeds(name)]
-        taken = sum(run.queries * per_query + len(_seen(run)) * clips * cheapest for run in runs)
+        runs = [plan.run(name, seed) for seed in plan.options.seeds]
+        taken = sum(run.queries * per_query + len(run.milestones) * clips * cheapest for run in runs)
         total += taken
         minutes = f"{taken / SPEED / 60:.1f}"
         cells = [name, str(runs[0].queries), f"{per_query / 1e9:.2f}", str(len(runs)), f"{taken / 1e12:.1f}", minutes]

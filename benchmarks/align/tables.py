@@ -13,7 +13,11 @@ from vader.runs.image_statistics import STATISTICS
 
 def tables(data: Mapping[str, Any]) -> dict[str, str]:
     """Markdown tables by name."""
-    made = {"main": _main(data), "ten": _ten(data), "kl": _kl(data)}
+    made = {"main": _main(data)}
+    if any(variant["curve"] for variant in data["variants"].values()):
+        made["course"] = _course(data)
+    if kl_points(data):
+        made["kl"] = _kl(data)
     if data.get("equal_to") in data["variants"]:
         made |= {"operations": _beside(data), "seconds": _equal(data, _at_seconds)}
         if "by_kind" in data["base"]:
@@ -78,7 +82,7 @@ def _equal(data: Mapping[str, Any], at: Callable[[Mapping[str, Any], str], Mappi
     for name, variant in data["variants"].items():
         point = at(data, name)
         figures = _figures(point, variant, data["base"], point["queries"])
-        rows.append([variant["title"], f"{point['queries']:.0f}", *figures[:4], *figures[5:]])
+        rows.append([variant["title"], str(point["queries"]), *figures[:4], *figures[5:]])
     return _table([*head, "CPU s", "TFLOP"], rows)
 
 
@@ -96,8 +100,7 @@ def _main(data: Mapping[str, Any]) -> str:
     ]
     rows = [["*base model*", f"({base[REWARD]:.3f})", "", f"{base[ACCURACY]:.1%}", "100 %", "0", "", ""]]
     for variant in data["variants"].values():
-        if variant["compared"]:
-            rows.append([variant["title"], *_figures(variant["points"][queries], variant, base, data["queries"])])
+        rows.append([variant["title"], *_figures(variant["points"][queries], variant, base, data["queries"])])
     return _table(head, rows)
 
 
@@ -116,7 +119,8 @@ def _figures(
     ]
 
 
-def _ten(data: Mapping[str, Any]) -> str:
+def _course(data: Mapping[str, Any]) -> str:
+    """Every milestone of the variants whose course is drawn."""
     head = [
         "variant",
         "queries",
@@ -129,14 +133,14 @@ def _ten(data: Mapping[str, Any]) -> str:
     ]
     rows = []
     for variant in data["variants"].values():
-        if max(map(int, variant["points"])) == data["queries"]:
+        if not variant["curve"]:
             continue
         for point in variant["points"].values():
             figures = _figures(point, variant, data["base"], point["queries"])
             rows.append(
                 [
                     variant["title"],
-                    f"{point['queries']:.0f}",
+                    str(point["queries"]),
                     figures[0],
                     figures[1],
                     _bounds(point[REWARD]["seed_interval"]),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from benchmarks.align import planning, reporting, running, tables
-from benchmarks.align.__main__ import run_all
+from benchmarks.align.__main__ import count_all, run_all
 from benchmarks.align.figures import REWARD, kl_points
 
 import vader
@@ -24,15 +24,22 @@ TOY = """
 queries: 8
 seeds: [1]
 milestones: [4, 8]
+equal_to: tail
 evaluation: {prompts: 2, seeds: 2}
-base: {train: {batch_size: 4}, sampler: {steps: 2}}
+base:
+  backbone: {name: shapes, adapter: {rank: 4}}
+  sampler: {steps: 2, guidance_scale: 1.0}
+  prompts: {name: shapes}
+  rewards: [shapes_alignment]
+  train: {batch_size: 4, learning_rate: 2e-3}
+  validation: {prompts: {name: shapes, options: {split: held_out}}, rewards: [shapes_accuracy], clips: 0}
 variants:
   tail:
     title: both steps
     curve: true
     kl: true
     spec: {gradient: {mode: tail, k: 2}, method: {name: reward_gradient, options: {kl_weight: 1.0}}}
-  dpo: {title: DPO, times: 2, milestones: [8, 16], curve: true, spec: {method: {name: dpo}}}
+  dpo: {title: DPO, curve: true, spec: {method: {name: dpo}}}
 """
 
 
@@ -40,8 +47,9 @@ variants:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[planning.Plan, Path]:
     folder = tmp_path_factory.mktemp("align")
     (folder / "plan.yaml").write_text(TOY, encoding="utf-8")
-    plan = planning.load(folder / "plan.yaml")
+    plan = running.equalised(planning.load(folder / "plan.yaml"), folder / "runs")
     run_all(plan, folder / "runs", jobs=1)
+    count_all(plan, folder / "runs", jobs=1)
     return plan, folder
 
 
@@ -51,7 +59,8 @@ def test_a_toy_plan_gives_figures_table_and_plots(toy: tuple[planning.Plan, Path
     table = reporting.write(plan, folder / "runs", folder / "results", None)
     data = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
     assert set(data["variants"]) == {"tail", "dpo"}
-    assert list(data["variants"]["dpo"]["points"]) == ["8", "16"]
+    assert list(data["variants"]["dpo"]["points"]) == ["4", "8", str(plan.equal["dpo"])]
+    assert data["variants"]["tail"]["beside"]["gain"] == 0.0
     by_kind, point = data["base"]["by_kind"], data["variants"]["tail"]["points"]["8"]
     assert by_kind
     assert set(point["by_kind"]) == set(by_kind)
@@ -101,7 +110,8 @@ def test_a_finished_run_is_found_and_an_interrupted_one_resumed(toy: tuple[plann
 @pytest.mark.slow
 def test_results_of_other_settings_are_refused(toy: tuple[planning.Plan, Path]) -> None:
     plan, folder = toy
-    other = planning.Plan(plan.options, planning.merged(plan.base, {"train": {"learning_rate": 1e-4}}))
+    base = planning.merged(plan.options.base, {"train": {"learning_rate": 1e-4}})
+    other = planning.Plan(plan.options.model_copy(update={"base": base}))
     with pytest.raises(ValueError, match="made with other settings"):
         running.execute(other, other.run("tail", 1), folder / "runs")
 
@@ -122,14 +132,11 @@ def test_queries_are_scored_clips(spec: dict[str, Any], queries: float) -> None:
     assert planning.clips_per_step(spec) == queries
 
 
-METHODS = HERE / "benchmarks" / "align" / "methods.yaml"
-
-
 def test_equal_operations_are_a_milestone_of_every_variant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A variant of half the operations is evaluated after twice the queries, and of twice after half."""
     counted = {"tail_2": 2.0, "last": 1.0, "full": 4.0}
     monkeypatch.setattr(running, "count_operations", lambda plan, name, home: counted.get(name, 2.0))
-    plan = running.equalised(planning.load(METHODS), tmp_path)
+    plan = running.equalised(planning.load(), tmp_path)
     assert {name: plan.equal[name] for name in counted} == {"tail_2": 1600, "last": 3200, "full": 800}
     assert list(plan.run("last", 1).milestones) == [160, 640, 1600, 3200]
     assert list(plan.run("full", 1).milestones) == [160, 640, 800, 1600]
@@ -141,7 +148,7 @@ def test_equal_operations_are_a_milestone_of_every_variant(monkeypatch: pytest.M
 
 def test_the_plan_of_methods_fits_and_its_sweep_changes_the_rate_alone() -> None:
     """Every run is a spec that works; variants that have another's rate are not swept."""
-    plan = planning.load(METHODS)
+    plan = planning.load()
     for name in plan.options.variants:
         vader.check({**plan.run(name, 1).spec, "output": "unused"})
     swept, rates = planning.sweep(plan), plan.options.sweep and plan.options.sweep.rates
@@ -158,9 +165,41 @@ def test_the_plan_of_methods_fits_and_its_sweep_changes_the_rate_alone() -> None
         assert run.spec["train"]["batch_size"] == plan.run(name, 1).spec["train"]["batch_size"]
 
 
+def test_the_rates_are_those_that_the_committed_sweep_chooses() -> None:
+    plan, swept = planning.load(), json.loads((COMMITTED / "sweep" / "results.json").read_text(encoding="utf-8"))
+    own = [name for name, variant in plan.options.variants.items() if variant.rate_of is None]
+    assert {name: plan.run(name, 1).spec["train"]["learning_rate"] for name in own} == swept["rates"]
+
+
+def test_a_sweep_chooses_the_lowest_rate_within_one_standard_error_of_the_best(tmp_path: Path) -> None:
+    """Differences of the best rate's clips from those of the others have a standard error of 0.5 each."""
+    swept = {name: rate for name, rate in (("a_1", 1.0), ("a_2", 2.0), ("a_4", 4.0))}
+    options = planning.load().options
+    variants = {name: options.variants["tail_2"] for name in swept}
+    changed = {"queries": 16, "milestones": (16,), "seeds": (100,), "variants": variants}
+    plan = planning.Plan(options.model_copy(update=changed), swept={"a": swept})
+    below = {"a_1": (0.1, 1.1), "a_2": (-0.1, 0.9), "a_4": (0.0, 0.0)}  # means 0.6, 0.4 and 0
+    for name, (first, second) in below.items():
+        folder = tmp_path / plan.run(name, 100).folder
+        folder.mkdir()
+        result = {"evaluations": {"16": {"scores": {REWARD: [5.0 - first, -3.0 - second]}}}}
+        (folder / running.RESULT).write_text(json.dumps(result), encoding="utf-8")
+    assert reporting.chosen(plan, tmp_path, swept) == {"a": 2.0}
+    assert reporting.chosen(plan, tmp_path, ["a_1", "a_4"]) == {"a": 4.0}
+
+
 def test_a_sweep_that_no_plan_asks_for_is_refused() -> None:
+    plan = planning.Plan(planning.load().options.model_copy(update={"sweep": None}))
     with pytest.raises(ValueError, match="no section `sweep`"):
-        planning.sweep(planning.load(METHODS.with_name("plan.yaml")))
+        planning.sweep(plan)
+
+
+@pytest.mark.parametrize("kept", [{"ema_decay": 0.9}, {"early_stop": {"score": "shapes_accuracy", "patience": 2}}])
+def test_weights_that_no_checkpoint_has_are_refused(kept: dict[str, Any]) -> None:
+    options = planning.load().options
+    changed = options.model_copy(update={"base": planning.merged(options.base, {"train": kept})})
+    with pytest.raises(ValueError, match=f"variant tail_2: train.{next(iter(kept))} keeps other weights"):
+        planning.Plan(changed).runs()
 
 
 def test_budgets_are_read_off_at_equal_operations_and_seconds() -> None:
@@ -173,7 +212,7 @@ def test_budgets_are_read_off_at_equal_operations_and_seconds() -> None:
 
     def variant(title: str, *points: dict[str, Any]) -> dict[str, Any]:
         found = {str(one["queries"]): one for one in points}
-        rest = {"points": found, "compared": True, "kl": False, "beside": {"gain": -0.3, "interval": [-0.4, -0.2]}}
+        rest = {"points": found, "kl": False, "curve": False, "beside": {"gain": -0.3, "interval": [-0.4, -0.2]}}
         return {"title": title, "operations_per_query": 1e9, "queries_per_step": 16.0, "held": 2.5e8, **rest}
 
     variants = {"a": variant("A", point(10, 5.0)), "b": variant("B", point(10, 2.0), point(20, 4.0), point(40, 8.0))}
@@ -202,13 +241,13 @@ def test_the_diversity_of_an_evaluation_alarms_though_its_first_clip_has_none() 
 
 
 def test_a_variant_has_the_learning_rate_of_the_one_that_it_names() -> None:
-    read = planning.load(METHODS)
+    read = planning.load()
     spec = planning.merged(read.options.variants["srpo"].spec, {"train": {"learning_rate": 7e-4}})
     chosen = read.options.variants["srpo"].model_copy(update={"spec": spec})
     options = read.options.model_copy(update={"variants": {**read.options.variants, "srpo": chosen}})
-    plan = planning.Plan(options, read.base)
+    plan = planning.Plan(options)
     rates = {name: plan.run(name, 1).spec["train"]["learning_rate"] for name in ("srpo", "srpo_denoising", "tail_2")}
-    assert rates == {"srpo": 7e-4, "srpo_denoising": 7e-4, "tail_2": read.base["train"]["learning_rate"]}
+    assert rates == {"srpo": 7e-4, "srpo_denoising": 7e-4, "tail_2": options.base["train"]["learning_rate"]}
 
 
 @pytest.mark.parametrize("page", reporting.PAGES)
@@ -218,9 +257,7 @@ def test_the_docs_show_the_committed_results(page: str) -> None:
     assert reporting.with_tables(text, reporting.documented(COMMITTED)) == text
 
 
-@pytest.mark.parametrize(
-    "folder", [COMMITTED, COMMITTED / "sweep", COMMITTED / "methods"], ids=["results", "sweep", "methods"]
-)
+@pytest.mark.parametrize("folder", [COMMITTED, COMMITTED / "sweep"], ids=["results", "sweep"])
 def test_the_committed_tables_are_those_of_the_committed_figures(folder: Path) -> None:
     made = tables.tables(json.loads((folder / "results.json").read_text(encoding="utf-8")))
     assert (folder / "table.md").read_text(encoding="utf-8") == "\n\n".join(made.values()) + "\n"
