@@ -122,8 +122,8 @@ class Plan:
         for key in ("ema_decay", "early_stop"):
             if spec["train"].get(key) is not None:
                 raise ValueError(
-                    f"variant {name}: train.{key} keeps other weights than its checkpoints', which milestones evaluate. "
-                    "Take it out."
+                    f"variant {name}: train.{key} keeps other weights than those of checkpoints, which milestones "
+                    "evaluate. Take it out."
                 )
         queries = {options.queries, *options.milestones} | ({self.equal[name]} if name in self.equal else set())
         clips, steps = clips_per_step(spec), {}

@@ -173,9 +173,9 @@ def test_the_rates_are_those_that_the_committed_sweep_chooses() -> None:
 
 def test_a_sweep_chooses_the_lowest_rate_within_one_standard_error_of_the_best(tmp_path: Path) -> None:
     """Differences of the best rate's clips from those of the others have a standard error of 0.5 each."""
-    swept = {name: rate for name, rate in (("a_1", 1.0), ("a_2", 2.0), ("a_4", 4.0))}
+    swept = {"a_1": 1.0, "a_2": 2.0, "a_4": 4.0}
     options = planning.load().options
-    variants = {name: options.variants["tail_2"] for name in swept}
+    variants = dict.fromkeys(swept, options.variants["tail_2"])
     changed = {"queries": 16, "milestones": (16,), "seeds": (100,), "variants": variants}
     plan = planning.Plan(options.model_copy(update=changed), swept={"a": swept})
     below = {"a_1": (0.1, 1.1), "a_2": (-0.1, 0.9), "a_4": (0.0, 0.0)}  # means 0.6, 0.4 and 0
