@@ -11,7 +11,7 @@ from benchmarks.align.figures import ACCURACY, REWARD, kl_points
 
 from vader.report.axis import Axis, value_axis
 
-COLOURS = ("#3f51b5", "#d84315", "#00796b", "#8e24aa", "#f9a825", "#5d4037")
+COLOURS = ("#3f51b5", "#d84315", "#00796b", "#8e24aa", "#f9a825", "#5d4037", "#00acc1", "#d81b60")
 WIDTH, WITH_LEGEND, HEIGHT = 560.0, 720.0, 340.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 540.0, 40.0, 290.0
 _STYLE = "font-family:system-ui,sans-serif;font-size:12px;background:#fff"
@@ -43,7 +43,7 @@ def draw(data: Mapping[str, Any]) -> dict[str, str]:
             if not series:
                 continue
             gain = "gain in reward" if metric == REWARD else "gain in exact accuracy"
-            made[f"{said}-{name}"] = _curves(f"{gain}, held-out prompts", label, gain, series, log=True)
+            made[f"{said}-{name}"] = _curves(f"{gain}, beside the base model", label, gain, series, log=True)
     kl = _kl(data)
     if kl:
         made["kl"] = _curves(
@@ -126,7 +126,7 @@ def _dots(data: Mapping[str, Any]) -> str:
         body.append(f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" stroke="{COLOURS[0]}"/>')
         body.append(f'<circle cx="{x.place(change["gain"]):.1f}" cy="{middle}" r="4" fill="{COLOURS[0]}"/>')
         body.append(_text(left - 8, middle + 4, name, "end"))
-    body.append(_text((left + RIGHT) / 2, bottom + 36, "gain in reward, held-out prompts", "middle"))
+    body.append(_text((left + RIGHT) / 2, bottom + 36, "gain in reward, beside the base model", "middle"))
     return _svg(f"every variant after {queries} reward queries", body, height)
 
 

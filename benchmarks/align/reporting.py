@@ -72,7 +72,7 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
     base = running.base_figures(plan, home)
     variants: dict[str, Any] = {}
     environment: dict[str, Any] = {}
-    rewards: dict[str, list[float]] = {}
+    at_equal: dict[str, dict[str, list[float]]] = {}
     for name, options in plan.options.variants.items():
         paths = {seed: home / plan.run(name, seed).folder / running.RESULT for seed in plan.options.seeds}
         done = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.is_file()}
@@ -80,9 +80,8 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
             continue
         environment = next(iter(done.values()))["environment"]
         if name in plan.equal:
-            at = str(plan.equal[name])
-            made = [one["evaluations"][at]["scores"][REWARD] for one in done.values()]
-            rewards[name] = [mean(values) for values in zip(*made, strict=True)]
+            runs = [one["evaluations"][str(plan.equal[name])]["scores"] for one in done.values()]
+            at_equal[name] = {key: _over_seeds([run[key] for run in runs]) for key in (REWARD, ACCURACY)}
         counted, held = (_kept(home / folder / f"{name}.json") for folder in ("operations", "held"))
         variants[name] = {
             "title": options.title,
@@ -98,9 +97,12 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
                 for queries in next(iter(done.values()))["evaluations"]
             },
         }
-    for name in rewards if plan.options.equal_to in rewards else ():
-        beside = paired_change(rewards[str(plan.options.equal_to)], rewards[name])
-        variants[name]["beside"] = {"gain": beside.difference, "interval": _ends(beside.interval)}
+    reference = at_equal.get(str(plan.options.equal_to), {})
+    for name, scores in at_equal.items() if reference else ():
+        beside = {key: paired_change(reference[key], values) for key, values in scores.items()}
+        variants[name]["beside"] = {
+            key: {"gain": change.difference, "interval": _ends(change.interval)} for key, change in beside.items()
+        }
     kept = ("versions", "python", "cpus", "threads")
     return {
         "queries": plan.options.queries,
@@ -142,7 +144,12 @@ def _scores(plan: Plan, name: str, home: Path) -> list[float]:
     runs = [plan.run(name, seed) for seed in plan.options.seeds]
     read = [json.loads((home / run.folder / running.RESULT).read_text(encoding="utf-8")) for run in runs]
     made = [one["evaluations"][str(run.queries)]["scores"][REWARD] for run, one in zip(runs, read, strict=True)]
-    return [mean(values) for values in zip(*made, strict=True)]
+    return _over_seeds(made)
+
+
+def _over_seeds(scores: Sequence[Sequence[float]]) -> list[float]:
+    """The means of clips over training seeds."""
+    return [mean(values) for values in zip(*scores, strict=True)]
 
 
 def _kept(path: Path) -> dict[str, Any]:
@@ -206,7 +213,7 @@ def _change(before: Sequence[float], after: Sequence[Sequence[float]]) -> dict[s
         noise and averaged over training seeds; ``by_seed`` and ``interval_by_seed`` the same for each training
         seed; ``seed_interval`` over training seeds.
     """
-    change = paired_change(before, [mean(values) for values in zip(*after, strict=True)])
+    change = paired_change(before, _over_seeds(after))
     by_seed = [mean(values) - mean(before) for values in after]
     return {
         "mean": change.after,

@@ -67,12 +67,17 @@ def _at_seconds(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _beside(data: Mapping[str, Any]) -> str:
-    """Every variant after the reference's operations, and its reward beside the reference's, paired over clips."""
+    """Every variant after the reference's operations, and its scores beside the reference's, paired over clips."""
     title = data["variants"][data["equal_to"]]["title"]
     head, ruler, *rows = _equal(data, _at_operations).splitlines()
-    more = [_with_interval(variant["beside"]) for variant in data["variants"].values()]
+    more = []
+    for variant in data["variants"].values():
+        reward, accuracy = variant["beside"][REWARD], variant["beside"][ACCURACY]
+        points = f"{accuracy['gain'] * 100:+.1f} {_bounds(accuracy['interval'], 100)}"
+        more.append(f"{_with_interval(reward)} | {points}")
     rows = [f"{row} {said} |" for row, said in zip(rows, more, strict=True)]
-    return "\n".join([f"{head} reward, less that of {title} [95 % CI] |", f"{ruler} --- |", *rows])
+    head += f" reward, less that of {title} [95 % CI] | accuracy, less that of {title} |"
+    return "\n".join([head, f"{ruler} --- | --- |", *rows])
 
 
 def _equal(data: Mapping[str, Any], at: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> str:
