@@ -62,8 +62,9 @@ def documented(folder: Path) -> dict[str, str]:
 def with_tables(text: str, made: Mapping[str, str]) -> str:
     """A page with its tables renewed."""
     for name, table in made.items():
-        parts = re.split(rf"(?<=<!-- table {name} -->\n).*?(?=<!-- end -->)", text, flags=re.DOTALL)
-        text = f"\n{table}\n\n".join(parts)
+        place = f"<!-- table {name} -->\n"
+        parts = re.split(rf"{place}.*?(?=<!-- end -->)", text, flags=re.DOTALL)
+        text = f"{place}\n{table}\n\n".join(parts)
     return text
 
 

@@ -74,9 +74,6 @@ def test_a_toy_plan_gives_figures_table_and_plots(toy: tuple[planning.Plan, Path
     assert found["gain"] == pytest.approx(gain)
     assert found["interval"][0] < gain < found["interval"][1]
     assert f"| both steps | {gain:+.3f} [" in table
-    page = "before\n<!-- table main -->\nold\n<!-- end -->\nafter\n"
-    renewed = f"before\n<!-- table main -->\n\n{table}\n\n<!-- end -->\nafter\n"
-    assert reporting.with_tables(page, {"main": table}) == renewed
     made = {path.name for path in (folder / "results").glob("*.svg")}
     assert {"reward-queries.svg", "reward-operations.svg", "accuracy-cpu.svg", "kl.svg", "variants.svg"} <= made
 
@@ -100,11 +97,13 @@ def test_a_finished_run_is_found_and_an_interrupted_one_resumed(toy: tuple[plann
     first, untouched = json.loads((lost / "result.json").read_text(encoding="utf-8")), done.stat().st_mtime_ns
     (lost / "result.json").unlink()
     shutil.rmtree(lost / "run" / "adapter")
-    shutil.rmtree(lost / "run" / "checkpoints" / "step-000002")
+    for step in lost.glob("run/checkpoints/step-*"):
+        if step.name != "step-000001":
+            shutil.rmtree(step)
     run_all(plan, home, jobs=1)
     again = json.loads((lost / "result.json").read_text(encoding="utf-8"))
     assert done.stat().st_mtime_ns == untouched
-    assert len(RunFolder(lost / "run").read_metrics()) == 2
+    assert len(RunFolder(lost / "run").read_metrics()) == plan.run("tail", 1).spec["train"]["steps"]
     for queries, figures in first["evaluations"].items():
         for key in ("scores", "diversity", "divergence"):
             assert again["evaluations"][queries][key] == figures[key]
@@ -252,6 +251,14 @@ def test_a_variant_has_the_learning_rate_of_the_one_that_it_names() -> None:
     plan = planning.Plan(options)
     rates = {name: plan.run(name, 1).spec["train"]["learning_rate"] for name in ("srpo", "srpo_denoising", "tail_2")}
     assert rates == {"srpo": 7e-4, "srpo_denoising": 7e-4, "tail_2": options.base["train"]["learning_rate"]}
+
+
+@pytest.mark.parametrize("old", ["", "old\n", "\nold | \\1 |\n\n"])
+def test_a_table_is_put_between_its_marks_alone(old: str) -> None:
+    page = f"before\n<!-- table a -->\n{old}<!-- end -->\nbetween\n<!-- table b -->\nkept\n<!-- end -->\nafter\n"
+    renewed = page.replace(f"<!-- table a -->\n{old}", "<!-- table a -->\n\nnew | \\1 |\n\n")
+    assert reporting.with_tables(page, {"a": "new | \\1 |"}) == renewed
+    assert reporting.with_tables(renewed, {"a": "new | \\1 |"}) == renewed
 
 
 @pytest.mark.parametrize("page", reporting.PAGES)
