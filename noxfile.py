@@ -311,7 +311,7 @@ def extras(session: nox.Session, extra: str) -> None:
 
 @nox.session
 def align(session: nox.Session) -> None:
-    """Compare the methods on the shapes world, renew results and docs (HOURS; resumable)."""
+    """Compare the methods on the shapes world, renew results and docs (over an hour; resumable)."""
     run(session, "python", "-m", "benchmarks.align", *(session.posargs or ["--docs", "docs"]))
 
 
