@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 from benchmarks.align import plots, running
@@ -15,7 +14,7 @@ from benchmarks.align.figures import ACCURACY, REWARD
 from benchmarks.align.planning import Plan, clips_per_step
 from benchmarks.align.tables import tables
 
-from vader.report.statistics import Interval, mean, mean_interval, paired_change
+from vader.report.statistics import Interval, mean, mean_interval, paired_change, standard_deviation
 from vader.runs.events import Validation, ValidationClip
 from vader.runs.hacking import alarms
 from vader.spec import HackingSpec
@@ -39,7 +38,7 @@ def write(plan: Plan, home: Path, folder: Path, docs: Path | None) -> str:
     """
     data = collect(plan, home)
     if plan.swept:
-        data["rates"] = chosen(plan, home, data["variants"])
+        data["rates"] = chosen(plan, home)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "results.json", data)
     made = tables(data)
@@ -75,8 +74,7 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
     environment: dict[str, Any] = {}
     at_equal: dict[str, dict[str, list[float]]] = {}
     for name, options in plan.options.variants.items():
-        paths = {seed: home / plan.run(name, seed).folder / running.RESULT for seed in plan.options.seeds}
-        done = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.is_file()}
+        done = _done(plan, name, home)
         if not done:
             continue
         environment = next(iter(done.values()))["environment"]
@@ -120,7 +118,13 @@ def collect(plan: Plan, home: Path) -> dict[str, Any]:
     }
 
 
-def chosen(plan: Plan, home: Path, done: Collection[str]) -> dict[str, float]:
+def _done(plan: Plan, name: str, home: Path) -> dict[int, dict[str, Any]]:
+    """The results of a variant's finished runs, by training seed."""
+    found = {seed: _kept(home / plan.run(name, seed).folder / running.RESULT) for seed in plan.options.seeds}
+    return {seed: result for seed, result in found.items() if result}
+
+
+def chosen(plan: Plan, home: Path) -> dict[str, float]:
     """By variant, the lowest rate of a sweep whose reward is within one standard error of the best one's.
 
     The error is that of the mean difference over clips. This is the one-standard-error rule of Breiman et al. (1984),
@@ -128,7 +132,12 @@ def chosen(plan: Plan, home: Path, done: Collection[str]) -> dict[str, float]:
     """
     found = {}
     for variant, rates in plan.swept.items():
-        scores = {rate: _scores(plan, name, home) for name, rate in rates.items() if name in done}
+        done = {rate: _done(plan, name, home).values() for name, rate in rates.items()}
+        scores = {
+            rate: _over_seeds([run["evaluations"][str(plan.options.queries)]["scores"][REWARD] for run in runs])
+            for rate, runs in done.items()
+            if runs
+        }
         if scores:
             best = max(scores.values(), key=mean)
             found[variant] = min(rate for rate, made in scores.items() if _within_an_error(made, best))
@@ -137,15 +146,8 @@ def chosen(plan: Plan, home: Path, done: Collection[str]) -> dict[str, float]:
 
 def _within_an_error(made: Sequence[float], best: Sequence[float]) -> bool:
     below = [high - low for low, high in zip(made, best, strict=True)]
-    return mean(below) <= stdev(below) / math.sqrt(len(below))
-
-
-def _scores(plan: Plan, name: str, home: Path) -> list[float]:
-    """The rewards of a variant's clips at its end, means over training seeds."""
-    runs = [plan.run(name, seed) for seed in plan.options.seeds]
-    read = [json.loads((home / run.folder / running.RESULT).read_text(encoding="utf-8")) for run in runs]
-    made = [one["evaluations"][str(run.queries)]["scores"][REWARD] for run, one in zip(runs, read, strict=True)]
-    return _over_seeds(made)
+    deviation = standard_deviation(below)
+    return deviation is not None and mean(below) <= deviation / math.sqrt(len(below))
 
 
 def _over_seeds(scores: Sequence[Sequence[float]]) -> list[float]:
